@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * Everything that the XDP program shares with user space.
+ *
+ * The Python side (control/abi.py) is generated from this file's BTF by
+ * bpf/generate_abi.py and a test holds the two together; nothing here is
+ * mirrored by hand. Addresses and ports are big-endian bytes, as they stand in
+ * a packet, so that neither side converts; IPv4 addresses are IPv4-mapped
+ * (::ffff:a.b.c.d) so that one code path serves both families. All other
+ * numbers are in the host's byte order.
+ *
+ * A change of layout or of meaning goes with a new version in the name of the
+ * map that holds it (maps.h): old pins are then left alone, not misread.
+ */
+#ifndef EARSHOT_ABI_H
+#define EARSHOT_ABI_H
+
+#include <linux/types.h>
+
+/* Number 0 means "none" wherever a hop or a backend is named. */
+enum limit {
+	UFRAG_MAX = 32,	     /* longest server ufrag that can be registered */
+	SESSION_ID_MAX = 32, /* the transceiver's own name for a session */
+	OWNER_NAME_MAX = 64,
+	LOCAL_SLOTS = 64,    /* a power of two */
+	VIP_MAX = 16,
+	RELAY_MAX = 64,
+	HOP_MAX = 16384,
+	OWNER_MAX = 1024,
+	FLOW_STATE_BITS = 4, /* of flow.state; the second of binding is above them */
+	FLOW_TICK_SHIFT = 20, /* a tick is 2^20 ns of CLOCK_MONOTONIC, 1.05 ms */
+};
+
+/*
+ * Why the program did what it did. Every packet gets exactly one; append only.
+ * The action follows from the first part of the name: PASS, FORWARD, DROP or
+ * ABORTED. Each has a row in bpf/README.md, and a label in the metrics.
+ */
+enum reason {
+	REASON_PASS_NOT_IP,
+	REASON_PASS_VLAN,
+	REASON_PASS_NOT_UDP,
+	REASON_PASS_NOT_OURS,
+	REASON_FORWARD_TO_TRANSCEIVER,
+	REASON_FORWARD_TO_CLIENT,
+	REASON_FORWARD_BOUND,	 /* a request that made a flow */
+	REASON_FORWARD_REBOUND,	 /* a request that re-pointed a flow to another session */
+	REASON_DROP_TRUNCATED,	 /* a header, or what a header announces, is cut short */
+	REASON_DROP_BAD_LENGTH,	 /* the UDP length is not what IP carries */
+	REASON_DROP_FRAGMENT,
+	REASON_DROP_IP_OPTIONS,
+	REASON_DROP_IPV6_EXTENSION,
+	REASON_DROP_IPV6_NO_CHECKSUM,
+	REASON_DROP_TTL,
+	REASON_DROP_EMPTY,
+	REASON_DROP_NOT_RTC,	 /* first byte outside RFC 7983's ranges */
+	REASON_DROP_STUN_SHORT,
+	REASON_DROP_STUN_LENGTH,
+	REASON_DROP_STUN_COOKIE,
+	REASON_DROP_STUN_ATTRIBUTE,
+	REASON_DROP_STUN_TOO_MANY_ATTRIBUTES,
+	REASON_DROP_STUN_NO_USERNAME,
+	REASON_DROP_STUN_USERNAME_EMPTY,
+	REASON_DROP_STUN_USERNAME_NO_COLON,
+	REASON_DROP_STUN_USERNAME_TOO_LONG,
+	REASON_DROP_UNKNOWN_UFRAG,
+	REASON_DROP_SPOOFED_SOURCE, /* from the VIP's or a relay's own address */
+	REASON_DROP_BAD_SOURCE,	 /* not a unicast address, or port 0 */
+	REASON_DROP_NO_BACKEND,	 /* the session has no address in this family */
+	REASON_DROP_NO_FLOW,	 /* to a VIP, from a client that is not bound */
+	REASON_DROP_NO_RELAY_FLOW, /* to a relay port that carries no flow */
+	REASON_DROP_WRONG_BACKEND, /* to a relay port, but not from its transceiver */
+	REASON_DROP_STALE_FLOW,	 /* the flow has been ended or superseded */
+	REASON_DROP_FLOWS_FULL,
+	REASON_DROP_FREE_LIST,	 /* the queue handed out a number that is not free */
+	REASON_DROP_HOPS_FULL,
+	REASON_DROP_HOP_UNRESOLVED,
+	REASON_DROP_UNROUTABLE,
+	REASON_DROP_TOO_BIG,	 /* larger than the MTU of the link it must leave by */
+	REASON_ABORTED_BAD_NUMBER, /* a map names an entry that does not exist */
+	REASON_MAX,
+};
+
+struct address {
+	union {
+		__u8 bytes[16];
+		__u32 words[4];
+	};
+};
+
+struct reason_counter {
+	__u64 packets;
+	__u64 bytes; /* of the IP packet; of the frame where there is none */
+};
+
+/* ---- what of the host is ours ------------------------------------------ */
+
+enum local_kind {
+	LOCAL_NONE,
+	LOCAL_VIP,   /* address and port of a VIP; number: index in vips */
+	LOCAL_RELAY, /* a relay address, port 0; number: index in relays */
+	LOCAL_OWN,   /* a VIP's address, port 0: known, but on its own not ours */
+};
+
+/* Ports inside the relay port range are looked up as port 0. */
+struct local {
+	struct address addr;
+	__be16 port;
+	__u8 kind; /* enum local_kind */
+	__u8 pad;
+	__u16 number;
+	__u16 pad2;
+};
+
+/*
+ * A perfect hash: user space picks a seed with which no two entries share a
+ * slot, so that one probe decides.
+ */
+struct locals {
+	__u32 seed;
+	__u32 pad[3];
+	struct local slots[LOCAL_SLOTS];
+};
+
+struct vip {
+	struct address addr;
+	__be16 port;
+	__u8 pad[6];
+};
+
+struct relay {
+	struct address addr;
+};
+
+/* A link that the program is attached to: where packets may leave. */
+struct link_info {
+	__u8 mac[6];
+	__u16 mtu; /* of the IP packet */
+};
+
+/* ---- next hops ---------------------------------------------------------- */
+
+struct hop_key {
+	struct address neighbour;
+	__u32 ifindex;
+};
+
+/*
+ * MACs change while packets fly: each is written together with its neighbour
+ * field as one aligned 64-bit store, so that nobody reads half of one.
+ */
+struct hop {
+	__u8 dmac[6];
+	__u16 resolved; /* 0: dmac is not known yet */
+	__u8 smac[6];
+	__u16 mtu;
+	__u32 ifindex;
+	__u32 pad[3];
+};
+
+/* ---- sessions and their owners ------------------------------------------ */
+
+struct ufrag_key {
+	char ufrag[UFRAG_MAX]; /* padded with zeros */
+};
+
+enum session_flag {
+	SESSION_HAS_PWD = 1, /* inner and outer hold the HMAC-SHA1 key states */
+};
+
+struct session {
+	__u32 number;	    /* of the session; its ufrags share it */
+	__u16 backend[2];   /* for IPv4, for IPv6 clients */
+	__u16 owner;	    /* index in owners */
+	__u16 flags;	    /* enum session_flag */
+	__u32 expires;	    /* seconds of CLOCK_MONOTONIC; 0: never. User space ends it */
+	__u32 inner[5];	    /* SHA-1 state after the block of pwd ^ ipad */
+	__u32 outer[5];	    /* SHA-1 state after the block of pwd ^ opad */
+	char id[SESSION_ID_MAX];
+};
+
+struct owner {
+	char name[OWNER_NAME_MAX]; /* padded with zeros; empty: not used */
+	__u32 attached;		   /* 1 while its stream is open */
+	__u32 since;		   /* when that changed, seconds of CLOCK_MONOTONIC */
+};
+
+/* Where a transceiver receives media. */
+struct backend {
+	struct address addr;
+	__be16 port;
+	__u16 hop;
+	__u32 users; /* sessions that name it; written by user space only */
+	__u32 pad[2];
+};
+
+/* ---- flows -------------------------------------------------------------- */
+
+/*
+ * FREE -> BINDING -> LIVE and LIVE -> SUPERSEDED by XDP, with compare-and-swap;
+ * LIVE or SUPERSEDED -> DEAD -> FREE by the daemon.
+ */
+enum flow_state {
+	FLOW_FREE,
+	FLOW_BINDING,
+	FLOW_LIVE,
+	FLOW_SUPERSEDED, /* its client's 5-tuple belongs to a newer record */
+	FLOW_DEAD,	 /* in quarantine */
+};
+
+/*
+ * One flow, one relay port, one record, one cache line. The record's number is
+ * the relay address's index << port_bits | (port - port_min).
+ */
+struct flow {
+	struct address client_addr;
+	__be16 client_port;
+	__u16 vip;
+	__u16 backend;
+	__u16 client_hop;
+	__u32 session;
+	__u32 state;	 /* enum flow_state | second of binding << FLOW_STATE_BITS */
+	__u32 last_seen; /* ticks, modulo 2^32; either direction */
+	__u16 ip_delta;	 /* one's complement sums to add, client to transceiver; */
+	__u16 udp_delta; /* the way back adds their complements */
+	__u32 up_packets; /* up: client to transceiver */
+	__u32 down_packets;
+	__u64 up_bytes; /* of the IP packet */
+	__u64 down_bytes;
+};
+
+/* Forward index: a client's 5-tuple (the VIP stands for three of the five). */
+struct flow_key {
+	struct address client_addr;
+	__be16 client_port;
+	__u16 vip;
+};
+
+_Static_assert(sizeof(struct address) == 16, "address");
+_Static_assert(sizeof(struct local) == 24, "local");
+_Static_assert(sizeof(struct locals) == 16 + 24 * LOCAL_SLOTS, "locals");
+_Static_assert(sizeof(struct vip) == 24, "vip");
+_Static_assert(sizeof(struct hop_key) == 20, "hop_key");
+_Static_assert(sizeof(struct hop) == 32, "hop");
+_Static_assert(sizeof(struct session) == 88, "session");
+_Static_assert(sizeof(struct backend) == 32, "backend");
+_Static_assert(sizeof(struct flow) == 64, "one flow, one cache line");
+_Static_assert(sizeof(struct flow_key) == 20, "flow_key has no padding");
+
+#endif
