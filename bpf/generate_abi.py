@@ -111,7 +111,7 @@ def generate(path: str) -> str:
     helper = (
         "def _dtype(size: int, fields: list[tuple[str, object, int]]) -> np.dtype[np.void]:\n"
         '    """A record of C\'s own offsets: numpy does not pad as C does."""\n'
-        "    return np.dtype(  # type: ignore[call-overload, no-any-return]\n"
+        "    return np.dtype(\n"
         "        {\n"
         '            "names": [name for name, _, _ in fields],\n'
         '            "formats": [form for _, form, _ in fields],\n'

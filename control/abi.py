@@ -87,7 +87,7 @@ class FlowState(IntEnum):
 
 def _dtype(size: int, fields: list[tuple[str, object, int]]) -> np.dtype[np.void]:
     """A record of C's own offsets: numpy does not pad as C does."""
-    return np.dtype(  # type: ignore[call-overload, no-any-return]
+    return np.dtype(
         {
             "names": [name for name, _, _ in fields],
             "formats": [form for _, form, _ in fields],
