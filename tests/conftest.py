@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: labs, and what is printed of them when a test fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.lab.netns import Lab
+
+LOG_TAIL = 6000
+
+
+def pytest_sessionstart() -> None:
+    if os.geteuid() == 0:
+        Lab.sweep()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without root, what needs it is skipped; CI is root, and fails if anything was skipped."""
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("root", "netns", "e2e")):
+            item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows the end of every log of the test's lab."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and isinstance(lab, Lab) and lab.dir.is_dir():
+        for log in sorted(lab.dir.glob("*.log")):
+            report.sections.append((log.name, log.read_text(errors="replace")[-LOG_TAIL:]))
+    return report
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """An empty lab for a module's tests: `lab.host(...)`, `lab.link(...)`, `lab.popen(...)`."""
+    with Lab() as made:
+        yield made
