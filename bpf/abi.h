@@ -118,7 +118,10 @@ struct local {
  */
 struct locals {
 	__u32 seed;
-	__u32 pad[3];
+	__u32 port_bits; /* as in the program's settings, for who reads the maps alone */
+	__u16 port_min;
+	__u16 port_max;
+	__u32 pad;
 	struct local slots[LOCAL_SLOTS];
 };
 
@@ -145,13 +148,19 @@ struct hop_key {
 	__u32 ifindex;
 };
 
+enum hop_state {
+	HOP_UNRESOLVED,
+	HOP_RESOLVED,
+	HOP_PROVISIONAL, /* the way its packets came: good until the daemon has asked */
+};
+
 /*
  * MACs change while packets fly: each is written together with its neighbour
  * field as one aligned 64-bit store, so that nobody reads half of one.
  */
 struct hop {
 	__u8 dmac[6];
-	__u16 resolved; /* 0: dmac is not known yet */
+	__u16 resolved; /* enum hop_state */
 	__u8 smac[6];
 	__u16 mtu;
 	__u32 ifindex;

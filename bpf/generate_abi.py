@@ -29,6 +29,7 @@ STRUCTS = (
     "backend",
     "flow",
     "flow_key",
+    "settings",
 )
 ENUMS = {
     # C name: Python class and the prefix that its members lose
@@ -36,6 +37,7 @@ ENUMS = {
     "local_kind": ("LocalKind", "LOCAL_"),
     "session_flag": ("SessionFlag", "SESSION_"),
     "flow_state": ("FlowState", "FLOW_"),
+    "hop_state": ("HopState", "HOP_"),
 }
 
 HEADER = '''# SPDX-License-Identifier: Apache-2.0
@@ -90,7 +92,7 @@ class Btf:
 
 def dtype(btf: Btf, name: str) -> str:
     struct = btf.by_name["STRUCT", name]
-    members = [member for member in struct["members"] if not member["name"].startswith("pad")]
+    members = [member for member in struct["members"] if not member["name"].startswith(("pad", "enums"))]
     rows = "".join(
         f"            ({m['name']!r}, {btf.field(m['type_id'])}, {m['bits_offset'] // 8}),\n" for m in members
     )

@@ -11,11 +11,6 @@
 #include <bpf/bpf_helpers.h>
 #include "abi.h"
 
-/* Settings that hold as long as the program is loaded; the JIT sees constants. */
-const volatile __u16 port_min = 1024;	/* relay port range, host byte order */
-const volatile __u16 port_max = 65535;
-const volatile __u32 port_bits = 16;	/* 2^port_bits >= size of the range */
-
 /* Never read: an enum stays in BTF, where Python finds it, only if something has its type. */
 struct abi_enums {
 	enum limit limit;
@@ -23,8 +18,17 @@ struct abi_enums {
 	enum local_kind local_kind;
 	enum session_flag session_flag;
 	enum flow_state flow_state;
+	enum hop_state hop_state;
 };
-const volatile struct abi_enums abi_enums __attribute__((used)) = {};
+
+/* Alone in .rodata: constants to the verifier and the JIT, set by the daemon before it loads. */
+struct settings {
+	__u16 port_min; /* relay port range, host byte order, both ends included */
+	__u16 port_max;
+	__u32 port_bits; /* 2^port_bits is at least the size of the range */
+	struct abi_enums enums;
+};
+const volatile struct settings settings = { .port_min = 1024, .port_max = 65535, .port_bits = 16 };
 
 /* Our addresses. Written by the daemon; read for every packet; one entry. */
 struct {

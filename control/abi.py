@@ -85,6 +85,12 @@ class FlowState(IntEnum):
     DEAD = 4
 
 
+class HopState(IntEnum):
+    UNRESOLVED = 0
+    RESOLVED = 1
+    PROVISIONAL = 2
+
+
 def _dtype(size: int, fields: list[tuple[str, object, int]]) -> np.dtype[np.void]:
     """A record of C's own offsets: numpy does not pad as C does."""
     return np.dtype(
@@ -119,6 +125,9 @@ LOCALS = _dtype(
     1552,
     [
         ("seed", "<u4", 0),
+        ("port_bits", "<u4", 4),
+        ("port_min", "<u2", 8),
+        ("port_max", "<u2", 10),
         ("slots", (LOCAL, (64,)), 16),
     ],
 )
@@ -231,5 +240,14 @@ FLOW_KEY = _dtype(
         ("client_addr", "V16", 0),
         ("client_port", ">u2", 16),
         ("vip", "<u2", 18),
+    ],
+)
+
+SETTINGS = _dtype(
+    32,
+    [
+        ("port_min", "<u2", 0),
+        ("port_max", "<u2", 2),
+        ("port_bits", "<u4", 4),
     ],
 )

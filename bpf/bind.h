@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * Binding: what an accepted Binding Request does, and nothing else can.
+ *
+ * A record goes FREE -> BINDING by compare-and-swap (its number came off the
+ * queue, so the swap fails only if the queue lies), is filled, becomes LIVE,
+ * and is then published in the forward index. Whoever finds another CPU's
+ * entry there withdraws its own record, which nobody can have used yet.
+ */
+#ifndef EARSHOT_BIND_H
+#define EARSHOT_BIND_H
+
+#include "checksum.h"
+#include "flow.h"
+#include "hop.h"
+#include "local.h"
+#include "maps.h"
+#include "parse.h"
+#include "stun.h"
+
+/* What is known of a request once it has been accepted. */
+struct binding {
+	struct flow_key key;
+	__u32 session;
+	__u16 backend;
+	__u16 hop;
+};
+
+static __always_inline enum reason check_source(const struct packet *p)
+{
+	__u32 first = bpf_ntohl(p->src.words[p->family == IPV4 ? 3 : 0]) >> 24;
+
+	if (find_local(&p->src, 0))
+		return REASON_DROP_SPOOFED_SOURCE;
+	if (!p->sport)
+		return REASON_DROP_BAD_SOURCE;
+	if (p->family == IPV4)
+		/* 0/8, 127/8, and 224/4 upwards (RFC 1122, 3.2.1.3) */
+		return first == 0 || first == 127 || first >= 224 ? REASON_DROP_BAD_SOURCE : UNDECIDED;
+	/* ff00::/8; and ::/32, which holds ::, ::1 and every mapped form (RFC 4291, 2.5) */
+	return first == 0xff || !p->src.words[0] ? REASON_DROP_BAD_SOURCE : UNDECIDED;
+}
+
+/* One's complement sums of what changes between the client's side and the transceiver's. */
+static __always_inline void set_deltas(struct flow *flow, const struct packet *p, const struct relay *relay,
+				       const struct backend *backend, __be16 port)
+{
+	__u32 sum = sum_address(&relay->addr) + sum_address(&backend->addr) +
+		    (__u16)~fold(sum_address(&p->src) + sum_address(&p->dst));
+
+	flow->ip_delta = fold(sum);
+	flow->udp_delta = fold(sum + port + backend->port + (__u16)~p->sport + (__u16)~p->dport);
+}
+
+/* Fills and publishes a new record for b->key. */
+static __always_inline enum reason new_flow(const struct packet *p, const struct binding *b, __u32 *number,
+					    __u64 flags)
+{
+	__u32 backend_number = b->backend, relay_number, *winner, seconds;
+	const struct backend *backend;
+	const struct relay *relay;
+	struct flow *flow;
+
+	if (p->family == IPV4 ? bpf_map_pop_elem(&free_flows4_v1, number)
+			      : bpf_map_pop_elem(&free_flows6_v1, number))
+		return REASON_DROP_FLOWS_FULL;
+	relay_number = *number >> settings.port_bits;
+	flow = bpf_map_lookup_elem(&flows_v1, number);
+	backend = bpf_map_lookup_elem(&backends_v1, &backend_number);
+	relay = bpf_map_lookup_elem(&relays_v1, &relay_number);
+	if (!flow || !backend || !relay)
+		return REASON_ABORTED_BAD_NUMBER;
+	/* The number is not put back: the daemon finds it when it next starts. */
+	if (__sync_val_compare_and_swap(&flow->state, FLOW_FREE, FLOW_BINDING) != FLOW_FREE)
+		return REASON_DROP_FREE_LIST;
+
+	flow->client_addr = p->src;
+	flow->client_port = p->sport;
+	flow->vip = b->key.vip;
+	flow->backend = b->backend;
+	flow->client_hop = b->hop;
+	flow->session = b->session;
+	flow->last_seen = now_ticks();
+	flow->up_packets = 0;
+	flow->down_packets = 0;
+	flow->up_bytes = 0;
+	flow->down_bytes = 0;
+	set_deltas(flow, p, relay, backend, relay_port(*number));
+	seconds = bpf_ktime_get_coarse_ns() / 1000000000;
+	__sync_lock_test_and_set(&flow->state, FLOW_LIVE | seconds << FLOW_STATE_BITS);
+
+	if (bpf_map_update_elem(&flow_index_v1, &b->key, number, flags)) {
+		__sync_lock_test_and_set(&flow->state, FLOW_FREE);
+		if (p->family == IPV4)
+			bpf_map_push_elem(&free_flows4_v1, number, 0);
+		else
+			bpf_map_push_elem(&free_flows6_v1, number, 0);
+		winner = bpf_map_lookup_elem(&flow_index_v1, &b->key);
+		if (!winner)
+			return REASON_DROP_FLOWS_FULL;
+		*number = *winner;
+		return REASON_FORWARD_TO_TRANSCEIVER;
+	}
+	return REASON_FORWARD_BOUND;
+}
+
+/*
+ * The record that the request is forwarded by: the flow's own, or a new one
+ * where there is none or where it belongs to another session. The valid request
+ * always wins: the client has restarted, or a NAT has given its port away.
+ */
+static __always_inline enum reason find_or_bind(const struct packet *p, const struct binding *b, __u32 *number)
+{
+	__u32 *found = bpf_map_lookup_elem(&flow_index_v1, &b->key), old, state;
+	struct flow *flow;
+	enum reason reason;
+
+	if (!found)
+		return new_flow(p, b, number, BPF_NOEXIST);
+	old = *found;
+	flow = bpf_map_lookup_elem(&flows_v1, &old);
+	if (!flow)
+		return REASON_ABORTED_BAD_NUMBER;
+	state = flow->state;
+	if (state_of(flow) == FLOW_LIVE && flow->session == b->session && flow->backend == b->backend) {
+		flow->client_hop = b->hop;
+		*number = old;
+		return REASON_FORWARD_TO_TRANSCEIVER;
+	}
+	reason = new_flow(p, b, number, BPF_ANY);
+	if (reason != REASON_FORWARD_BOUND)
+		return reason;
+	/* The daemon ends the old record; until then its transceiver is not heard. */
+	if (state_of(flow) == FLOW_LIVE)
+		__sync_val_compare_and_swap(&flow->state, state,
+					    (state & ~((1u << FLOW_STATE_BITS) - 1)) | FLOW_SUPERSEDED);
+	return REASON_FORWARD_REBOUND;
+}
+
+/*
+ * Decides a Binding Request. Returns the reason to forward it with and the
+ * record to forward it by, or the reason to drop it. Writes nothing to the
+ * packet. Not inlined: its own function to the verifier, off the hot path.
+ */
+__noinline int bind_request(struct xdp_md *ctx, const struct packet *p, __u32 vip, __u32 *number)
+{
+	enum reason reason;
+	const struct session *session;
+	struct ufrag_key ufrag;
+	struct binding b = {};
+	struct stun stun;
+
+	if (!p || !number)
+		return REASON_ABORTED_BAD_NUMBER;
+	reason = stun_attributes(ctx, p, &stun);
+	if (reason != UNDECIDED)
+		return reason;
+	reason = server_ufrag(ctx, p, &stun, &ufrag);
+	if (reason != UNDECIDED)
+		return reason;
+	reason = check_source(p);
+	if (reason != UNDECIDED)
+		return reason;
+	session = bpf_map_lookup_elem(&sessions_v1, &ufrag);
+	if (!session)
+		return REASON_DROP_UNKNOWN_UFRAG;
+	/*
+	 * FINGERPRINT and MESSAGE-INTEGRITY belong here, before anything is written
+	 * anywhere: the session has the HMAC key states of its pwd.
+	 */
+	b.backend = session->backend[p->family == IPV6];
+	if (!b.backend)
+		return REASON_DROP_NO_BACKEND;
+	b.session = session->number;
+	b.hop = client_hop(ctx, p, &reason);
+	if (!b.hop)
+		return reason;
+	b.key.client_addr = p->src;
+	b.key.client_port = p->sport;
+	b.key.vip = vip;
+	return find_or_bind(p, &b, number);
+}
+
+#endif
