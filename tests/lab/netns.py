@@ -111,6 +111,7 @@ class Lab:
         self.pins = BPFFS / self.prefix
         self.hosts: dict[str, Host] = {}
         self.kept = False
+        self._indices = itertools.count(10)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._old_sigterm: signal._HANDLER = None
 
@@ -157,9 +158,11 @@ class Lab:
         Addresses are of the form ADDRESS/LENGTH, of either family.
         """
         ends = ((a, name_a or b.name, addr_a), (b, name_b or a.name, addr_b))
-        a.ip(
-            f"link add {ends[0][1]} mtu {mtu} type veth peer name {ends[1][1]} mtu {mtu} netns {b.path.name}"
-        )
+        # Indices unique in the lab: for two ends of the same index, which namespaces
+        # would hand out, the kernel takes up to a second to see the carrier.
+        here, there = next(self._indices), next(self._indices)
+        peer = f"peer name {ends[1][1]} index {there} mtu {mtu} netns {b.path.name}"
+        a.ip(f"link add name {ends[0][1]} index {here} mtu {mtu} type veth {peer}")
         for host, interface, addresses in ends:
             # tx off: with checksum offload a socket's packet crosses a veth with its
             # checksum half done, and XDP would forward it so.
@@ -168,7 +171,7 @@ class Lab:
             host.run("ethtool", "-K", interface, "tx", "off", "gro", "on")
             host.ip(
                 *(f"address add {address} dev {interface}{_nodad(address)}" for address in addresses),
-                f"link set {interface} up",
+                f"link set dev {interface} up",
             )
 
     def popen(self, host: Host, *argv: str, log: str = "") -> subprocess.Popen[bytes]:
