@@ -23,8 +23,8 @@ enum limit {
 	SESSION_ID_MAX = 32, /* the transceiver's own name for a session */
 	OWNER_NAME_MAX = 64,
 	LOCAL_SLOTS = 64,    /* a power of two */
-	VIP_MAX = 16,
-	RELAY_MAX = 64,
+	VIP_MAX = 8,
+	RELAY_MAX = 16, /* with the VIPs: half of the slots, so that a perfect hash is found */
 	HOP_MAX = 16384,
 	OWNER_MAX = 1024,
 	FLOW_STATE_BITS = 4, /* of flow.state; the second of binding is above them */

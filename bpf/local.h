@@ -14,7 +14,7 @@ static __always_inline int in_relay_range(__be16 port)
 }
 
 /*
- * control/locals.py computes the same hash, and finds a seed that leaves each
+ * control/local_table.py computes the same hash, and finds a seed that leaves each
  * entry a slot of its own.
  */
 static __always_inline const struct local *find_local(const struct address *addr, __be16 port)

@@ -1,0 +1,454 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The project's only foreign-function calls: libbpf, as bcc's ``libbcc`` brings it in.
+
+Loading happens through libbpf's object API, everything else through its thin wrappers of
+bpf(2). Each function raises OSError with the kernel's errno where the call failed; maps are
+given by file descriptor, keys and values as bytes or numpy arrays whose dtypes are those of
+control/abi.py. bcc's own table classes are not used: on a pinned map they misreport its size.
+
+See bpf(2) and the kernel's Documentation/bpf/libbpf.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from bcc import libbcc
+
+Array = npt.NDArray[Any]
+
+BPF_ANY, BPF_NOEXIST, BPF_EXIST = 0, 1, 2
+BPF_XDP = 37  # enum bpf_attach_type
+XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
+XDP_ACTIONS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
+
+_ENOENT, _ENOSPC = 2, 28
+_BATCH = 8192
+
+
+class _BatchOpts(ct.Structure):
+    _fields_ = [("sz", ct.c_size_t), ("elem_flags", ct.c_uint64), ("flags", ct.c_uint64)]
+
+
+class _LinkCreateOpts(ct.Structure):
+    _fields_ = [("sz", ct.c_size_t), ("flags", ct.c_uint32), ("pad", ct.c_uint32)]
+
+
+class _TestRunOpts(ct.Structure):
+    _fields_ = [
+        ("sz", ct.c_size_t),
+        ("data_in", ct.c_void_p),
+        ("data_out", ct.c_void_p),
+        ("data_size_in", ct.c_uint32),
+        ("data_size_out", ct.c_uint32),
+        ("ctx_in", ct.c_void_p),
+        ("ctx_out", ct.c_void_p),
+        ("ctx_size_in", ct.c_uint32),
+        ("ctx_size_out", ct.c_uint32),
+        ("retval", ct.c_uint32),
+        ("repeat", ct.c_int),
+        ("duration", ct.c_uint32),
+        ("flags", ct.c_uint32),
+        ("cpu", ct.c_uint32),
+        ("batch_size", ct.c_uint32),
+    ]
+
+
+class _XdpMd(ct.Structure):
+    _fields_ = [
+        (name, ct.c_uint32)
+        for name in ("data", "data_end", "data_meta", "ingress_ifindex", "rx_queue_index", "egress_ifindex")
+    ]
+
+
+class _MapInfo(ct.Structure):  # the first fields of struct bpf_map_info
+    _fields_ = [
+        ("type", ct.c_uint32),
+        ("id", ct.c_uint32),
+        ("key_size", ct.c_uint32),
+        ("value_size", ct.c_uint32),
+        ("max_entries", ct.c_uint32),
+        ("map_flags", ct.c_uint32),
+        ("name", ct.c_char * 16),
+    ]
+
+
+class _LinkInfo(ct.Structure):  # struct bpf_link_info of an XDP link
+    _fields_ = [
+        ("type", ct.c_uint32),
+        ("id", ct.c_uint32),
+        ("prog_id", ct.c_uint32),
+        ("pad", ct.c_uint32),
+        ("ifindex", ct.c_uint32),
+    ]
+
+
+_PRINT_FN = ct.CFUNCTYPE(ct.c_int, ct.c_int, ct.c_char_p, ct.c_void_p)
+_P, _I, _U32, _S, _Z = ct.c_void_p, ct.c_int, ct.c_uint32, ct.c_char_p, ct.c_size_t
+
+
+def _declare(name: str, result: Any, *arguments: Any) -> Any:
+    # A prototype of our own: bcc has declared some of these for itself, differently.
+    return ct.CFUNCTYPE(result, *arguments, use_errno=True)((name, libbcc.lib))
+
+
+_open_file = _declare("bpf_object__open_file", _P, _S, _P)
+_load = _declare("bpf_object__load", _I, _P)
+_close = _declare("bpf_object__close", None, _P)
+_find_map = _declare("bpf_object__find_map_by_name", _P, _P, _S)
+_next_map = _declare("bpf_object__next_map", _P, _P, _P)
+_find_program = _declare("bpf_object__find_program_by_name", _P, _P, _S)
+_next_program = _declare("bpf_object__next_program", _P, _P, _P)
+_set_log_buf = _declare("bpf_program__set_log_buf", _I, _P, _P, _Z)
+_program_fd = _declare("bpf_program__fd", _I, _P)
+_map_name = _declare("bpf_map__name", _S, _P)
+_map_fd = _declare("bpf_map__fd", _I, _P)
+_set_max_entries = _declare("bpf_map__set_max_entries", _I, _P, _U32)
+_set_initial_value = _declare("bpf_map__set_initial_value", _I, _P, _P, _Z)
+_initial_value = _declare("bpf_map__initial_value", _P, _P, ct.POINTER(_Z))
+_reuse_fd = _declare("bpf_map__reuse_fd", _I, _P, _I)
+_set_print = _declare("libbpf_set_print", _P, _PRINT_FN)
+_possible_cpus = _declare("libbpf_num_possible_cpus", _I)
+_obj_pin = _declare("bpf_obj_pin", _I, _I, _S)
+_obj_get = _declare("bpf_obj_get", _I, _S)
+_info_by_fd = _declare("bpf_obj_get_info_by_fd", _I, _I, _P, ct.POINTER(_U32))
+_link_create = _declare("bpf_link_create", _I, _I, _I, _I, ct.POINTER(_LinkCreateOpts))
+_link_update = _declare("bpf_link_update", _I, _I, _I, _P)
+_test_run = _declare("bpf_prog_test_run_opts", _I, _I, ct.POINTER(_TestRunOpts))
+_lookup = _declare("bpf_map_lookup_elem", _I, _I, _P, _P)
+_lookup_and_delete = _declare("bpf_map_lookup_and_delete_elem", _I, _I, _P, _P)
+_update = _declare("bpf_map_update_elem", _I, _I, _P, _P, ct.c_uint64)
+_delete = _declare("bpf_map_delete_elem", _I, _I, _P)
+_lookup_batch = _declare(
+    "bpf_map_lookup_batch", _I, _I, _P, _P, _P, _P, ct.POINTER(_U32), ct.POINTER(_BatchOpts)
+)
+_update_batch = _declare("bpf_map_update_batch", _I, _I, _P, _P, ct.POINTER(_U32), ct.POINTER(_BatchOpts))
+_delete_batch = _declare("bpf_map_delete_batch", _I, _I, _P, ct.POINTER(_U32), ct.POINTER(_BatchOpts))
+
+_vsnprintf = ct.CDLL(None).vsnprintf
+_vsnprintf.argtypes = [_P, _Z, _S, _P]
+_messages: list[str] = []
+
+
+@_PRINT_FN  # type: ignore[untyped-decorator]
+def _keep_message(level: int, fmt: bytes, arguments: int) -> int:
+    if level <= 1:  # warnings and what is known as info; 2 is debug
+        buffer = ct.create_string_buffer(512)
+        _vsnprintf(buffer, len(buffer), fmt, arguments)
+        _messages.append(buffer.value.decode(errors="replace").strip())
+        del _messages[:-20]
+    return 0
+
+
+_set_print(_keep_message)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        raise OSError(-result, f"{what}: {os.strerror(-result)}")
+    return result
+
+
+def _pointer(array: Array) -> int:
+    if not array.flags.c_contiguous:
+        raise ValueError("a map call needs a contiguous array")
+    return array.ctypes.data
+
+
+# ---- objects -----------------------------------------------------------------------------
+
+
+class BpfObject:
+    """A compiled object between open and close: set it up, load it, take its descriptors.
+
+    The descriptors belong to the object; duplicate or pin what must outlive it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        _messages.clear()
+        self._handle = _open_file(str(path).encode(), None)
+        if not self._handle:
+            number = ct.get_errno()
+            raise OSError(number, f"cannot open BPF object {path}: {os.strerror(number)}")
+        self._logs: list[Any] = []
+
+    def __enter__(self) -> BpfObject:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._handle:
+            _close(self._handle)
+            self._handle = None
+
+    def map_names(self) -> Iterator[str]:
+        """Names of the object's maps, .rodata and the like left out."""
+        entry = _next_map(self._handle, None)
+        while entry:
+            name: bytes = _map_name(entry)
+            if b"." not in name:
+                yield name.decode()
+            entry = _next_map(self._handle, entry)
+
+    def _map(self, name: str) -> int:
+        entry: int | None = _find_map(self._handle, name.encode())
+        if not entry:
+            raise KeyError(f"the BPF object has no map {name}")
+        return entry
+
+    def set_max_entries(self, name: str, entries: int) -> None:
+        _check(_set_max_entries(self._map(name), entries), f"size of map {name}")
+
+    def set_rodata(self, value: bytes) -> None:
+        """Replaces the start of .rodata by value."""
+        entry = _next_map(self._handle, None)
+        while entry and not _map_name(entry).endswith(b".rodata"):
+            entry = _next_map(self._handle, entry)
+        size = _Z()
+        memory = _initial_value(entry, ct.byref(size)) if entry else None
+        if not memory or len(value) > size.value:
+            raise ValueError("the BPF object has no .rodata of that size")
+        ct.memmove(memory, value, len(value))
+
+    def reuse_map(self, name: str, fd: int) -> None:
+        """Lets the object use an existing map in place of its own (the fd is duplicated)."""
+        _check(_reuse_fd(self._map(name), fd), f"reuse of map {name}")
+
+    def load(self) -> None:
+        """Creates the maps and has the kernel verify the programs.
+
+        Raises:
+            OSError: with libbpf's messages and the end of the verifier's log in its text.
+        """
+        program = _next_program(self._handle, None)
+        while program:
+            buffer = ct.create_string_buffer(1 << 20)
+            _set_log_buf(program, buffer, len(buffer))
+            self._logs.append(buffer)
+            program = _next_program(self._handle, program)
+        result = _load(self._handle)
+        logs = [buffer.value.decode(errors="replace").strip() for buffer in self._logs]
+        self._logs.clear()
+        if result < 0:
+            log = "\n".join([*_messages, *(part[-2000:] for part in logs if part)])
+            raise OSError(-result, f"the kernel refused the BPF object: {os.strerror(-result)}\n{log}")
+
+    def map_fd(self, name: str) -> int:
+        return _check(_map_fd(self._map(name)), f"map {name}")
+
+    def program_fd(self, name: str) -> int:
+        program = _find_program(self._handle, name.encode())
+        if not program:
+            raise KeyError(f"the BPF object has no program {name}")
+        return _check(_program_fd(program), f"program {name}")
+
+
+# ---- pins and links ----------------------------------------------------------------------
+
+
+def pin(fd: int, path: Path) -> None:
+    _check(_obj_pin(fd, str(path).encode()), f"pin {path}")
+
+
+def get_pinned(path: Path) -> int:
+    """A new descriptor of what is pinned there."""
+    return _check(_obj_get(str(path).encode()), f"open pin {path}")
+
+
+def create_xdp_link(program_fd: int, ifindex: int, flags: int) -> int:
+    """Attaches a program to a link of the host; the descriptor returned holds it there."""
+    opts = _LinkCreateOpts(sz=ct.sizeof(_LinkCreateOpts), flags=flags)
+    return _check(_link_create(program_fd, ifindex, BPF_XDP, ct.byref(opts)), f"attach to ifindex {ifindex}")
+
+
+def update_link(link_fd: int, program_fd: int) -> None:
+    """Replaces a link's program; no packet sees neither."""
+    _check(_link_update(link_fd, program_fd, None), "replace the attached program")
+
+
+class MapInfo(NamedTuple):
+    type: int
+    id: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+    name: str
+
+
+def map_info(fd: int) -> MapInfo:
+    info = _MapInfo()
+    size = _U32(ct.sizeof(info))
+    _check(_info_by_fd(fd, ct.byref(info), ct.byref(size)), "map info")
+    return MapInfo(
+        info.type,
+        info.id,
+        info.key_size,
+        info.value_size,
+        info.max_entries,
+        info.map_flags,
+        info.name.decode(),
+    )
+
+
+class LinkInfo(NamedTuple):
+    id: int
+    program_id: int
+    ifindex: int  # 0: the device is gone
+
+
+def link_info(fd: int) -> LinkInfo:
+    info = _LinkInfo()
+    size = _U32(ct.sizeof(info))
+    _check(_info_by_fd(fd, ct.byref(info), ct.byref(size)), "link info")
+    return LinkInfo(info.id, info.prog_id, info.ifindex)
+
+
+# ---- test runs ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProgramRun:
+    action: str  # XDP action without its prefix
+    data: bytes  # the packet afterwards
+    nanoseconds: int  # per run, averaged over the repeats by the kernel
+
+
+def run_program(program_fd: int, data: bytes, *, ifindex: int = 0, repeat: int = 1) -> ProgramRun:
+    """Runs an XDP program on a packet (BPF_PROG_TEST_RUN).
+
+    The packet is not reset between repeats. ifindex: the link it is said to come from.
+    """
+    out = ct.create_string_buffer(max(4096, len(data) + 256))
+    context = _XdpMd(data_end=len(data), ingress_ifindex=ifindex)
+    opts = _TestRunOpts(
+        sz=ct.sizeof(_TestRunOpts),
+        data_in=ct.cast(ct.c_char_p(data), _P),
+        data_out=ct.cast(out, _P),
+        data_size_in=len(data),
+        data_size_out=len(out),
+        ctx_in=ct.cast(ct.byref(context), _P) if ifindex else None,
+        ctx_size_in=ct.sizeof(context) if ifindex else 0,
+        repeat=repeat,
+    )
+    _check(_test_run(program_fd, ct.byref(opts)), "test run")
+    return ProgramRun(XDP_ACTIONS[opts.retval], out.raw[: opts.data_size_out], opts.duration)
+
+
+def possible_cpus() -> int:
+    """CPUs that the kernel reserves per-CPU values for."""
+    return _check(_possible_cpus(), "number of CPUs")
+
+
+# ---- single entries ----------------------------------------------------------------------
+
+
+def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
+    value = ct.create_string_buffer(value_size)
+    result = _lookup(fd, key, value)
+    if result == -_ENOENT:
+        return None
+    _check(result, "map look-up")
+    return value.raw
+
+
+def update(fd: int, key: bytes, value: bytes, flags: int = BPF_ANY) -> None:
+    _check(_update(fd, key, value, flags), "map update")
+
+
+def delete(fd: int, key: bytes) -> bool:
+    """Whether there was such an entry."""
+    result = _delete(fd, key)
+    if result == -_ENOENT:
+        return False
+    _check(result, "map delete")
+    return True
+
+
+def queue_push(fd: int, value: int) -> None:
+    """Appends a u32 to a queue map; OSError(E2BIG) when it is full."""
+    _check(_update(fd, None, ct.byref(_U32(value)), BPF_ANY), "queue push")
+
+
+def queue_pop(fd: int) -> int | None:
+    """Takes a u32 off a queue map; None when it is empty."""
+    value = _U32()
+    result = _lookup_and_delete(fd, None, ct.byref(value))
+    if result == -_ENOENT:
+        return None
+    _check(result, "queue pop")
+    return value.value
+
+
+# ---- batches -----------------------------------------------------------------------------
+
+
+def update_batch(fd: int, keys: Array, values: Array) -> int:
+    """Writes entries in order; returns how many were written before the map was full."""
+    count = _U32(len(keys))
+    opts = _BatchOpts(sz=ct.sizeof(_BatchOpts))
+    result = _update_batch(fd, _pointer(keys), _pointer(values), ct.byref(count), ct.byref(opts))
+    if result < 0 and -result not in (7, 12):  # E2BIG: full; ENOMEM
+        _check(result, "map batch update")
+    return count.value
+
+
+def delete_batch(fd: int, keys: Array) -> int:
+    """Deletes entries; absent ones are passed over. Returns how many were there."""
+    deleted = start = 0
+    while start < len(keys):
+        count = _U32(len(keys) - start)
+        opts = _BatchOpts(sz=ct.sizeof(_BatchOpts))
+        result = _delete_batch(fd, _pointer(keys[start:]), ct.byref(count), ct.byref(opts))
+        deleted += count.value
+        if result == 0:
+            break
+        if result != -_ENOENT:
+            _check(result, "map batch delete")
+        start += count.value + 1  # the kernel stopped at one that is not there
+    return deleted
+
+
+def read_hash(fd: int, key_type: npt.DTypeLike, value_type: npt.DTypeLike) -> tuple[Array, Array]:
+    """All entries of a hash map, in no order.
+
+    Entries that come or go meanwhile may or may not be among them.
+    """
+    keys_read, values_read = [], []
+    batch = min(_BATCH, max(64, map_info(fd).max_entries))
+    token_in, token_out = None, _U32()
+    opts = _BatchOpts(sz=ct.sizeof(_BatchOpts))
+    while True:
+        keys, values = np.empty(batch, key_type), np.empty(batch, value_type)
+        count = _U32(batch)
+        result = _lookup_batch(
+            fd,
+            ct.byref(token_in) if token_in else None,
+            ct.byref(token_out),
+            _pointer(keys),
+            _pointer(values),
+            ct.byref(count),
+            ct.byref(opts),
+        )
+        if result == -_ENOSPC:  # a bucket holds more than the batch
+            batch *= 2
+            continue
+        if result not in (0, -_ENOENT):
+            _check(result, "map batch look-up")
+        keys_read.append(keys[: count.value])
+        values_read.append(values[: count.value])
+        if result == -_ENOENT:
+            return np.concatenate(keys_read), np.concatenate(values_read)
+        token_in = _U32(token_out.value)

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads, pins, attaches, takes over and removes the program.
+
+Packets do not depend on any of it: the pinned maps hold the state, and each link's pin holds
+the program in place while no daemon runs. Under the pin path: a pin for each map, by its
+name, and ``link_<ifindex>`` for each of the host's links that the program is attached to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from control import abi, bpffs, hostlinks, libbpf
+from control.addresses import Endpoint, IPAddress
+from control.config import Config
+from control.datapath import Datapath
+from control.errors import DatapathError
+from control.hostlinks import HostLink
+from control.libbpf import BpfObject
+
+PROGRAM = "earshot"
+_LINK_PIN = "link_"
+_XDP_FLAGS = {"native": libbpf.XDP_FLAGS_DRV_MODE, "generic": libbpf.XDP_FLAGS_SKB_MODE}
+
+
+def object_path() -> Path:
+    """The compiled program, as the package carries it."""
+    path = Path(str(resources.files("control") / "relay.bpf.o"))
+    if not path.exists():
+        raise DatapathError(f"{path} is missing: run scripts/build")
+    return path
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A datapath in a daemon's hands: nobody else sets up or removes its pins meanwhile."""
+
+    datapath: Datapath
+    program_fd: int
+    _lock: ExitStack
+
+    def close(self) -> None:
+        """Lets go of everything; the program stays attached and forwards."""
+        self.datapath.close()
+        os.close(self.program_fd)
+        self._lock.close()
+
+
+def open_datapath(config: Config) -> Loaded:
+    """Loads the program, or takes over what runs, and attaches it to config.interfaces.
+
+    What this call made is undone when it fails; what it found is left as it was, the
+    addresses excepted.
+
+    Raises:
+        ConfigError: an interface is not there.
+        DatapathError: anything else, with its cure where one is known.
+    """
+    links = hostlinks.find(config.interfaces)
+    bpffs.ensure(config.pin_path)
+    with ExitStack() as undo, ExitStack() as lock, BpfObject(object_path()) as program:
+        lock.enter_context(bpffs.locked(config.pin_path))
+        try:
+            reused = _set_up(program, config)
+            program.load()
+            for name in program.map_names():
+                if name not in reused:
+                    libbpf.pin(program.map_fd(name), config.pin_path / name)
+                    undo.callback((config.pin_path / name).unlink)
+            datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
+            undo.callback(datapath.close)
+            _enter_addresses(datapath, config)
+            _enter_links(datapath, links)
+            datapath.refill_free_flows()
+            if not reused:
+                for number in range(1, abi.HOP_MAX):
+                    datapath.free_hops.push(number)
+            hostlinks.let_lo_forward()
+            program_fd = os.dup(program.program_fd(PROGRAM))
+            undo.callback(os.close, program_fd)
+            for link in links:
+                _attach(program_fd, link, config, undo)
+            _detach_others(links, config.pin_path)
+        except OSError as error:
+            raise DatapathError(_explain(error)) from error
+        undo.pop_all()
+        return Loaded(datapath, program_fd, lock.pop_all())
+
+
+def open_pinned(pin_path: Path) -> Datapath:
+    """The maps of a program that runs, or ran, for who only looks.
+
+    Raises:
+        DatapathError: there are none, or they are of another version, or may not be read.
+    """
+    with BpfObject(object_path()) as program:
+        names = list(program.map_names())
+    found: dict[str, int] = {}
+    try:
+        for name in names:
+            found[name] = libbpf.get_pinned(pin_path / name)
+    except FileNotFoundError as error:
+        for fd in found.values():
+            os.close(fd)
+        if not pin_path.exists() or not any(pin_path.iterdir()):
+            raise DatapathError(
+                f"no maps are pinned in {pin_path}: has earshotd run, with this pin_path?"
+            ) from error
+        raise DatapathError(
+            f"the maps pinned in {pin_path} are of another version: {name} is missing"
+        ) from error
+    except OSError as error:
+        raise DatapathError(_explain(error)) from error
+    return Datapath(found, writable=False)
+
+
+def remove(pin_path: Path) -> list[str]:
+    """Detaches the program everywhere and forgets the maps: calls through it end.
+
+    Returns what was removed, by pin name. Raises DatapathError when a daemon runs there.
+    """
+    if not pin_path.is_dir():
+        return []
+    with bpffs.locked(pin_path):
+        # Links first, so that no packet meets a program whose maps are going.
+        pins = sorted(pin_path.iterdir(), key=lambda pin: (not pin.name.startswith(_LINK_PIN), pin.name))
+        for pin in pins:
+            pin.unlink()
+        pin_path.rmdir()
+    return [pin.name for pin in pins]
+
+
+def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
+    """The links that are pinned, as the kernel tells of them."""
+    found = []
+    for pin in sorted(pin_path.glob(f"{_LINK_PIN}*")):
+        fd = libbpf.get_pinned(pin)
+        found.append(libbpf.link_info(fd))
+        os.close(fd)
+    return found
+
+
+def _set_up(program: BpfObject, config: Config) -> set[str]:
+    """Sizes, settings and existing maps; returns the names of the maps that are reused."""
+    span = config.relay_ports.last - config.relay_ports.first + 1
+    port_bits = max(1, (span - 1).bit_length())
+    flows = len(config.relay_addresses) << port_bits
+    ports = {version: span * _count(config.relay_addresses, version) for version in (4, 6)}
+    sizes = {
+        "sessions_v1": config.max_sessions,
+        "backends_v1": config.max_backends + 1,  # entry 0 is not used
+        "flows_v1": flows,
+        "flow_index_v1": flows,
+        "free_flows4_v1": max(1, ports[4]),
+        "free_flows6_v1": max(1, ports[6]),
+    }
+    settings = np.zeros(1, abi.SETTINGS)
+    settings["port_min"], settings["port_max"] = config.relay_ports.first, config.relay_ports.last
+    settings["port_bits"] = port_bits
+    program.set_rodata(settings.tobytes()[: abi.SETTINGS.fields["port_bits"][1] + 4])  # type: ignore[index]
+    for name, entries in sizes.items():
+        program.set_max_entries(name, entries)
+
+    reused = set()
+    for name in program.map_names():
+        try:
+            fd = libbpf.get_pinned(config.pin_path / name)
+        except FileNotFoundError:
+            continue
+        entries = libbpf.map_info(fd).max_entries
+        if name in sizes and sizes[name] != entries:
+            raise DatapathError(
+                f"{config.pin_path / name} has {entries} entries, the configuration asks for {sizes[name]}: "
+                "sizes, relay addresses and relay ports cannot change while the maps live. "
+                "Go back to the former ones, or end all calls with: earshot datapath remove"
+            )
+        program.reuse_map(name, fd)
+        os.close(fd)
+        reused.add(name)
+    return reused
+
+
+def _enter_addresses(datapath: Datapath, config: Config) -> None:
+    """Numbers VIPs and relay addresses; those that were known keep their numbers."""
+    ports = (config.relay_ports.first, config.relay_ports.last)
+    port_bits = max(1, (ports[1] - ports[0]).bit_length())
+    known = (datapath.port_min, datapath.port_max)
+    if datapath.relays and (tuple(datapath.relays) != config.relay_addresses or known != ports):
+        raise DatapathError(
+            f"the maps in {config.pin_path} belong to relay addresses {', '.join(map(str, datapath.relays))} "
+            f"and ports {known[0]}-{known[1]}: go back to these, or end all calls with: "
+            "earshot datapath remove"
+        )
+    vips = _numbered(datapath.vips, config.vips)
+    datapath.set_addresses(vips, dict(enumerate(config.relay_addresses)), ports, port_bits)
+
+
+def _numbered(known: Sequence[Endpoint], wanted: Sequence[Endpoint]) -> dict[int, Endpoint]:
+    numbers = {vip: number for number, vip in enumerate(known)}
+    for vip in wanted:
+        numbers.setdefault(vip, len(numbers))
+    if len(numbers) > abi.VIP_MAX:
+        raise DatapathError(
+            f"more than {abi.VIP_MAX} VIPs over time: end all calls with: earshot datapath remove"
+        )
+    return {numbers[vip]: vip for vip in wanted}
+
+
+def _enter_links(datapath: Datapath, links: Sequence[HostLink]) -> None:
+    for link in links:
+        info = np.zeros(1, abi.LINK_INFO)
+        info["mac"], info["mtu"] = np.void(link.mac), min(link.mtu, 0xFFFF)
+        datapath.links.put(np.uint32(link.ifindex).tobytes(), info.tobytes())
+
+
+def _attach(program_fd: int, link: HostLink, config: Config, undo: ExitStack) -> None:
+    """Attaches the program, or puts it in place of the one that is attached."""
+    path = config.pin_path / f"{_LINK_PIN}{link.ifindex}"
+    if path.exists():
+        fd = libbpf.get_pinned(path)
+        try:
+            if libbpf.link_info(fd).ifindex == link.ifindex:
+                libbpf.update_link(fd, program_fd)
+                return
+        finally:
+            os.close(fd)
+        path.unlink()  # of a device that is gone, whose number another has now
+    try:
+        fd = libbpf.create_xdp_link(program_fd, link.ifindex, _XDP_FLAGS[config.xdp_mode])
+    except OSError as error:
+        raise DatapathError(f"{link.name}: {_explain_attach(error, config.xdp_mode)}") from error
+    libbpf.pin(fd, path)
+    os.close(fd)
+    undo.callback(path.unlink)
+
+
+def _detach_others(links: Sequence[HostLink], pin_path: Path) -> None:
+    """Detaches the program from links that a former configuration named."""
+    wanted = {f"{_LINK_PIN}{link.ifindex}" for link in links}
+    for pin in pin_path.glob(f"{_LINK_PIN}*"):
+        if pin.name not in wanted:
+            pin.unlink()
+
+
+def _explain_attach(error: OSError, mode: str) -> str:
+    if error.errno in (16, 17):  # EBUSY, EEXIST
+        return (
+            "another XDP program is attached: detach it (ip link set dev NAME xdp off), or use another link"
+        )
+    if mode == "native":
+        return (
+            f"cannot attach in native mode ({error.strerror}): try xdp_mode = 'generic'; see: earshot check"
+        )
+    return f"cannot attach ({error.strerror})"
+
+
+def _explain(error: OSError) -> str:
+    if error.errno in (1, 13):  # EPERM, EACCES
+        return f"{error.strerror}: needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    return str(error.strerror)
+
+
+def _count(addresses: Sequence[IPAddress], version: int) -> int:
+    return sum(address.version == version for address in addresses)
