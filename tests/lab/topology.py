@@ -57,6 +57,7 @@ class Site:
     client: Host
     relay: Host
     transceiver: Host
+    client_interface: str  # the client host's link towards the relay
     interfaces: tuple[str, ...]  # links of the relay host that the program goes to
     addresses: dict[int, Addresses]
 
@@ -94,7 +95,7 @@ def two_armed(lab: Lab) -> Site:
     _default_route(client, "198.51.100.1", "2001:db8:c::1")
     _make_relay(relay)
     _join_for_signalling(lab, client, transceiver)
-    return Site(lab, client, relay, transceiver, (client.name, transceiver.name), BY_FAMILY)
+    return Site(lab, client, relay, transceiver, relay.name, (client.name, transceiver.name), BY_FAMILY)
 
 
 def one_armed(lab: Lab) -> Site:
@@ -131,7 +132,7 @@ def one_armed(lab: Lab) -> Site:
         4: Addresses(IPV4.client, IPV4.vip, IPV4.relay, "10.30.0.10"),
         6: Addresses(IPV6.client, IPV6.vip, IPV6.relay, "fd00:30::10"),
     }
-    return Site(lab, client, relay, transceiver, (INTERFACE,), addresses)
+    return Site(lab, client, relay, transceiver, router.name, (INTERFACE,), addresses)
 
 
 def _default_route(host: Host, gateway4: str, gateway6: str) -> None:

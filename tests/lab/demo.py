@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real calls through a real relay on one machine: `scripts/demo`.
+
+Three hosts in network namespaces, Earshot's own programs in them, and WebRTC
+calls between them whose echo is compared with what was sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.lab import netns
+from tests.lab.live import LiveTable
+from tests.lab.netns import Lab, LabError
+from tests.lab.relay_client import RelayClient
+from tests.lab.report import RelayReport, Report, flow_table
+from tests.lab.services import BIN, endpoint, relay_target, start_relay, start_transceiver, whip_url
+from tests.lab.topology import VIP_PORT, Site, two_armed
+
+CALLER_KEYS = ("connected", "audio_verified", "data_channel_verified", "setup_ms")
+SETUP_ALLOWANCE = 60.0  # seconds that the calls may take beyond their own length
+
+
+def main() -> int:
+    options = parse_arguments()
+    if options.clean:
+        for prefix in [*netns.kept_labs(), *Lab.sweep()]:
+            netns.remove(prefix)
+            print(f"removed {prefix}")
+        return 0
+    try:
+        return demonstrate(options)
+    except KeyboardInterrupt:
+        print("\nInterrupted. Everything is removed.")
+        return 130
+    except LabError as error:
+        print(f"\nFailed: {error}", file=sys.stderr)
+        return 1
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__.partition("\n")[0])
+    parser.add_argument("--calls", type=_positive, default=5, metavar="N", help="calls at once (5)")
+    parser.add_argument("--seconds", type=_positive, default=10, metavar="S", help="how long each lasts (10)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--ipv6", action="store_true", help="media over IPv6 (otherwise IPv4)")
+    parser.add_argument("--keep", action="store_true", help="leave it running, and say how to look around")
+    parser.add_argument("--clean", action="store_true", help="remove what --keep left running, and end")
+    return parser.parse_args()
+
+
+def demonstrate(options: argparse.Namespace) -> int:
+    Lab.sweep()
+    family = 6 if options.ipv6 else 4
+    print(f"Earshot demo: {options.calls} calls of {options.seconds} s over IPv{family}\n")
+    with Lab() as lab:
+        site = two_armed(lab)
+        describe(site, family)
+        start_relay(site)
+        modes = site.xdp_modes()
+        attached = ", ".join(f"{link} ({mode})" for link, mode in modes.items())
+        print(f"earshotd runs; its XDP program is attached to: {attached}")
+        start_transceiver(site, family)
+        print(f"earshot-transceiver runs and is attached to the relay; WHIP at {whip_url()}\n")
+        with RelayClient(relay_target(site)) as relay:
+            outcome = place_calls(site, relay, options.calls, options.seconds)
+            report = Report(
+                calls=options.calls,
+                seconds=options.seconds,
+                ip_version=family,
+                **{key: outcome[key] for key in CALLER_KEYS},
+                relay=RelayReport.of(relay.counters(), site.stack_packets()),
+                xdp_mode="/".join(sorted(set(modes.values()))),
+                signalling_udp_packets=site.signalling_udp_packets(),
+            )
+        if options.json:
+            options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+        failures = report.failures()
+        print_verdict(report, failures)
+        if failures:
+            print_logs(lab)
+        if options.keep:
+            lab.keep()
+            explain(site)
+    if not options.keep:
+        print("\nEverything is removed.")
+    return 1 if failures else 0
+
+
+def describe(site: Site, family: int) -> None:
+    addresses = site.addresses[family]
+    vip = endpoint(addresses.vip, VIP_PORT)
+    print(f"client {addresses.client}  <->  {vip} [relay] {addresses.relay}  <->  transceiver")
+    print(f"{'':>8}three hosts, no subnet shared; the relay host itself forwards nothing\n")
+
+
+def place_calls(site: Site, relay: RelayClient, calls: int, seconds: int) -> dict[str, Any]:
+    """Lets the client host call, shows the flows meanwhile; returns what the caller found."""
+    print(f"Placing {calls} calls from the client host ...\n")
+    result = site.lab.dir / "calls.json"
+    caller = site.lab.popen(
+        site.client,
+        *(sys.executable, "-P", "-m", "tests.lab.caller", "--whip", whip_url()),
+        *("--calls", str(calls), "--seconds", str(seconds), "--json", str(result)),
+        log="caller",
+    )
+    table = LiveTable(sys.stdout)
+    deadline = time.monotonic() + seconds + SETUP_ALLOWANCE
+    while caller.poll() is None:
+        if time.monotonic() > deadline:
+            raise LabError(f"the calls have not ended after {seconds + SETUP_ALLOWANCE:.0f} s")
+        if flows := relay.flows():
+            table.show(flow_table(flows))
+        time.sleep(0.25)
+    table.finish()
+    if not result.exists():
+        raise LabError(f"the caller ended with {caller.returncode}:\n{log_tail(site.lab.log('caller'))}")
+    outcome: dict[str, Any] = json.loads(result.read_text())
+    return outcome
+
+
+def print_verdict(report: Report, failures: list[str]) -> None:
+    print("Not proved:" if failures else "Proved:")
+    for line in failures or report.proof():
+        print(f"  {line}")
+
+
+def print_logs(lab: Lab) -> None:
+    for log in sorted(lab.dir.glob("*.log")):
+        print(f"\n{log.name} ends with:\n{log_tail(log)}", file=sys.stderr)
+
+
+def log_tail(log: Path, lines: int = 25) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def explain(site: Site) -> None:
+    """How to look around in what --keep leaves behind."""
+    python = BIN / "python"
+    print(f"""
+Everything is left running. To look around:
+  logs                 tail -f {site.lab.dir}/*.log
+  more calls           {" ".join(site.client.command(str(python), "-m", "tests.lab.caller"))} \\
+                         --whip {whip_url()} --calls 3 --seconds 10
+  a shell in a host    nsenter --net={site.relay.path}   (or -client, -transceiver)
+  maps and links       ls {site.lab.pins}
+To remove it:          scripts/demo --clean""")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The relay's gRPC service as a test wants it: blocking, every call with a deadline."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import grpc
+from earshot.relay.v1 import relay_pb2 as pb
+from earshot.relay.v1 import relay_pb2_grpc
+
+TIMEOUT = 10.0
+STREAM_TIMEOUT = 110.0  # a test's own limit comes later
+
+
+class RelayClient:
+    """What anyone may ask of a relay."""
+
+    def __init__(self, target: str) -> None:
+        self._channel = grpc.insecure_channel(target)
+        self._stub: Any = relay_pb2_grpc.RelayServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> RelayClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def flows(self, session_id: str = "") -> list[pb.Flow]:
+        pages = self._stub.ListFlows(pb.ListFlowsRequest(session_id=session_id), timeout=TIMEOUT)
+        return [flow for page in pages for flow in page.flows]
+
+    def sessions(self) -> list[pb.SessionInfo]:
+        pages = self._stub.ListSessions(pb.ListSessionsRequest(), timeout=TIMEOUT)
+        return [session for page in pages for session in page.sessions]
+
+    def counters(self) -> dict[str, int]:
+        """Packets by reason; reasons never reached are there with 0."""
+        response = self._stub.GetCounters(pb.GetCountersRequest(), timeout=TIMEOUT)
+        return {counter.reason: counter.packets for counter in response.reasons}
+
+    def attach(self, transceiver: str) -> Attachment:
+        return Attachment(self._stub, transceiver)
+
+
+class Attachment:
+    """A transceiver's stream, as a context manager: it ends with the block."""
+
+    def __init__(self, stub: Any, transceiver: str) -> None:
+        self._requests: queue.SimpleQueue[pb.AttachRequest | None] = queue.SimpleQueue()
+        self._responses = stub.Attach(iter(self._requests.get, None), timeout=STREAM_TIMEOUT)
+        self._events: list[pb.AttachResponse] = []
+        self._batch_id = 0
+        self._send(pb.AttachRequest(hello=pb.Hello(transceiver=transceiver, software="test")))
+        self.welcome: pb.Welcome = self._answer("welcome")
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._requests.put(None)
+        self._responses.cancel()
+
+    def add(
+        self, session_id: str, ufrag: str, endpoints: Sequence[tuple[str, int]], pwd: str = ""
+    ) -> pb.OperationResult:
+        session = pb.Session(
+            session_id=session_id,
+            credentials=[pb.Credential(ufrag=ufrag, pwd=pwd)],
+            endpoints=[pb.Endpoint(address=address, port=port) for address, port in endpoints],
+        )
+        return self.batch(pb.Operation(add=session))[0]
+
+    def remove(self, session_id: str) -> pb.OperationResult:
+        return self.batch(pb.Operation(remove=pb.Remove(session_id=session_id)))[0]
+
+    def batch(self, *operations: pb.Operation) -> Sequence[pb.OperationResult]:
+        self._batch_id += 1
+        self._send(pb.AttachRequest(batch=pb.Batch(batch_id=self._batch_id, operations=operations)))
+        result: pb.BatchResult = self._answer("batch_result")
+        assert result.batch_id == self._batch_id
+        return result.results
+
+    def events(self) -> Iterator[pb.AttachResponse]:
+        """FlowBound and FlowEnded in their order, as they come; waits for the next one."""
+        while True:
+            yield self._events.pop(0) if self._events else next(self._responses)
+
+    def _send(self, request: pb.AttachRequest) -> None:
+        self._requests.put(request)
+
+    def _answer(self, kind: str) -> Any:
+        for response in self._responses:
+            if response.WhichOneof("message") == kind:
+                return getattr(response, kind)
+            self._events.append(response)
+        raise ConnectionError(f"the relay ended the stream before its {kind}")

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo shows and what it proves, as text and as JSON. Pure: no I/O here."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from earshot.relay.v1 import relay_pb2 as pb
+
+MOST_ROWS = 24
+HEADINGS = ("SESSION", "CLIENT", "TRANSCEIVER", "TO TRANSCEIVER", "TO CLIENT", "AGE")
+TO_TRANSCEIVER = ("forward_to_transceiver", "forward_bound", "forward_rebound")
+TO_CLIENT = ("forward_to_client",)
+
+
+@dataclass(frozen=True)
+class RelayReport:
+    to_transceiver_packets: int
+    to_client_packets: int
+    dropped: dict[str, int]  # packets by reason
+    stack_packets: int  # to a VIP, by UDP, seen by the relay host's own stack
+
+    @classmethod
+    def of(cls, counters: Mapping[str, int], stack_packets: int) -> RelayReport:
+        return cls(
+            to_transceiver_packets=sum(counters.get(reason, 0) for reason in TO_TRANSCEIVER),
+            to_client_packets=sum(counters.get(reason, 0) for reason in TO_CLIENT),
+            dropped={
+                reason: count
+                for reason, count in counters.items()
+                if count and reason.startswith(("drop_", "aborted_"))
+            },
+            stack_packets=stack_packets,
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a demo; its fields are the keys of the JSON file."""
+
+    calls: int
+    seconds: float
+    ip_version: int
+    connected: int
+    audio_verified: int
+    data_channel_verified: int
+    setup_ms: list[float]  # of each connected call: from the offer to the first media back
+    relay: RelayReport
+    xdp_mode: str
+    signalling_udp_packets: int  # that tried to pass the relay by
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def failures(self) -> list[str]:
+        """What was not as it has to be; empty: all is proved."""
+        shortfalls = (
+            (self.connected, "calls connected"),
+            (self.audio_verified, "heard their own audio come back"),
+            (self.data_channel_verified, "had their data channel answered"),
+        )
+        failures = [f"{count} of {self.calls} {what}" for count, what in shortfalls if count != self.calls]
+        if self.relay.stack_packets:
+            failures.append(f"{self.relay.stack_packets} UDP packets to the VIP reached the relay's stack")
+        if self.signalling_udp_packets:
+            failures.append(f"{self.signalling_udp_packets} UDP packets tried to pass the relay by")
+        if self.xdp_mode != "native":
+            failures.append(f"XDP is attached as {self.xdp_mode}, not native")
+        return failures
+
+    def proof(self) -> list[str]:
+        """What was proved, a line each; for a report without failures."""
+        relay = self.relay
+        worst, middle = max(self.setup_ms), statistics.median(self.setup_ms)
+        dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(relay.dropped.items()))
+        return [
+            f"{self.connected} of {self.calls} calls connected; offer to media: "
+            f"median {middle:.0f} ms, slowest {worst:.0f} ms",
+            f"{self.audio_verified} of {self.calls} got their own audio back: the echo correlates "
+            "with what was sent",
+            f"{self.data_channel_verified} of {self.calls} got their data channel's answer",
+            f"{relay.to_transceiver_packets:,} packets to the transceiver, {relay.to_client_packets:,} "
+            f"to the clients, all by XDP ({self.xdp_mode})",
+            "0 of them were seen by the relay host's own network stack, and 0 went another way",
+            f"dropped: {dropped or 'nothing'}",
+        ]
+
+
+def flow_table(flows: Sequence[pb.Flow]) -> list[str]:
+    """Live flows as an operator wants to see them: one line each, oldest first."""
+    ordered = sorted(flows, key=lambda flow: (flow.flow_id >> 32, flow.session_id))
+    rows = [HEADINGS, *map(_row, ordered[:MOST_ROWS])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    if len(ordered) > MOST_ROWS:
+        lines.append(f"and {len(ordered) - MOST_ROWS} more")
+    return lines
+
+
+def _row(flow: pb.Flow) -> tuple[str, ...]:
+    return (
+        flow.session_id,
+        _endpoint(flow.client),
+        f"{flow.transceiver} {_endpoint(flow.backend)}",
+        _traffic(flow.to_transceiver_packets, flow.to_transceiver_bytes),
+        _traffic(flow.to_client_packets, flow.to_client_bytes),
+        f"{flow.age_seconds} s",
+    )
+
+
+def _endpoint(endpoint: pb.Endpoint) -> str:
+    address = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+    return f"{address}:{endpoint.port}"
+
+
+def _traffic(packets: int, size: int) -> str:
+    return f"{packets:>6,} {size / 1000:>8,.1f} kB"

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts Earshot's programs in a site, and waits until they serve."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.lab.netns import Host, Lab, LabError
+from tests.lab.topology import HTTP_PORT, SIGNALLING_TRANSCEIVER, VIP_PORT, Site
+
+BIN = Path(sys.executable).parent  # not resolved: the virtual environment's, not the system's
+READY = "event=ready"
+START_TIMEOUT = 20.0
+
+
+def relay_target(site: Site) -> str:
+    """gRPC target of the relay. A path: it is the same in every host."""
+    return f"unix:{site.lab.dir}/earshotd.sock"
+
+
+def endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def start_relay(site: Site, *flags: str) -> subprocess.Popen[bytes]:
+    """earshotd in the relay host, with the VIPs of both families; returns when it serves."""
+    addresses = site.addresses.values()
+    return start(
+        site.lab,
+        site.relay,
+        str(BIN / "earshotd"),
+        "--name=relay",
+        *(f"--interface={interface}" for interface in site.interfaces),
+        *(f"--vip={endpoint(family.vip, VIP_PORT)}" for family in addresses),
+        *(f"--relay-address={family.relay}" for family in addresses),
+        f"--grpc-socket={site.lab.dir}/earshotd.sock",
+        f"--pin-path={site.lab.pins}",
+        *flags,
+    )
+
+
+def start_transceiver(site: Site, *families: int) -> subprocess.Popen[bytes]:
+    """earshot-transceiver in its host, with media of these families; returns when it serves."""
+    return start(
+        site.lab,
+        site.transceiver,
+        str(BIN / "earshot-transceiver"),
+        "--name=transceiver",
+        f"--relay={relay_target(site)}",
+        f"--http={endpoint(SIGNALLING_TRANSCEIVER, HTTP_PORT)}",
+        *(f"--media-address={site.addresses[family].transceiver}" for family in families),
+    )
+
+
+def whip_url() -> str:
+    return f"http://{endpoint(SIGNALLING_TRANSCEIVER, HTTP_PORT)}/whip"
+
+
+def start(lab: Lab, host: Host, *argv: str) -> subprocess.Popen[bytes]:
+    """Starts a program and waits for its `ready` line.
+
+    Raises `LabError` with the end of its log if it does not come to that.
+    """
+    name = Path(argv[0]).name
+    log = lab.log(name)
+    before = log.stat().st_size if log.exists() else 0
+    process = lab.popen(host, *argv, log=name)
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        said = log.read_bytes()[before:].decode(errors="replace")
+        if READY in said:
+            return process
+        if process.poll() is not None:
+            raise LabError(f"{name} ended with {process.returncode}:\n{said[-2000:]}")
+        if time.monotonic() > deadline:
+            raise LabError(f"{name} is not ready after {START_TIMEOUT:.0f} s:\n{said[-2000:]}")
+        time.sleep(0.02)
