@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyroute2 import IPRoute
 
+from control.addresses import IPAddress
 from control.errors import ConfigError, DatapathError
 
 _LO_FORWARDING = (
@@ -75,3 +77,9 @@ def let_lo_forward() -> None:
                 f"cannot set {setting}=1 ({error.strerror}): needs CAP_NET_ADMIN and a writable "
                 "/proc/sys/net, or the setting made beforehand"
             ) from error
+
+
+def address(text: str) -> IPAddress:
+    """An address as netlink's libraries print it: IPv4-mapped ones come back as IPv4."""
+    parsed = ip_address(text)
+    return parsed.ipv4_mapped or parsed if isinstance(parsed, IPv6Address) else parsed
