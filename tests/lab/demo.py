@@ -29,10 +29,7 @@ SETUP_ALLOWANCE = 60.0  # seconds that the calls may take beyond their own lengt
 def main() -> int:
     options = parse_arguments()
     if options.clean:
-        for prefix in [*netns.kept_labs(), *Lab.sweep()]:
-            netns.remove(prefix)
-            print(f"removed {prefix}")
-        return 0
+        return clean(options.clean)
     try:
         return demonstrate(options)
     except KeyboardInterrupt:
@@ -50,8 +47,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--ipv6", action="store_true", help="media over IPv6 (otherwise IPv4)")
     parser.add_argument("--keep", action="store_true", help="leave it running, and say how to look around")
-    parser.add_argument("--clean", action="store_true", help="remove what --keep left running, and end")
+    parser.add_argument(
+        "--clean", nargs="?", const="all", metavar="LAB", help="only remove what --keep left running"
+    )
     return parser.parse_args()
+
+
+def clean(which: str) -> int:
+    """Removes one kept lab, or all of them."""
+    kept = [prefix for prefix in netns.kept_labs() if which in (prefix, "all")]
+    for prefix in kept:
+        netns.remove(prefix)
+        print(f"removed {prefix}")
+    if not kept:
+        print("nothing to remove")
+    return 0
 
 
 def demonstrate(options: argparse.Namespace) -> int:
@@ -149,7 +159,7 @@ Everything is left running. To look around:
                          --whip {whip_url()} --calls 3 --seconds 10
   a shell in a host    nsenter --net={site.relay.path}   (or -client, -transceiver)
   maps and links       ls {site.lab.pins}
-To remove it:          scripts/demo --clean""")
+To remove it:          scripts/demo --clean {site.lab.prefix}""")
 
 
 def _positive(text: str) -> int:

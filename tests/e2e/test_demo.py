@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole calls by aiortc through the XDP relay: the demo, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from tests.lab.calls import wait_for
+from tests.lab.netns import kept_labs, labs
+
+pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e]
+
+DEMO = Path(__file__).parents[2] / "scripts" / "demo"
+CALLS = 3
+
+
+@pytest.fixture
+def nothing_stays() -> Iterator[None]:
+    """No lab is there after the test that was not there before."""
+    before = labs()
+    yield
+    assert labs() == before
+
+
+def demo(*arguments: str, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
+    return subprocess.Popen([str(DEMO), *arguments], stdout=stdout, stderr=subprocess.STDOUT, text=True)
+
+
+def processes_of(prefix: str) -> list[str]:
+    """Command lines that name a lab's folder or namespaces."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if f"/{prefix}" in line:
+                found.append(line)
+    return found
+
+
+@pytest.mark.usefixtures("nothing_stays")
+@pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
+def test_calls_connect_and_hear_themselves(tmp_path: Path, family: int) -> None:
+    figures_file = tmp_path / "demo.json"
+    arguments = ["--calls", str(CALLS), "--seconds", "4", "--json", str(figures_file)]
+    with demo(*arguments, *(["--ipv6"] if family == 6 else [])) as process:
+        output, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, output
+    figures = json.loads(figures_file.read_text())
+    assert figures["ip_version"] == family
+    for key in ("calls", "connected", "audio_verified", "data_channel_verified"):
+        assert figures[key] == CALLS, (key, output)
+    assert len(figures["setup_ms"]) == CALLS
+    assert figures["xdp_mode"] == "native"
+    assert figures["relay"]["stack_packets"] == 0
+    assert figures["signalling_udp_packets"] == 0
+    # 50 packets of audio a second, each way.
+    assert figures["relay"]["to_transceiver_packets"] > CALLS * 4 * 40
+    assert figures["relay"]["to_client_packets"] > CALLS * 4 * 40
+    assert "TO TRANSCEIVER" in output
+    assert "Proved:" in output
+
+
+@pytest.mark.usefixtures("nothing_stays")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_removes_everything(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    log = tmp_path / "output"
+    before = set(labs())
+    with log.open("w") as output, demo("--calls", "2", "--seconds", "60", stdout=output) as process:
+        wait_for(lambda: "TO TRANSCEIVER" in log.read_text(), "a table of flows", timeout=40)
+        (prefix,) = set(labs()) - before
+        assert processes_of(prefix)
+        process.send_signal(number)
+        assert process.wait(20) == status
+    assert processes_of(prefix) == []
+
+
+@pytest.mark.usefixtures("nothing_stays")
+def test_what_is_kept_can_be_removed() -> None:
+    before = kept_labs()
+    with demo("--calls", "1", "--seconds", "1", "--keep") as process:
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    (prefix,) = set(kept_labs()) - set(before)
+    assert f"scripts/demo --clean {prefix}" in output
+    assert processes_of(prefix)
+    with demo("--clean", prefix) as process:
+        assert f"removed {prefix}" in process.communicate(timeout=30)[0]
+    assert kept_labs() == before
+    assert processes_of(prefix) == []
