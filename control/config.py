@@ -212,6 +212,23 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "log_level": _text,
 }
 KEYS = tuple(_PARSERS)
+HELP = {
+    "name": "The relay's name.  [default: the host's]",
+    "interfaces": "Link to attach to; may be repeated.",
+    "xdp_mode": "native or generic.  [default: native]",
+    "vips": "ADDR:PORT or [ADDR6]:PORT that clients send to; may be repeated.",
+    "relay_addresses": "The relay's address on the transceivers' side; may be repeated.",
+    "relay_ports": "Port range on each relay address.  [default: 10000-32767]",
+    "grpc_socket": "Unix socket of the gRPC service.  [default: /run/earshot/earshotd.sock]",
+    "grpc_listen": "HOST:PORT of the gRPC service, for transceivers on other hosts.  [default: off]",
+    "metrics_listen": "HOST:PORT of Prometheus metrics; empty: off.  [default: 127.0.0.1:9464]",
+    "pin_path": "Where maps and links are pinned, on a bpffs.  [default: /sys/fs/bpf/earshot]",
+    "max_sessions": "Server ufrags that can be registered.  [default: 65536]",
+    "max_backends": "Endpoints of transceivers that can be registered.  [default: 65535]",
+    "flow_idle_seconds": "A flow without packets for so long is ended.  [default: 60]",
+    "grace_seconds": "How long sessions outlive their transceiver's stream.  [default: 30]",
+    "log_level": "debug, info, warning or error.  [default: info]",
+}
 # A list is given as one flag for each of its members.
 LIST_FLAGS = {"interfaces": "--interface", "vips": "--vip", "relay_addresses": "--relay-address"}
 

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""earshotd: the node daemon. It decides; the kernel forwards, with or without it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import tomllib
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from control import config as settings
+from control import logs, metrics, server
+from control.config import Config
+from control.errors import ConfigError, EarshotError
+from control.loader import open_datapath
+from control.nexthops import NextHops
+from control.reaper import SCAN_SECONDS
+from control.relay import Relay, clock
+
+DEFAULT_CONFIG = Path("/etc/earshot/earshotd.toml")
+SWEEP_SECONDS = 0.5
+EXIT_FAILED = 1
+EXIT_CONFIG = 2
+
+_log = logging.getLogger(__name__)
+
+
+async def run(config: Config) -> None:
+    """Serves until SIGTERM or SIGINT; then leaves maps, program and links as they are.
+
+    Raises:
+        EarshotError: it cannot start.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as stack:
+        loaded = open_datapath(config)
+        stack.callback(loaded.close)
+        hops = await stack.enter_async_context(NextHops(loaded.datapath, config.interfaces))
+        relay = Relay(config, loaded.datapath, hops)
+        stack.enter_context(metrics.serving(relay, config.metrics_listen))
+        async with asyncio.TaskGroup() as tasks:
+            chores = [
+                tasks.create_task(_every(SCAN_SECONDS, lambda: relay.reaper.scan(clock()))),
+                tasks.create_task(_every(SWEEP_SECONDS, lambda: _sweep(relay))),
+            ]
+            async with server.serving(relay, config):
+                _say_ready(config, relay)
+                await stopping.wait()
+                logs.event(_log, logging.INFO, "stopping")
+            for chore in chores:
+                chore.cancel()
+    logs.event(_log, logging.INFO, "stopped", datapath="left in place")
+
+
+async def _every(seconds: float, work: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        work()
+
+
+def _sweep(relay: Relay) -> None:
+    for session in relay.sweep():
+        logs.event(_log, logging.INFO, "session_expired", session=session.session_id)
+
+
+def _say_ready(config: Config, relay: Relay) -> None:
+    logs.event(
+        _log,
+        logging.INFO,
+        "ready",
+        version=version("earshot"),
+        relay=config.name,
+        pid=os.getpid(),
+        interfaces=",".join(config.interfaces),
+        xdp_mode=config.xdp_mode,
+        vips=",".join(map(str, config.vips)),
+        grpc=config.grpc_socket,
+        sessions=relay.registry.session_count(),
+        flow_capacity=relay.datapath.capacity(),
+    )
+
+
+def _read_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        if not DEFAULT_CONFIG.exists():
+            return {}
+        path = DEFAULT_CONFIG
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError("config", f"{path}: {error}") from error
+
+
+def _flags(command: Callable[..., None]) -> Callable[..., None]:
+    for key in reversed(settings.KEYS):
+        command = click.option(
+            settings.flag_name(key), key, multiple=key in settings.LIST_FLAGS, help=settings.HELP[key]
+        )(command)
+    return command
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help=f"TOML file.  [default: {DEFAULT_CONFIG}, if it is there]",
+)
+@_flags
+@click.version_option(version("earshot"), prog_name="earshotd")
+def main(config_file: Path | None, **flags: Any) -> None:
+    """Run Earshot's node daemon in the foreground.
+
+    Each setting may stand in the TOML file under its flag's name with underscores (lists in the
+    plural), or in the environment as EARSHOT_<NAME>. Flags win over the environment, and the
+    environment over the file. SIGTERM stops the daemon and leaves calls alone.
+
+    \b
+    Example:
+      earshotd --interface eth0 --vip 203.0.113.1:3478 --relay-address 10.0.0.1
+    """
+    logs.set_up("info")
+    given = {key: value for key, value in flags.items() if value not in (None, ())}
+    try:
+        config = settings.build(_read_file(config_file), os.environ, given)
+        logs.set_up(config.log_level)
+        asyncio.run(run(config))
+    except ConfigError as error:
+        logs.event(_log, logging.ERROR, "bad_configuration", field=error.field, message=error.message)
+        sys.exit(EXIT_CONFIG)
+    except EarshotError as error:
+        logs.event(_log, logging.ERROR, "failed", message=error)
+        sys.exit(EXIT_FAILED)

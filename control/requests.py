@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a transceiver may ask for: its messages, checked field by field.
+
+Everything here is decided from the message and the relay's own addresses alone; what depends on
+the other sessions is decided in control/sessions.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import ip_address
+
+from earshot.relay.v1 import relay_pb2 as pb
+
+from control import abi
+from control.addresses import Endpoint, IPAddress
+from control.errors import EarshotError
+from control.unicast import unicast_fault
+
+# One ufrag, two in an ICE restart; more only if restarts overtake each other.
+MAX_CREDENTIALS = 4
+# Keeps `expires`, in seconds since boot, far from the end of its 32 bits.
+MAX_TTL_SECONDS = 30 * 86400
+
+_UFRAG = re.compile(rf"[A-Za-z0-9+/]{{4,{abi.UFRAG_MAX}}}")  # ice-char, RFC 8839, 5.4
+_PWD = re.compile(r"[A-Za-z0-9+/]{22,256}")
+_SESSION_ID = re.compile(rf"[A-Za-z0-9._-]{{1,{abi.SESSION_ID_MAX}}}")
+_TRANSCEIVER = re.compile(rf"[A-Za-z0-9._:-]{{1,{abi.OWNER_NAME_MAX}}}")
+
+
+class Code(IntEnum):
+    """Those of google.rpc.Code that are used here."""
+
+    OK = 0
+    INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+class RequestError(EarshotError):
+    """A request, or one operation of a batch, is refused.
+
+    Attributes:
+        code: why, as the caller's program sees it.
+        field: the path of the field at fault, such as ``credentials[0].ufrag``; may be empty.
+        message: why, for people. Never holds a pwd.
+    """
+
+    def __init__(self, code: Code, message: str, field: str = "") -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.code = code
+        self.message = message
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A server ufrag, and its pwd where the transceiver shares it. repr() leaves the pwd out."""
+
+    ufrag: str
+    pwd: bytes
+
+    def __repr__(self) -> str:
+        return f"Credential(ufrag={self.ufrag!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequest:
+    """A session as a transceiver wants it.
+
+    `endpoints` holds those of the families that the relay serves, by the path of their field.
+    """
+
+    session_id: str
+    credentials: tuple[Credential, ...]
+    endpoints: Mapping[str, Endpoint]
+    ttl_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAddresses:
+    """What of the relay itself matters for the checks."""
+
+    own: Collection[IPAddress]
+    families: Collection[int]
+
+    @classmethod
+    def of(cls, vips: Sequence[Endpoint], relays: Sequence[IPAddress]) -> LocalAddresses:
+        """From the relay's VIPs and relay addresses."""
+        return cls(
+            own=frozenset(relays) | {vip.address for vip in vips},
+            families=frozenset(vip.address.version for vip in vips),
+        )
+
+
+def _invalid(field: str, message: str) -> RequestError:
+    return RequestError(Code.INVALID_ARGUMENT, message, field)
+
+
+def check_hello(hello: pb.Hello) -> None:
+    """Raises RequestError if a transceiver cannot have that name."""
+    if not _TRANSCEIVER.fullmatch(hello.transceiver):
+        raise _invalid("hello.transceiver", f"is not 1 to {abi.OWNER_NAME_MAX} of A-Za-z0-9._:-")
+
+
+def check_session(session: pb.Session, local: LocalAddresses) -> SessionRequest:
+    """The session that a message describes.
+
+    Raises:
+        RequestError: with the first field at fault.
+    """
+    if not _SESSION_ID.fullmatch(session.session_id):
+        raise _invalid("session_id", f"is not 1 to {abi.SESSION_ID_MAX} of A-Za-z0-9._-")
+    if session.ttl_seconds > MAX_TTL_SECONDS:
+        raise _invalid("ttl_seconds", f"is more than {MAX_TTL_SECONDS}")
+    return SessionRequest(
+        session_id=session.session_id,
+        credentials=_check_credentials(session.credentials),
+        endpoints=_check_endpoints(session.endpoints, local),
+        ttl_seconds=session.ttl_seconds,
+    )
+
+
+def _check_credentials(credentials: Sequence[pb.Credential]) -> tuple[Credential, ...]:
+    if not 1 <= len(credentials) <= MAX_CREDENTIALS:
+        raise _invalid("credentials", f"{len(credentials)} of them; 1 to {MAX_CREDENTIALS} are allowed")
+    checked: dict[str, Credential] = {}
+    for index, credential in enumerate(credentials):
+        field = f"credentials[{index}]"
+        if not _UFRAG.fullmatch(credential.ufrag):
+            raise _invalid(f"{field}.ufrag", f"is not 4 to {abi.UFRAG_MAX} of A-Za-z0-9+/")
+        if credential.ufrag in checked:
+            raise _invalid(f"{field}.ufrag", "is named twice")
+        if credential.pwd and not _PWD.fullmatch(credential.pwd):
+            raise _invalid(f"{field}.pwd", "is neither empty nor 22 to 256 of A-Za-z0-9+/")
+        checked[credential.ufrag] = Credential(credential.ufrag, credential.pwd.encode())
+    return tuple(checked.values())
+
+
+def _check_endpoints(endpoints: Sequence[pb.Endpoint], local: LocalAddresses) -> dict[str, Endpoint]:
+    if not endpoints:
+        raise _invalid("endpoints", "is empty; media has to go somewhere")
+    checked: dict[str, Endpoint] = {}
+    versions: set[int] = set()
+    for index, message in enumerate(endpoints):
+        field = f"endpoints[{index}]"
+        try:
+            address = ip_address(message.address)
+        except ValueError:
+            raise _invalid(f"{field}.address", "is not an IP address") from None
+        if fault := unicast_fault(address):
+            raise _invalid(f"{field}.address", fault)
+        if address in local.own:
+            raise _invalid(f"{field}.address", f"{address} is the relay's own")
+        if address.version in versions:
+            raise _invalid(f"{field}.address", f"is a second one of IPv{address.version}")
+        if not 1 <= message.port <= 65535:
+            raise _invalid(f"{field}.port", f"{message.port} is not 1 to 65535")
+        versions.add(address.version)
+        checked[field] = Endpoint(address, message.port)
+    served = {field: end for field, end in checked.items() if end.address.version in local.families}
+    if not served:
+        # Those that are not served beside one that is are left alone: the transceiver need not know.
+        families = " and ".join(f"IPv{version}" for version in sorted(local.families))
+        raise RequestError(Code.FAILED_PRECONDITION, f"this relay has VIPs in {families} only", "endpoints")
+    return served

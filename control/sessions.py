@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who owns which sessions: the registry behind the gRPC service, without I/O and without a clock.
+
+What a call changes in the kernel's maps is collected in `Changes`, which a thin shell
+(control/store.py) takes and applies. Times are seconds of CLOCK_MONOTONIC, passed in.
+
+Order that the shell keeps, so that a packet never meets half a session: backends are written
+before a session names them; a removed session's ufrags go before its flows are ended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from control import abi
+from control.addresses import Endpoint
+from control.backends import NO_BACKEND, Backend, BackendTable
+from control.requests import Code, RequestError, SessionRequest
+
+# The flows of a backend's last user are ended at once, and what a packet in flight made of it at the
+# next scan, a fifth of a second later; this leaves room for a late scan.
+BACKEND_REST_SECONDS = 3.0
+_NUMBER_MAX = (1 << 32) - 1
+
+
+class UfragKey(NamedTuple):
+    """A server ufrag and its HMAC key states (inner, then outer, 40 bytes; empty without a pwd)."""
+
+    ufrag: str
+    states: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as it stands in the map, under each of its ufrags."""
+
+    number: int
+    session_id: str
+    owner: int
+    keys: tuple[UfragKey, ...]
+    backends: tuple[int, int]  # for IPv4, for IPv6 clients; NO_BACKEND where it has none
+    ttl_seconds: int
+    expires: int  # 0: never
+
+    @property
+    def ufrags(self) -> list[str]:
+        return [key.ufrag for key in self.keys]
+
+
+@dataclass(slots=True)
+class Owner:
+    """A transceiver. `stream` tells the stream that is open from those before it."""
+
+    number: int
+    name: str
+    software: str = ""
+    attached: bool = False
+    since: float = 0.0
+    stream: int = 0
+    sessions: dict[str, Session] = field(default_factory=dict)
+    snapshot: set[str] | None = None  # ids named by an unfinished snapshot
+
+    @property
+    def state(self) -> str:
+        return "attached" if self.attached else "detached"
+
+
+class SessionName(NamedTuple):
+    """How people and programs know a session."""
+
+    transceiver: str
+    session_id: str
+
+
+class Attachment(NamedTuple):
+    """The right of one stream to speak for a transceiver."""
+
+    owner: int
+    stream: int
+
+
+class EndedSession(NamedTuple):
+    """Flows of this session that go to one of these backends have to end."""
+
+    session: Session
+    backends: frozenset[int]
+
+
+@dataclass(slots=True)
+class Changes:
+    """What the maps lack. The last word on each ufrag, backend and owner is the one that counts."""
+
+    entries: dict[str, Session | None] = field(default_factory=dict)  # by ufrag; None: delete
+    backends: dict[int, Backend] = field(default_factory=dict)
+    owners: dict[int, Owner | None] = field(default_factory=dict)
+    ended: list[EndedSession] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.backends or self.owners or self.ended)
+
+
+class Registry:
+    """Transceivers and their sessions."""
+
+    def __init__(self, *, max_sessions: int, max_backends: int, grace_seconds: float) -> None:
+        """`max_sessions` counts ufrags: each is an entry of the map."""
+        self._max_sessions = max_sessions
+        self._grace_seconds = grace_seconds
+        self._changes = Changes()
+        self._owners: dict[int, Owner] = {}
+        self._owner_by_name: dict[str, Owner] = {}
+        self._by_ufrag: dict[str, Session] = {}
+        self._by_number: dict[int, Session] = {}
+        self._last_number = 0
+        self._expiring: dict[int, set[int]] = {}  # session numbers by the second in which they expire
+        self._backends = BackendTable(max_backends, BACKEND_REST_SECONDS, self._touch_backend)
+
+    def restore(
+        self,
+        owners: Iterable[tuple[int, str]],
+        backends: Iterable[Backend],
+        sessions: Iterable[Session],
+        last_number: int,
+        now: float,
+    ) -> None:
+        """Takes up what a former daemon left in the maps; each transceiver is in grace from now on.
+
+        Sessions that name an owner or a backend that does not exist are removed. `last_number` is the
+        highest session number known to be in use, by a session or by what is left of a flow.
+        """
+        for number, name in owners:
+            owner = Owner(number, name, since=now)
+            self._owners[number] = self._owner_by_name[name] = owner
+            self._changes.owners[number] = owner
+        for backend in backends:
+            self._backends.restore(backend, now)
+        self._last_number = last_number
+        strays: list[str] = []
+        for session in sessions:
+            used = [number for number in session.backends if number != NO_BACKEND]
+            if session.owner in self._owners and used and all(number in self._backends for number in used):
+                for number in used:
+                    self._backends.acquire_number(number)
+                self._swap(None, session, now)
+            else:
+                strays.extend(session.ufrags)
+        # The others are in the map as they are.
+        self._changes.entries = dict.fromkeys(strays)
+
+    # ---- transceivers ---------------------------------------------------------------------
+
+    def attach(self, name: str, software: str, now: float) -> Attachment:
+        """A stream begins to speak for a transceiver; one that did so before is replaced.
+
+        Raises:
+            RequestError: RESOURCE_EXHAUSTED if there are too many transceivers.
+        """
+        owner = self._owner_by_name.get(name)
+        if owner is None:
+            number = next((n for n in range(abi.OWNER_MAX) if n not in self._owners), None)
+            if number is None:
+                raise RequestError(Code.RESOURCE_EXHAUSTED, f"{abi.OWNER_MAX} transceivers are here already")
+            owner = self._owners[number] = self._owner_by_name[name] = Owner(number, name)
+        owner.software = software
+        owner.stream += 1
+        self._set_attached(owner, True, now)
+        return Attachment(owner.number, owner.stream)
+
+    def detach(self, attachment: Attachment, now: float) -> None:
+        """The stream ended. Its sessions live on for the grace period; nothing happens if it was replaced."""
+        owner = self._owners.get(attachment.owner)
+        if owner is not None and owner.attached and owner.stream == attachment.stream:
+            self._set_attached(owner, False, now)
+
+    def owner_of(self, attachment: Attachment) -> Owner:
+        """The transceiver that a stream speaks for.
+
+        Raises:
+            RequestError: ABORTED if another stream has replaced this one.
+        """
+        owner = self._owners.get(attachment.owner)
+        if owner is None or not owner.attached or owner.stream != attachment.stream:
+            raise RequestError(Code.ABORTED, "another stream of this name has taken over")
+        return owner
+
+    def _set_attached(self, owner: Owner, attached: bool, now: float) -> None:
+        owner.attached = attached
+        owner.since = now
+        owner.snapshot = None
+        self._changes.owners[owner.number] = owner
+
+    # ---- sessions -------------------------------------------------------------------------
+
+    def add(
+        self,
+        owner: Owner,
+        wanted: SessionRequest,
+        keys: Sequence[UfragKey],
+        hops: Mapping[Endpoint, int],
+        now: float,
+    ) -> None:
+        """Adds a session, or replaces the one of that id, which keeps its number.
+
+        Flows of a replaced session end if they go to an endpoint that it no longer has.
+
+        Raises:
+            RequestError: ALREADY_EXISTS, RESOURCE_EXHAUSTED; nothing has changed then.
+        """
+        before = owner.sessions.get(wanted.session_id)
+        number = self._next_number() if before is None else before.number
+        for index, key in enumerate(keys):
+            holder = self._by_ufrag.get(key.ufrag)
+            if holder is not None and holder.number != number:
+                raise RequestError(
+                    Code.ALREADY_EXISTS, "belongs to another session", f"credentials[{index}].ufrag"
+                )
+        freed = 0 if before is None else len(before.keys)
+        if len(self._by_ufrag) - freed + len(keys) > self._max_sessions:
+            raise RequestError(Code.RESOURCE_EXHAUSTED, "the session table is full", "credentials")
+        backends = self._acquire_backends(wanted.endpoints, hops, now)
+        if before is None:
+            self._last_number = number
+        expires = math.ceil(now + wanted.ttl_seconds) if wanted.ttl_seconds else 0
+        after = Session(
+            number, wanted.session_id, owner.number, tuple(keys), backends, wanted.ttl_seconds, expires
+        )
+        self._swap(before, after, now)
+        if owner.snapshot is not None:
+            # Newer than the snapshot, or part of it: either way it stays.
+            owner.snapshot.add(wanted.session_id)
+
+    def renew(self, owner: Owner, session_id: str, now: float) -> None:
+        """Starts a session's time to live again. Raises RequestError: NOT_FOUND."""
+        session = self._session(owner, session_id)
+        if session.ttl_seconds:
+            for number in filter(None, session.backends):
+                self._backends.acquire_number(number)
+            self._swap(session, replace(session, expires=math.ceil(now + session.ttl_seconds)), now)
+
+    def remove(self, owner: Owner, session_id: str, now: float) -> None:
+        """Ends a session and its flows. Raises RequestError: NOT_FOUND."""
+        self._swap(self._session(owner, session_id), None, now)
+
+    def drop(self, ufrags: Iterable[str], now: float) -> list[Session]:
+        """Removes the sessions that hold one of these ufrags: the map has no room for all of theirs."""
+        dropped = {session.number: session for session in map(self._by_ufrag.get, ufrags) if session}
+        for session in dropped.values():
+            self._swap(session, None, now)
+        return list(dropped.values())
+
+    def begin_snapshot(self, owner: Owner) -> None:
+        """A part of a snapshot comes in; the first one of several starts it."""
+        if owner.snapshot is None:
+            owner.snapshot = set()
+
+    def keep(self, owner: Owner, session_id: str) -> None:
+        """The unfinished snapshot names this session, even if it was refused: it stays as it was."""
+        if owner.snapshot is not None and session_id in owner.sessions:
+            owner.snapshot.add(session_id)
+
+    def end_snapshot(self, owner: Owner, now: float) -> int:
+        """The last part is in: removes the sessions that none has named, and says how many."""
+        named = owner.snapshot or set()
+        owner.snapshot = None
+        gone = [session for session_id, session in owner.sessions.items() if session_id not in named]
+        for session in gone:
+            self._swap(session, None, now)
+        return len(gone)
+
+    def sweep(self, now: float) -> list[Session]:
+        """Removes sessions that have expired, and transceivers whose grace is over, with theirs."""
+        due = [second for second in self._expiring if second <= now]
+        ended = [self._by_number[number] for second in due for number in self._expiring[second]]
+        for session in ended:
+            self._swap(session, None, now)
+        for owner in self.owners():
+            if not owner.attached and owner.since + self._grace_seconds <= now:
+                left = list(owner.sessions.values())
+                for session in left:
+                    self._swap(session, None, now)
+                ended.extend(left)
+                del self._owners[owner.number], self._owner_by_name[owner.name]
+                self._changes.owners[owner.number] = None
+        return ended
+
+    # ---- reading --------------------------------------------------------------------------
+
+    def take_changes(self) -> Changes:
+        """What has changed since this was last called. The caller applies it before anything else happens."""
+        changes, self._changes = self._changes, Changes()
+        return changes
+
+    def owners(self) -> tuple[Owner, ...]:
+        """All transceivers, attached or in grace."""
+        return tuple(self._owners.values())
+
+    def owner(self, number: int) -> Owner | None:
+        return self._owners.get(number)
+
+    def session(self, number: int) -> Session | None:
+        """The session of a number."""
+        return self._by_number.get(number)
+
+    def endpoints(self, session: Session) -> list[Endpoint]:
+        """Where a session's media goes."""
+        return [self._backends[number].endpoint for number in session.backends if number != NO_BACKEND]
+
+    def name_of(self, session: Session) -> SessionName:
+        """How a session is shown; also of one that has just been removed."""
+        owner = self._owners.get(session.owner)
+        return SessionName(owner.name if owner else "", session.session_id)
+
+    def session_count(self) -> int:
+        return len(self._by_number)
+
+    def ufrag_count(self) -> int:
+        """Entries of the map that are in use."""
+        return len(self._by_ufrag)
+
+    def backend_count(self) -> int:
+        """Entries of the map that are in use or at rest."""
+        return len(self._backends)
+
+    # ---- inside ---------------------------------------------------------------------------
+
+    def _session(self, owner: Owner, session_id: str) -> Session:
+        session = owner.sessions.get(session_id)
+        if session is None:
+            raise RequestError(Code.NOT_FOUND, "there is no such session", "session_id")
+        return session
+
+    def _next_number(self) -> int:
+        """Counts on, so that a number comes back only after 2^32 others; 0 is none."""
+        number = self._last_number
+        while True:
+            number = 1 if number >= _NUMBER_MAX else number + 1
+            if number not in self._by_number:
+                return number
+
+    def _acquire_backends(
+        self, endpoints: Mapping[str, Endpoint], hops: Mapping[Endpoint, int], now: float
+    ) -> tuple[int, int]:
+        acquired = {4: NO_BACKEND, 6: NO_BACKEND}
+        for path, endpoint in endpoints.items():
+            number = self._backends.acquire(endpoint, hops[endpoint], now)
+            if number == NO_BACKEND:
+                for taken in filter(None, acquired.values()):
+                    self._backends.release(taken, now)
+                raise RequestError(Code.RESOURCE_EXHAUSTED, "the table of endpoints is full", path)
+            acquired[endpoint.address.version] = number
+        return acquired[4], acquired[6]
+
+    def _swap(self, before: Session | None, after: Session | None, now: float) -> None:
+        """The one place where a session comes, changes or goes. `after` has its backends acquired."""
+        if before is not None:
+            for ufrag in before.ufrags:
+                del self._by_ufrag[ufrag]
+                self._changes.entries[ufrag] = None
+            del self._by_number[before.number]
+            if before.expires:
+                self._expiring[before.expires].discard(before.number)
+                if not self._expiring[before.expires]:
+                    del self._expiring[before.expires]
+            for number in filter(None, before.backends):
+                self._backends.release(number, now)
+            left = frozenset(filter(None, before.backends)) - frozenset(after.backends if after else ())
+            if left:
+                self._changes.ended.append(EndedSession(before, left))
+        if after is not None:
+            self._by_number[after.number] = after
+            for ufrag in after.ufrags:
+                self._by_ufrag[ufrag] = after
+                self._changes.entries[ufrag] = after
+            self._owners[after.owner].sessions[after.session_id] = after
+            if after.expires:
+                self._expiring.setdefault(after.expires, set()).add(after.number)
+        elif before is not None:
+            del self._owners[before.owner].sessions[before.session_id]
+
+    def _touch_backend(self, backend: Backend) -> None:
+        self._changes.backends[backend.number] = backend

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What waits to be sent to each attached transceiver.
+
+Flow events come from the kernel at a rate that nobody here controls, and a transceiver may not read.
+So they wait in a queue with an end; past that they are dropped and counted, and nobody else waits.
+Answers to a transceiver's own requests never pile up: it is served one request at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from earshot.relay.v1 import relay_pb2 as pb
+
+from control.requests import Code, RequestError
+
+MAX_EVENTS = 4096
+
+
+class Outbox:
+    """Messages on their way to one stream."""
+
+    def __init__(self, max_events: int = MAX_EVENTS) -> None:
+        self._max_events = max_events
+        self._messages: deque[tuple[pb.AttachResponse, asyncio.Event]] = deque()
+        self._filled = asyncio.Event()
+        self._closed: asyncio.Future[RequestError] = asyncio.get_running_loop().create_future()
+
+    def offer(self, event: pb.AttachResponse) -> bool:
+        """Takes an event to be sent when its turn comes; False if there is no room."""
+        if len(self._messages) >= self._max_events:
+            return False
+        self._push(event)
+        return True
+
+    async def answer(self, response: pb.AttachResponse) -> None:
+        """Takes the answer to a request and waits until its turn has come."""
+        await self._push(response).wait()
+
+    async def next(self) -> pb.AttachResponse:
+        """The next message to send, once there is one."""
+        while not self._messages:
+            self._filled.clear()
+            await self._filled.wait()
+        message, taken = self._messages.popleft()
+        taken.set()
+        return message
+
+    def close(self, reason: RequestError) -> None:
+        """The stream has to end, whatever still waits."""
+        if not self._closed.done():
+            self._closed.set_result(reason)
+
+    async def closed(self) -> None:
+        """Raises RequestError once the stream has to end."""
+        raise await self._closed
+
+    def _push(self, message: pb.AttachResponse) -> asyncio.Event:
+        taken = asyncio.Event()
+        self._messages.append((message, taken))
+        self._filled.set()
+        return taken
+
+
+class Streams:
+    """The outboxes of all attached transceivers, by their number."""
+
+    def __init__(self) -> None:
+        self._outboxes: dict[int, Outbox] = {}
+        self.dropped_events = 0
+
+    def open(self, owner: int) -> Outbox:
+        """An outbox for the stream that now speaks for a transceiver; one that did so before has to end."""
+        if former := self._outboxes.get(owner):
+            former.close(RequestError(Code.ABORTED, "another stream of this name has taken over"))
+        outbox = self._outboxes[owner] = Outbox()
+        return outbox
+
+    def remove(self, owner: int, outbox: Outbox) -> None:
+        """The stream has ended; nothing happens if another one has taken its place."""
+        if self._outboxes.get(owner) is outbox:
+            del self._outboxes[owner]
+
+    def close_all(self, reason: RequestError) -> None:
+        """All streams have to end."""
+        for outbox in self._outboxes.values():
+            outbox.close(reason)
+
+    def listens(self, owner: int) -> bool:
+        """Whether there is anyone to tell."""
+        return owner in self._outboxes
+
+    def publish(self, owner: int, event: pb.AttachResponse) -> None:
+        """Sends an event to a transceiver, unless it is away or does not read."""
+        outbox = self._outboxes.get(owner)
+        if outbox is not None and not outbox.offer(event):
+            self.dropped_events += 1
