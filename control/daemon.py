@@ -10,7 +10,7 @@ import signal
 import sys
 import tomllib
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import click
 from control import config as settings
 from control import logs, metrics, server
 from control.config import Config
+from control.datapath import Datapath
 from control.errors import ConfigError, EarshotError
 from control.loader import open_datapath
 from control.nexthops import NextHops
@@ -34,8 +35,8 @@ EXIT_CONFIG = 2
 _log = logging.getLogger(__name__)
 
 
-async def run(config: Config) -> None:
-    """Serves until SIGTERM or SIGINT; then leaves maps, program and links as they are.
+async def run(config: Config, datapath: Datapath) -> None:
+    """Serves until SIGTERM or SIGINT.
 
     Raises:
         EarshotError: it cannot start.
@@ -45,10 +46,8 @@ async def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
-        loaded = open_datapath(config)
-        stack.callback(loaded.close)
-        hops = await stack.enter_async_context(NextHops(loaded.datapath, config.interfaces))
-        relay = Relay(config, loaded.datapath, hops)
+        hops = await stack.enter_async_context(NextHops(datapath, config.interfaces))
+        relay = Relay(config, datapath, hops)
         stack.enter_context(metrics.serving(relay, config.metrics_listen))
         async with asyncio.TaskGroup() as tasks:
             chores = [
@@ -61,7 +60,6 @@ async def run(config: Config) -> None:
                 logs.event(_log, logging.INFO, "stopping")
             for chore in chores:
                 chore.cancel()
-    logs.event(_log, logging.INFO, "stopped", datapath="left in place")
 
 
 async def _every(seconds: float, work: Callable[[], None]) -> None:
@@ -136,7 +134,9 @@ def main(config_file: Path | None, **flags: Any) -> None:
     try:
         config = settings.build(_read_file(config_file), os.environ, given)
         logs.set_up(config.log_level)
-        asyncio.run(run(config))
+        with closing(open_datapath(config)) as loaded:
+            asyncio.run(run(config, loaded.datapath))
+        logs.event(_log, logging.INFO, "stopped", datapath="left in place")
     except ConfigError as error:
         logs.event(_log, logging.ERROR, "bad_configuration", field=error.field, message=error.message)
         sys.exit(EXIT_CONFIG)
