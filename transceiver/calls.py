@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All calls of the process: set up, watched, ended; and the relay told of each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from earshot.relay.v1 import relay_pb2 as pb
+
+from transceiver.call import Call, End, State
+from transceiver.errors import (
+    BusyError,
+    OfferError,
+    RefusedError,
+    RelayAwayError,
+    RelayError,
+    TransceiverError,
+)
+from transceiver.log import event
+from transceiver.media import Endpoint, IPAddress, MediaPorts, Route
+from transceiver.metrics import Tally
+from transceiver.relay_client import RelayClient
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many calls, and how long things may take (seconds)."""
+
+    calls: int = 1000
+    setup: float = 15.0
+    silence: float = 30.0
+    registration: float = 5.0
+    shutdown: float = 8.0
+
+
+class Calls:
+    """The calls of this process, by id."""
+
+    def __init__(
+        self,
+        relay: RelayClient,
+        ports: MediaPorts,
+        media_addresses: Sequence[IPAddress],
+        limits: Limits,
+        tally: Tally,
+    ) -> None:
+        self._relay = relay
+        self._ports = ports
+        self._media_addresses = media_addresses
+        self._limits = limits
+        self._tally = tally
+        self._calls: dict[str, Call] = {}
+        self._endings: set[asyncio.Task[None]] = set()
+
+    def states(self) -> Counter[str]:
+        """How many calls are in each state."""
+        return Counter(call.state for call in self._calls.values())
+
+    def registrations(self) -> list[pb.Session]:
+        """What the relay is to know when it is attached anew."""
+        return [call.registration() for call in self._calls.values()]
+
+    async def set_up(self, offer: str) -> tuple[Call, str]:
+        """A call for an offer, known to the relay, and the answer.
+
+        Raises:
+            OfferError: the offer cannot be served.
+            BusyError: no room for another call.
+            RelayError: the relay is away, or refused.
+        """
+        try:
+            call, answer = await self._set_up(offer)
+        except TransceiverError as error:
+            self._tally.setup(_result(error))
+            raise
+        event(logging.INFO, "call_answered", call=call.id)
+        return call, answer
+
+    async def _set_up(self, offer: str) -> tuple[Call, str]:
+        if len(self._calls) >= self._limits.calls:
+            raise BusyError(f"{self._limits.calls} calls are all that this process carries")
+        call = Call(self._ports, self._routes(), self._changed)
+        try:
+            answer = await call.negotiate(offer)
+            self._calls[call.id] = call  # before registering: a snapshot sent meanwhile must name it
+            await self._relay.register(call.registration(), self._limits.registration)
+        except (TransceiverError, asyncio.CancelledError):
+            self._end_soon(call, End.NOT_REGISTERED)
+            raise
+        return call, answer
+
+    async def delete(self, call_id: str) -> bool:
+        """Ends a call at its client's wish; False if there is none of that id."""
+        call = self._calls.get(call_id)
+        if call is None:
+            return False
+        await asyncio.shield(self._end_soon(call, End.DELETED))
+        return True
+
+    async def watch(self) -> None:
+        """Ends calls that do not come about and calls whose client has vanished; runs until cancelled."""
+        interval = min(1.0, self._limits.setup / 4, self._limits.silence / 4)
+        while True:
+            await asyncio.sleep(interval)
+            now = asyncio.get_running_loop().time()
+            for call in list(self._calls.values()):
+                reason = call.overdue(now, self._limits.setup, self._limits.silence)
+                if reason is not None:
+                    self._end_soon(call, reason)
+
+    async def end_all(self) -> None:
+        """Ends all calls, within the time that shutting down may take."""
+        for call in list(self._calls.values()):
+            self._end_soon(call, End.SHUTDOWN)
+        if self._endings:
+            _, late = await asyncio.wait(self._endings, timeout=self._limits.shutdown)
+            if late:
+                event(logging.WARNING, "shutdown_incomplete", calls=len(late))
+
+    def flow_event(self, response: pb.AttachResponse) -> None:
+        """The relay says that a client's flow was bound or ended."""
+        bound = response.WhichOneof("message") == "flow_bound"
+        flow = response.flow_bound.flow if bound else response.flow_ended.flow
+        name = "flow_bound" if bound else "flow_ended"
+        self._tally.flow_events[name] += 1
+        details: dict[str, object] = {} if bound else {"reason": response.flow_ended.reason}
+        event(
+            logging.INFO,
+            name,
+            call=flow.session_id,
+            client=f"{flow.client.address} {flow.client.port}",
+            **details,
+        )
+
+    def _routes(self) -> list[Route]:
+        welcome = self._relay.welcome
+        if welcome is None:
+            raise RelayAwayError("not attached to a relay")
+        vips = [Endpoint(ip_address(vip.address), vip.port) for vip in welcome.vips]
+        routes = [
+            Route(media, vip)
+            for media in self._media_addresses
+            for vip in [vip for vip in vips if vip.address.version == media.version][:1]
+        ]
+        if not routes:
+            raise RelayAwayError("the relay has no VIP of a family that this transceiver has an address of")
+        return routes
+
+    def _changed(self, call: Call) -> None:
+        if call.state is State.ENDED:
+            return
+        if call.connection_state == "connected" and call.state is State.CONNECTING:
+            call.state = State.CONNECTED
+            seconds = asyncio.get_running_loop().time() - call.started_at
+            self._tally.setup("connected", seconds)
+            event(logging.INFO, "call_connected", call=call.id, setup_seconds=seconds)
+        elif call.connection_state == "failed":
+            self._end_soon(call, End.FAILED)
+        elif call.connection_state == "closed":
+            self._end_soon(call, End.CLIENT_CLOSED)
+
+    def _end_soon(self, call: Call, reason: End) -> asyncio.Task[None]:
+        known = self._calls.pop(call.id, None) is not None
+        if known and call.state is State.CONNECTING and reason is not End.NOT_REGISTERED:
+            self._tally.setup(reason)
+        call.state = State.ENDED
+        task = asyncio.create_task(self._end(call, reason, known))
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+        return task
+
+    async def _end(self, call: Call, reason: End, known: bool) -> None:
+        """The client is told first: the way to it ends with its registration."""
+        await call.close()
+        if not known:
+            return
+        self._tally.ended[reason] += 1
+        event(logging.INFO, "call_ended", call=call.id, reason=reason)
+        try:
+            await self._relay.unregister(call.id, self._limits.registration)
+        except RelayError as error:
+            # Attached anew, the relay learns it from the snapshot.
+            event(logging.INFO, "not_unregistered", call=call.id, detail=str(error))
+
+
+def _result(error: TransceiverError) -> str:
+    kinds = {
+        OfferError: "bad_offer",
+        BusyError: "busy",
+        RelayAwayError: "relay_away",
+        RefusedError: "refused",
+    }
+    return kinds.get(type(error), "failed")

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong in a transceiver, as a tree.
+
+    TransceiverError
+    ├── LibraryError            aiortc or aioice is not as this code needs it
+    ├── OfferError              an SDP offer cannot be served; carries the HTTP status
+    ├── BusyError               no room for another call
+    └── RelayError
+        ├── RelayAwayError      not attached to a relay, or it did not answer in time
+        └── RefusedError        the relay refused an operation; carries code and field
+
+Messages are for people and never hold a pwd.
+"""
+
+from __future__ import annotations
+
+
+class TransceiverError(Exception):
+    """Root of all errors that the transceiver raises on purpose."""
+
+
+class LibraryError(TransceiverError):
+    """A library lacks a name that this code leans on."""
+
+
+class OfferError(TransceiverError):
+    """An offer is not SDP (400), or asks for what cannot be served (422)."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class BusyError(TransceiverError):
+    """As many calls as this process may carry, or no socket for another."""
+
+
+class RelayError(TransceiverError):
+    """The relay could not do what it was asked."""
+
+
+class RelayAwayError(RelayError):
+    """There is no relay at the moment, or it is silent."""
+
+
+class RefusedError(RelayError):
+    """The relay looked at an operation and said no."""
+
+    def __init__(self, code: int, message: str, field: str) -> None:
+        super().__init__(f"{message} (code {code}{', field ' + field if field else ''})")
+        self.code = code
+        self.field = field

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process earshot-transceiver: settings from flags and environment, parts started and stopped.
+
+Exit codes: 0 after SIGTERM or SIGINT, 1 if it cannot start, 2 for wrong settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from ipaddress import ip_address
+
+import click
+from aiohttp import web
+
+from transceiver.calls import Calls, Limits
+from transceiver.errors import LibraryError
+from transceiver.library import prepare
+from transceiver.log import configure, event
+from transceiver.media import Endpoint, IPAddress, PortPerCall, Traffic
+from transceiver.metrics import CallCollector, Tally
+from transceiver.relay_client import RelayClient
+from transceiver.whip import make_app
+
+HTTP_STOP_TIMEOUT = 2.0
+RELAY_STOP_TIMEOUT = 2.0
+_NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the flags say, checked."""
+
+    relay: str
+    name: str
+    http: Endpoint
+    media_addresses: tuple[IPAddress, ...]
+    limits: Limits
+
+
+def _http(_: click.Context, __: click.Parameter, value: str) -> Endpoint:
+    host, _separator, port = value.rpartition(":")
+    try:
+        endpoint = Endpoint(ip_address(host.removeprefix("[").removesuffix("]")), int(port))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not ADDRESS:PORT or [ADDRESS]:PORT") from None
+    if not 0 <= endpoint.port <= 65535:
+        raise click.BadParameter(f"{port} is not a port")
+    return endpoint
+
+
+def _media(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[IPAddress, ...]:
+    try:
+        addresses = tuple(ip_address(value) for text in values for value in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if len({address.version for address in addresses}) != len(addresses):
+        raise click.BadParameter("at most one address of each family")
+    if any(address.is_unspecified or address.is_multicast for address in addresses):
+        raise click.BadParameter("a relay cannot send to an unspecified or multicast address")
+    return addresses
+
+
+def _name(_: click.Context, __: click.Parameter, value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise click.BadParameter("1 to 64 of A-Za-z0-9._:-")
+    return value
+
+
+_seconds = click.FloatRange(min=0.1, max=3600)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "EARSHOT_TRANSCEIVER", "show_default": True})
+@click.option(
+    "--relay", default="unix:/run/earshot/earshotd.sock", help="The relay's gRPC: unix:PATH or HOST:PORT."
+)
+@click.option("--name", default=socket.gethostname, callback=_name, help="Who attaches.  [default: hostname]")
+@click.option(
+    "--http", default="127.0.0.1:8080", callback=_http, help="Where WHIP, /metrics and /healthz listen."
+)
+@click.option(
+    "--media-address",
+    "media_addresses",
+    multiple=True,
+    required=True,
+    envvar="EARSHOT_TRANSCEIVER_MEDIA_ADDRESS",  # singular, as the flag is
+    callback=_media,
+    help="Where media sockets are bound and the relay sends to; once for each family.",
+)
+@click.option("--max-calls", default=Limits.calls, type=click.IntRange(min=1), help="More are answered 503.")
+@click.option(
+    "--setup-timeout", default=Limits.setup, type=_seconds, help="Seconds that a call has to connect."
+)
+@click.option(
+    "--silence-timeout", default=Limits.silence, type=_seconds, help="Seconds until a client is gone."
+)
+@click.option(
+    "--log-level",
+    default="info",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="What is logged.",
+)
+@click.version_option(version("earshot"))
+def main(
+    relay: str,
+    name: str,
+    http: Endpoint,
+    media_addresses: tuple[IPAddress, ...],
+    max_calls: int,
+    setup_timeout: float,
+    silence_timeout: float,
+    log_level: str,
+) -> None:
+    """Terminates WebRTC calls that an Earshot relay forwards, and echoes them.
+
+    \b
+    Example:
+      earshot-transceiver --relay unix:/run/earshot/earshotd.sock --http 0.0.0.0:8080 \\
+                          --media-address 10.0.0.5
+
+    Every flag can be given as EARSHOT_TRANSCEIVER_<FLAG> in the environment.
+    """
+    configure(log_level)
+    limits = Limits(calls=max_calls, setup=setup_timeout, silence=silence_timeout)
+    try:
+        prepare()
+        asyncio.run(serve(Settings(relay, name, http, media_addresses, limits)))
+    except (LibraryError, OSError) as error:
+        event(logging.ERROR, "cannot_start", detail=str(error))
+        sys.exit(1)
+
+
+async def serve(settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT. Raises `OSError` if it cannot listen."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    traffic, tally = Traffic(), Tally()
+    relay = RelayClient(
+        settings.relay,
+        settings.name,
+        f"earshot-transceiver/{version('earshot')}",
+        snapshot=lambda: calls.registrations(),
+        on_flow=lambda response: calls.flow_event(response),
+    )
+    calls = Calls(relay, PortPerCall(traffic), settings.media_addresses, settings.limits, tally)
+    tally.registry.register(CallCollector(tally, traffic, calls.states, lambda: relay.attached))
+    runner = web.AppRunner(
+        make_app(calls, relay, tally.registry), access_log=None, shutdown_timeout=HTTP_STOP_TIMEOUT
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, str(settings.http.address), settings.http.port).start()
+        attaching = asyncio.create_task(relay.run())
+        watching = asyncio.create_task(calls.watch())
+        announcing = asyncio.create_task(_announce(relay, runner))
+        await stop.wait()
+        event(logging.INFO, "stopping")
+        announcing.cancel()
+        watching.cancel()
+        await runner.cleanup()
+        await calls.end_all()
+        attaching.cancel()
+        await asyncio.wait([attaching], timeout=RELAY_STOP_TIMEOUT)
+    finally:
+        await runner.cleanup()
+    event(logging.INFO, "stopped")
+
+
+async def _announce(relay: RelayClient, runner: web.AppRunner) -> None:
+    await relay.wait_attached()
+    event(logging.INFO, "ready", http=",".join(f"{address[0]} {address[1]}" for address in runner.addresses))
+
+
+if __name__ == "__main__":
+    main()

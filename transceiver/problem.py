@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP errors as problem details (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+
+from aiohttp import web
+
+from transceiver.log import logger
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An error response. `detail` is for people and holds nothing secret."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return web.Response(
+        status=status, text=json.dumps(body), content_type="application/problem+json", headers=headers
+    )
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Gives the errors of aiohttp itself the same form."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+        return problem(error.status, _detail(error), kept)
+    # A defect of ours, met by one request: it is logged with its trace and answered, and all others go on.
+    except Exception:  # noqa: BLE001
+        logger.exception("event=request_failed method=%s path=%s", request.method, request.path)
+        return problem(500, "an error of the server's own; it is in its log")
+
+
+def _detail(error: web.HTTPException) -> str:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        extra = "; trickle ICE and ICE restart are not supported" if error.method == "PATCH" else ""
+        return f"{error.method} is not supported here{extra}"
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return "the request's body is too large"
+    return error.text or error.reason

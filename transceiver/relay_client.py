@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps a transceiver attached to its relay, and its sessions registered there.
+
+After every (re)connection the relay gets the full snapshot, so nothing has to be remembered while it is
+away: an operation then fails at once, and calls go on. Sessions have no time to live of their own; they
+live as long as the stream, and the relay's grace period after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from earshot.relay.v1 import relay_pb2 as pb
+from earshot.relay.v1 import relay_pb2_grpc
+
+from transceiver.errors import RefusedError, RelayAwayError
+from transceiver.log import event
+from transceiver.relay_stream import RelayStream
+
+BACKOFF_FIRST = 0.1
+BACKOFF_MOST = 5.0
+
+# A channel per attempt with connections of its own: gRPC's backoff, up to two minutes, stays out of it.
+_CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+
+
+class RelayClient:
+    """One relay, as a transceiver sees it.
+
+    `snapshot` says which sessions there are; `on_flow` gets FlowBound and FlowEnded. Neither may block.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        name: str,
+        software: str,
+        snapshot: Callable[[], Sequence[pb.Session]],
+        on_flow: Callable[[pb.AttachResponse], None],
+    ) -> None:
+        self._target = target
+        self._name = name
+        self._software = software
+        self._snapshot = snapshot
+        self._on_flow = on_flow
+        self._stream: RelayStream | None = None
+        self._welcome: pb.Welcome | None = None
+        self._attached = asyncio.Event()
+
+    @property
+    def attached(self) -> bool:
+        """Whether the relay has the snapshot and takes operations."""
+        return self._attached.is_set()
+
+    @property
+    def welcome(self) -> pb.Welcome | None:
+        """What the relay said of itself; None while it is away."""
+        return self._welcome if self.attached else None
+
+    async def wait_attached(self) -> None:
+        """Returns when attached; the caller sets the deadline."""
+        await self._attached.wait()
+
+    async def register(self, session: pb.Session, timeout: float) -> None:
+        """Adds a session. Raises `RelayAwayError` or `RefusedError`."""
+        if not self.attached:
+            raise RelayAwayError("not attached to a relay")
+        await self._submit(pb.Operation(add=session), timeout)
+
+    async def unregister(self, session_id: str, timeout: float) -> None:
+        """Removes a session. Raises `RelayAwayError` or `RefusedError`."""
+        await self._submit(pb.Operation(remove=pb.Remove(session_id=session_id)), timeout)
+
+    async def run(self) -> None:
+        """Attaches, again and again; runs until cancelled."""
+        backoff = BACKOFF_FIRST
+        clock = asyncio.get_running_loop().time
+        while True:
+            started = clock()
+            try:
+                await self._attach()
+            except (grpc.RpcError, RelayAwayError, TimeoutError) as error:
+                detail = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                event(
+                    logging.WARNING, "relay_away", target=self._target, detail=detail or type(error).__name__
+                )
+            if clock() - started > BACKOFF_MOST:  # a relay that always ends the stream at once is not stormed
+                backoff = BACKOFF_FIRST
+            await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
+            backoff = min(2 * backoff, BACKOFF_MOST)
+
+    async def _attach(self) -> None:
+        """One attachment, until it breaks; raises what broke it."""
+        async with grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS) as channel:
+            stub: Any = relay_pb2_grpc.RelayServiceStub(channel)  # type: ignore[no-untyped-call]
+            call = stub.Attach()
+            stream = RelayStream(call, self._on_flow)
+            try:
+                self._welcome = await stream.greet(self._name, self._software)
+                # From here on removals go to this stream: they are sent after the snapshot, which may
+                # still name what they remove.
+                self._stream = stream
+                sessions = self._snapshot()
+                await stream.send_snapshot(sessions)
+                self._attached.set()
+                event(
+                    logging.INFO,
+                    "relay_attached",
+                    relay=self._welcome.relay,
+                    vips=",".join(f"[{vip.address}]:{vip.port}" for vip in self._welcome.vips),
+                    sessions=len(sessions),
+                )
+                await stream.run()
+            finally:
+                self._attached.clear()
+                self._stream = None
+                stream.abandon()
+                call.cancel()
+
+    async def _submit(self, operation: pb.Operation, timeout: float) -> None:
+        if self._stream is None:
+            raise RelayAwayError("not attached to a relay")
+        try:
+            async with asyncio.timeout(timeout):
+                result = await self._stream.submit(operation)
+        except TimeoutError:
+            raise RelayAwayError(f"no answer from the relay within {timeout:g} s") from None
+        if result.code:
+            raise RefusedError(result.code, result.message, result.field)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP side: WHIP (RFC 9725), metrics and health.
+
+    POST /whip                    an SDP offer; 201 with the answer, Location and ETag
+    OPTIONS /whip                 what may be posted (Accept-Post), and CORS
+    DELETE /whip/sessions/ID      ends the call
+    GET /metrics, GET /healthz    for Prometheus and for whoever balances load
+
+Trickle ICE and ICE restart are not supported: PATCH gets 405, like any other method that a resource does
+not know (RFC 9110, 15.5.6), and no answer carries Accept-Patch. Errors are problem details.
+"""
+
+from __future__ import annotations
+
+from aiohttp import hdrs, web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from transceiver.calls import Calls
+from transceiver.errors import BusyError, OfferError, RelayError
+from transceiver.problem import Handler, problem, problems
+from transceiver.relay_client import RelayClient
+
+MAX_OFFER = 65536  # bytes; a browser's offer has 2,000 to 8,000
+RETRY_AFTER = {"Retry-After": "1"}
+SDP = "application/sdp"
+_CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": "Location, ETag, Retry-After",
+}
+
+
+def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry) -> web.Application:
+    """The HTTP application; it holds no state of its own."""
+
+    async def post(request: web.Request) -> web.Response:
+        if request.content_type != SDP:
+            return problem(415, f"an offer is {SDP}", {"Accept-Post": SDP})
+        try:
+            offer = (await request.read()).decode()
+        except UnicodeDecodeError:
+            return problem(400, "the offer is not UTF-8")
+        try:
+            call, answer = await calls.set_up(offer)
+        except OfferError as error:
+            return problem(error.status, str(error))
+        except (BusyError, RelayError) as error:
+            return problem(503, str(error), RETRY_AFTER)
+        headers = {hdrs.LOCATION: f"/whip/sessions/{call.id}", hdrs.ETAG: call.etag}
+        return web.Response(status=201, text=answer, content_type=SDP, headers=headers)
+
+    async def delete(request: web.Request) -> web.Response:
+        if not await calls.delete(request.match_info["id"]):
+            return problem(404, "there is no such session; it may have ended")
+        return web.Response()
+
+    async def options(request: web.Request) -> web.Response:
+        endpoint = request.path == "/whip"
+        methods = "POST, OPTIONS" if endpoint else "DELETE, OPTIONS"
+        headers = {
+            hdrs.ALLOW: methods,
+            "Access-Control-Allow-Methods": methods,
+            "Access-Control-Allow-Headers": "Authorization, Content-Type, If-Match",
+            "Access-Control-Max-Age": "86400",
+        }
+        return web.Response(status=204, headers=headers | ({"Accept-Post": SDP} if endpoint else {}))
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
+
+    async def health(_: web.Request) -> web.Response:
+        return web.Response(text="attached\n") if relay.attached else problem(503, "not attached to a relay")
+
+    app = web.Application(middlewares=[_cors, problems], client_max_size=MAX_OFFER)
+    app.router.add_post("/whip", post)
+    app.router.add_options("/whip", options)
+    app.router.add_delete("/whip/sessions/{id}", delete)
+    app.router.add_options("/whip/sessions/{id}", options)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/healthz", health)
+    return app
+
+
+@web.middleware
+async def _cors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Browsers on any site may call: whoever must not is kept out by an Authorization check in front."""
+    response = await handler(request)
+    response.headers.update(_CORS)
+    return response
