@@ -11,6 +11,7 @@ from typing import Any
 from earshot.relay.v1 import relay_pb2 as pb
 
 MOST_ROWS = 24
+SESSION_WIDTH = 8  # of its id: enough to tell calls apart
 HEADINGS = ("SESSION", "CLIENT", "TRANSCEIVER", "TO TRANSCEIVER", "TO CLIENT", "AGE")
 TO_TRANSCEIVER = ("forward_to_transceiver", "forward_bound", "forward_rebound")
 TO_CLIENT = ("forward_to_client",)
@@ -48,9 +49,38 @@ class Report:
     audio_verified: int
     data_channel_verified: int
     setup_ms: list[float]  # of each connected call: from the offer to the first media back
+    correlation: list[float]  # of each call: of the echo with what was sent, at most 1
+    errors: list[str]  # of calls that failed
     relay: RelayReport
     xdp_mode: str
     signalling_udp_packets: int  # that tried to pass the relay by
+
+    @classmethod
+    def of(
+        cls,
+        results: Sequence[Mapping[str, Any]],
+        *,
+        seconds: float,
+        ip_version: int,
+        relay: RelayReport,
+        xdp_mode: str,
+        signalling_udp_packets: int,
+    ) -> Report:
+        """`results` as the caller's JSON file has them, one for each call."""
+        return cls(
+            calls=len(results),
+            seconds=seconds,
+            ip_version=ip_version,
+            connected=sum(result["connected"] for result in results),
+            audio_verified=sum(result["audio_verified"] for result in results),
+            data_channel_verified=sum(result["data_channel_verified"] for result in results),
+            setup_ms=[result["setup_ms"] for result in results if result["connected"]],
+            correlation=[result["correlation"] for result in results],
+            errors=[result["error"] for result in results if result["error"]],
+            relay=relay,
+            xdp_mode=xdp_mode,
+            signalling_udp_packets=signalling_udp_packets,
+        )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,6 +93,7 @@ class Report:
             (self.data_channel_verified, "had their data channel answered"),
         )
         failures = [f"{count} of {self.calls} {what}" for count, what in shortfalls if count != self.calls]
+        failures += [f"a call failed: {error}" for error in self.errors]
         if self.relay.stack_packets:
             failures.append(f"{self.relay.stack_packets} UDP packets to the VIP reached the relay's stack")
         if self.signalling_udp_packets:
@@ -79,8 +110,8 @@ class Report:
         return [
             f"{self.connected} of {self.calls} calls connected; offer to media: "
             f"median {middle:.0f} ms, slowest {worst:.0f} ms",
-            f"{self.audio_verified} of {self.calls} got their own audio back: the echo correlates "
-            "with what was sent",
+            f"{self.audio_verified} of {self.calls} got their own audio back: correlation of the echo "
+            f"with what was sent {min(self.correlation):.2f} or more",
             f"{self.data_channel_verified} of {self.calls} got their data channel's answer",
             f"{relay.to_transceiver_packets:,} packets to the transceiver, {relay.to_client_packets:,} "
             f"to the clients, all by XDP ({self.xdp_mode})",
@@ -105,7 +136,7 @@ def flow_table(flows: Sequence[pb.Flow]) -> list[str]:
 
 def _row(flow: pb.Flow) -> tuple[str, ...]:
     return (
-        flow.session_id,
+        flow.session_id[:SESSION_WIDTH],
         _endpoint(flow.client),
         f"{flow.transceiver} {_endpoint(flow.backend)}",
         _traffic(flow.to_transceiver_packets, flow.to_transceiver_bytes),
