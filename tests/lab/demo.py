@@ -117,12 +117,15 @@ def place_calls(site: Site, relay: RelayClient, calls: int, seconds: int) -> lis
         *("--calls", str(calls), "--seconds", str(seconds), "--json", str(result)),
         log="caller",
     )
-    table = LiveTable(sys.stdout)
+    table, most = LiveTable(sys.stdout), 0
     deadline = time.monotonic() + seconds + SETUP_ALLOWANCE
     while caller.poll() is None:
         if time.monotonic() > deadline:
             raise LabError(f"the calls have not ended after {seconds + SETUP_ALLOWANCE:.0f} s")
-        if flows := relay.flows():
+        flows = relay.flows()
+        # Once calls hang up, the table stays as it was when all were there.
+        if len(flows) >= max(most, 1):
+            most = len(flows)
             table.show(flow_table(flows))
         time.sleep(0.25)
     table.finish()

@@ -15,6 +15,12 @@ SESSION_WIDTH = 8  # of its id: enough to tell calls apart
 HEADINGS = ("SESSION", "CLIENT", "TRANSCEIVER", "TO TRANSCEIVER", "TO CLIENT", "AGE")
 TO_TRANSCEIVER = ("forward_to_transceiver", "forward_bound", "forward_rebound")
 TO_CLIENT = ("forward_to_client",)
+# A removed session stops at once, and its client goes on sending for a moment.
+EXPECTED_DROPS = {
+    "drop_no_flow": " (sent after hanging up)",
+    "drop_stale_flow": " (sent while hanging up)",
+    "drop_no_relay_flow": " (answered after hanging up)",
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,10 @@ class Report:
         """What was proved, a line each; for a report without failures."""
         relay = self.relay
         worst, middle = max(self.setup_ms), statistics.median(self.setup_ms)
-        dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(relay.dropped.items()))
+        dropped = "; ".join(
+            f"{count} {reason}{EXPECTED_DROPS.get(reason, '')}"
+            for reason, count in sorted(relay.dropped.items())
+        )
         return [
             f"{self.connected} of {self.calls} calls connected; offer to media: "
             f"median {middle:.0f} ms, slowest {worst:.0f} ms",
@@ -151,4 +160,4 @@ def _endpoint(endpoint: pb.Endpoint) -> str:
 
 
 def _traffic(packets: int, size: int) -> str:
-    return f"{packets:>6,} {size / 1000:>8,.1f} kB"
+    return f"{packets:>6,} packets {size / 1000:>8,.1f} kB"

@@ -123,7 +123,7 @@ def test_the_table_is_aligned_and_bounded() -> None:
     assert lines[0].split()[0] == "SESSION"
     assert lines[1].startswith("s1 ")
     assert "[2001:db8::1]:1001" in lines[1]
-    assert "1,234    100.0 kB" in lines[1]
+    assert "1,234 packets    100.0 kB" in lines[1]
     assert lines[-1] == "and 5 more"
     columns = {line.index("transceiver 10.0.0.1") for line in lines[1:-1]}
     assert columns == {lines[0].index("TRANSCEIVER")}
