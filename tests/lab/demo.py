@@ -19,7 +19,15 @@ from tests.lab.live import LiveTable
 from tests.lab.netns import Lab, LabError
 from tests.lab.relay_client import RelayClient
 from tests.lab.report import RelayReport, Report, flow_table
-from tests.lab.services import BIN, endpoint, relay_target, start_relay, start_transceiver, whip_url
+from tests.lab.services import (
+    BIN,
+    endpoint,
+    relay_target,
+    start_calls,
+    start_relay,
+    start_transceiver,
+    whip_url,
+)
 from tests.lab.topology import VIP_PORT, Site, two_armed
 
 SETUP_ALLOWANCE = 60.0  # seconds that the calls may take beyond their own length
@@ -74,7 +82,7 @@ def demonstrate(options: argparse.Namespace) -> int:
         modes = site.xdp_modes()
         attached = ", ".join(f"{link} ({mode})" for link, mode in modes.items())
         print(f"earshotd runs; its XDP program is attached to: {attached}")
-        start_transceiver(site, family)
+        start_transceiver(site, [family])
         print(f"earshot-transceiver runs and is attached to the relay; WHIP at {whip_url()}\n")
         with RelayClient(relay_target(site)) as relay:
             results = place_calls(site, relay, options.calls, options.seconds)
@@ -111,12 +119,7 @@ def place_calls(site: Site, relay: RelayClient, calls: int, seconds: int) -> lis
     """Lets the client host call, shows the flows meanwhile; returns what became of each call."""
     print(f"Placing {calls} calls from the client host ...\n")
     result = site.lab.dir / "calls.json"
-    caller = site.lab.popen(
-        site.client,
-        *(sys.executable, "-P", "-m", "tests.lab.caller", "--whip", whip_url()),
-        *("--calls", str(calls), "--seconds", str(seconds), "--json", str(result)),
-        log="caller",
-    )
+    caller = start_calls(site, calls, seconds, result)
     table, most = LiveTable(sys.stdout), 0
     deadline = time.monotonic() + seconds + SETUP_ALLOWANCE
     while caller.poll() is None:
