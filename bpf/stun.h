@@ -100,7 +100,7 @@ static __always_inline enum reason server_ufrag(struct xdp_md *ctx, const struct
 {
 	__u32 base = udp_offset(p) + sizeof(struct udphdr), size = stun->username_len;
 	char name[UFRAG_MAX + 1] = {};
-	int i, past = 0;
+	int i, past = 0, ended = 0;
 
 	if (!stun->username)
 		return REASON_DROP_STUN_NO_USERNAME;
@@ -117,10 +117,14 @@ static __always_inline enum reason server_ufrag(struct xdp_md *ctx, const struct
 
 	for (i = 0; i < UFRAG_MAX; i++) {
 		past |= name[i] == ':';
+		ended |= !past && !name[i];
 		key->ufrag[i] = past ? 0 : name[i];
 	}
-	/* None among the first 33: there is no ufrag that could have been registered. */
-	if (!past && name[UFRAG_MAX] != ':')
+	/*
+	 * None among the first 33, or a zero in front of it, which the key could not
+	 * tell from its padding: there is no ufrag that could have been registered.
+	 */
+	if (ended || (!past && name[UFRAG_MAX] != ':'))
 		return REASON_DROP_STUN_USERNAME_NO_COLON;
 	return UNDECIDED;
 }

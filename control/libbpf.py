@@ -457,5 +457,9 @@ def read_hash(fd: int, key_type: npt.DTypeLike, value_type: npt.DTypeLike) -> tu
         keys_read.append(keys[: count.value])
         values_read.append(values[: count.value])
         if result == -_ENOENT:
-            return np.concatenate(keys_read), np.concatenate(values_read)
+            # The dtypes by name: numpy would make the host's byte order of big-endian fields.
+            return (
+                np.concatenate(keys_read, dtype=np.dtype(key_type)),
+                np.concatenate(values_read, dtype=np.dtype(value_type)),
+            )
         token_in = _U32(token_out.value)
