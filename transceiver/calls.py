@@ -34,7 +34,7 @@ class Limits:
     calls: int = 1000
     setup: float = 15.0
     silence: float = 30.0
-    registration: float = 5.0
+    relay: float = 5.0
     shutdown: float = 8.0
 
 
@@ -88,7 +88,7 @@ class Calls:
         try:
             answer = await call.negotiate(offer)
             self._calls[call.id] = call  # before registering: a snapshot sent meanwhile must name it
-            await self._relay.register(call.registration(), self._limits.registration)
+            await self._relay.register(call.registration(), self._limits.relay)
         except (TransceiverError, asyncio.CancelledError):
             self._end_soon(call, End.NOT_REGISTERED)
             raise
@@ -182,7 +182,7 @@ class Calls:
         self._tally.ended[reason] += 1
         event(logging.INFO, "call_ended", call=call.id, reason=reason)
         try:
-            await self._relay.unregister(call.id, self._limits.registration)
+            await self._relay.unregister(call.id, self._limits.relay)
         except RelayError as error:
             # Attached anew, the relay learns it from the snapshot.
             event(logging.INFO, "not_unregistered", call=call.id, detail=str(error))

@@ -101,6 +101,7 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 @click.option(
     "--silence-timeout", default=Limits.silence, type=_seconds, help="Seconds until a client is gone."
 )
+@click.option("--relay-timeout", default=Limits.relay, type=_seconds, help="Seconds for the relay to answer.")
 @click.option(
     "--log-level",
     default="info",
@@ -116,6 +117,7 @@ def main(
     max_calls: int,
     setup_timeout: float,
     silence_timeout: float,
+    relay_timeout: float,
     log_level: str,
 ) -> None:
     """Terminates WebRTC calls that an Earshot relay forwards, and echoes them.
@@ -128,7 +130,7 @@ def main(
     Every flag can be given as EARSHOT_TRANSCEIVER_<FLAG> in the environment.
     """
     configure(log_level)
-    limits = Limits(calls=max_calls, setup=setup_timeout, silence=silence_timeout)
+    limits = Limits(max_calls, setup_timeout, silence_timeout, relay_timeout)
     try:
         prepare()
         asyncio.run(serve(Settings(relay, name, http, media_addresses, limits)))
