@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
@@ -13,12 +14,17 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from control import abi, libbpf
+from control.abi import FlowState
+from control.loader import open_pinned
+from control.maps import HashMap
+from control.records import ufrag_keys
 from tests.lab.calls import RTP, payload, wait_for
 from tests.lab.netns import Lab
 from tests.lab.relay_client import RelayClient
 from tests.lab.services import BIN, relay_target, start_relay
 from tests.lab.topology import Site, two_armed
-from tests.netns.raw_stream import add, raw_stream, renew, unregistered_call
+from tests.netns.raw_stream import add, raw_stream, remove, renew, unregistered_call
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
@@ -112,6 +118,34 @@ def test_a_killed_daemon_leaves_an_owner_that_is_not_attached(site: Site) -> Non
     with grpc.insecure_channel(relay_target(site)) as channel, raw_stream(channel) as stream:
         assert stream.hello("t").sessions == 1
         assert stream.batch(renew("s"), add("s", "ufrag", "other")) == [(0, ""), (0, "")]
+
+
+def test_what_a_killed_daemon_left_half_done_is_finished(site: Site) -> None:
+    """A flow that was ended but not freed, and one whose session is gone from the map."""
+    daemon = start_relay(site)
+    with (
+        grpc.insecure_channel(relay_target(site)) as channel,
+        raw_stream(channel) as stream,
+        unregistered_call(site, 4, "ended") as ended,
+        unregistered_call(site, 4, "orphan") as orphan,
+    ):
+        stream.hello("t")
+        for made in (ended, orphan):
+            stream.batch(add(made.session_id, made.ufrag, to=[made.endpoint]))
+            made.bind(4)
+        stream.batch(remove("ended"))
+        daemon.kill()
+        daemon.wait(STOP_TIMEOUT)
+    fd = libbpf.get_pinned(site.lab.pins / "sessions_v1")
+    assert HashMap(fd, abi.UFRAG_KEY, abi.SESSION).delete_many(ufrag_keys([orphan.ufrag])) == 1
+    os.close(fd)
+    datapath = open_pinned(site.lab.pins)
+    try:
+        assert sorted(datapath.states()[datapath.states() > 0]) == [FlowState.LIVE, FlowState.DEAD]
+        start_relay(site)
+        wait_for(lambda: not datapath.states().any(), "all records are free")
+    finally:
+        datapath.close()
 
 
 def run_daemon(site: Site, *flags: str, **environment: str) -> tuple[int, str]:

@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from earshot.relay.v1 import relay_pb2 as pb
 from earshot.relay.v1 import relay_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from control import abi, libbpf
+from control.maps import HashMap
+from control.records import ufrag_keys
 from control.requests import Code
 from tests.lab.calls import RTP, Call, binding_request, call, payload, wait_for
 from tests.lab.netns import Lab
@@ -144,6 +148,28 @@ def test_full_table(stream: RawStream, relay: RelayClient) -> None:
     assert set(results[room:]) == {(Code.RESOURCE_EXHAUSTED, "credentials")}
     # What is removed makes room within the same batch.
     assert stream.batch(remove("s0"), add("late", "late")) == [(Code.OK, "")] * 2
+
+
+def test_map_that_someone_else_has_filled(site: Site, stream: RawStream, relay: RelayClient) -> None:
+    """The registry counts what is in the map; here its count is wrong."""
+    fd = libbpf.get_pinned(site.lab.pins / "sessions_v1")
+    sessions = HashMap(fd, abi.UFRAG_KEY, abi.SESSION)
+    there = len(sessions.read()[0])
+    strays = ufrag_keys([f"stray{n}" for n in range(MAX_SESSIONS - there - 2)])
+    sessions.put_many(strays, np.zeros(len(strays), abi.SESSION))
+    try:
+        results = stream.batch(add("fits", "fits"), add("half", "fits2", "over"), add("out", "none"))
+        assert results == [
+            (Code.OK, ""),
+            (Code.RESOURCE_EXHAUSTED, "credentials"),
+            (Code.RESOURCE_EXHAUSTED, "credentials"),
+        ]
+        assert {one.session_id for one in relay.sessions() if one.transceiver == "raw"} == {"fits"}
+        assert len(sessions.read()[0]) == MAX_SESSIONS - 1
+    finally:
+        sessions.delete_many(strays)
+        os.close(fd)
+    assert stream.batch(add("half", "fits2", "over")) == [(Code.OK, "")]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ MINIMAL: dict[str, object] = {
     "relay_addresses": ["10.0.0.1"],
 }
 
+TOO_MANY_RELAYS = [f"10.0.0.{n + 1}" for n in range(abi.RELAY_MAX + 1)]
+
 
 def test_defaults() -> None:
     config = build(MINIMAL, {}, {})
@@ -98,7 +100,7 @@ def test_required(missing: str) -> None:
         ("relay_addresses", ["10.0.0.1", "10.0.0.1"], "twice"),
         ("relay_addresses", ["10.0.0.1", "fe80::1"], "link-local"),
         ("relay_addresses", ["::ffff:10.0.0.1"], "IPv4-mapped"),
-        ("relay_addresses", [f"10.0.0.{n + 1}" for n in range(abi.RELAY_MAX + 1)], f"at most {abi.RELAY_MAX}"),
+        ("relay_addresses", TOO_MANY_RELAYS, f"at most {abi.RELAY_MAX}"),
         ("relay_ports", "10000", "not a range of ports"),
         ("relay_ports", "20000-10000", "not a range within"),
         ("relay_ports", "0-100", "not a range within"),
