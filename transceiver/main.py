@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from ipaddress import ip_address
+from typing import Any
 
 import click
 from aiohttp import web
@@ -142,6 +143,7 @@ def main(
 async def serve(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Raises `OSError` if it cannot listen."""
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_unhandled)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -177,9 +179,23 @@ async def serve(settings: Settings) -> None:
     event(logging.INFO, "stopped")
 
 
+def _unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody waited for: above all, aiortc's tasks that trip over what a client negotiated.
+
+    The call is then ended by its set-up or silence timeout, and the others do not notice.
+    """
+    error = context.get("exception")
+    detail = f"{type(error).__name__}: {error}" if error else context.get("message", "")
+    event(logging.WARNING, "unhandled", detail=detail)
+
+
 async def _announce(relay: RelayClient, runner: web.AppRunner) -> None:
     await relay.wait_attached()
-    event(logging.INFO, "ready", http=",".join(f"{address[0]} {address[1]}" for address in runner.addresses))
+    event(
+        logging.INFO,
+        "ready",
+        http=",".join(str(Endpoint(ip_address(host), port)) for host, port, *_ in runner.addresses),
+    )
 
 
 if __name__ == "__main__":

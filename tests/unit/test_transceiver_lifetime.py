@@ -7,6 +7,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from random import Random
 
 import aiohttp
 from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
@@ -133,6 +134,22 @@ async def test_a_call_over_ipv6() -> None:
         assert relay.operations[0][0] == "add"
 
 
+async def test_damaged_offers_do_not_disturb_a_call() -> None:
+    random = Random(1)
+    async with running_relay() as relay, running_transceiver(relay, "--setup-timeout", "0.5") as transceiver:
+        async with calling(transceiver, 3.0) as task, aiohttp.ClientSession() as http:
+            for _ in range(100):
+                start, length = random.randrange(len(OFFER)), random.randrange(12)
+                patch = "".join(random.choices(OFFER, k=random.randrange(12)))
+                offer = OFFER[:start] + patch + OFFER[start + length :]
+                async with http.post(transceiver.whip, data=offer, headers=SDP) as response:
+                    assert response.status in (201, 400, 422)
+            result = await task
+        assert result.audio_verified, result
+        assert result.error is None
+        await eventually(lambda: not relay.sessions)
+
+
 async def test_sigterm_ends_the_calls_and_says_so_to_client_and_relay() -> None:
     async with running_relay() as relay, running_transceiver(relay) as transceiver:
         async with calling(transceiver, 20):
@@ -163,3 +180,9 @@ def test_wrong_settings_name_the_flag() -> None:
         assert result.exit_code == 2
         assert flag in result.output
     assert CliRunner().invoke(main, []).exit_code == 2
+
+
+def test_settings_come_from_the_environment_too() -> None:
+    result = CliRunner().invoke(main, [], env={"EARSHOT_TRANSCEIVER_MEDIA_ADDRESS": "nonsense"})
+    assert result.exit_code == 2
+    assert "nonsense" in result.output

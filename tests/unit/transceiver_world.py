@@ -211,9 +211,9 @@ class Transceiver:
 
     @property
     def url(self) -> str:
-        match = re.search(r'event=ready http="(\S+) (\d+)"', self.log)
+        match = re.search(r"event=ready http=(\S+)", self.log)
         assert match is not None
-        return f"http://{match[1]}:{match[2]}"
+        return f"http://{match[1]}"
 
     @property
     def whip(self) -> str:
