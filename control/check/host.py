@@ -99,14 +99,15 @@ def program() -> Iterator[Finding]:
             bpf.load()
             told = fdinfo.read(bpf.program_fd(loader.PROGRAM))
     except OSError as error:
-        found = f"the kernel refuses it: {os.strerror(error.errno or 0)}"
-        yield failed(PROGRAM, found, "see capabilities and kernel above; earshotd's log has the details")
+        found = (error.strerror or "the kernel refused it").splitlines()[0]  # the verifier's log follows
+        log = f"bpftool -d prog load {path} {bpffs.MOUNT_POINT}/trial"
+        yield failed(PROGRAM, found, f"see capabilities and kernel above; for the verifier's log: {log}")
         return
     yield ok(PROGRAM, f"accepted by the kernel ({told.get('verified_insns', '?')} instructions verified)")
     if told.get("prog_jited") == "1":
         yield ok("jit", "the program is compiled to machine code")
     else:
-        yield warning("jit", "the program is interpreted", "sysctl net.core.bpf_jit_enable=1")
+        yield warning("jit", "the program is interpreted", "sysctl -w net.core.bpf_jit_enable=1")
 
 
 def lo_forwarding(settings: list[Path]) -> Finding:
