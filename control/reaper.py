@@ -28,7 +28,8 @@ from control.flows import (
     of_sessions,
     ticks_of,
 )
-from control.sessions import EndedSession, Registry, Session
+from control.model import EndedSession, Session
+from control.sessions import Registry
 from control.streams import Streams
 
 SCAN_SECONDS = 0.2

@@ -14,9 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from control import abi
 from control.addresses import Endpoint
 from control.backends import NO_BACKEND, Backend
+from control.model import Changes, Owner, Session, UfragKey
 from control.records import owner_record, owners_of, session_records, sessions_of
 from control.requests import Code, Credential, RequestError, SessionRequest
-from control.sessions import BACKEND_REST_SECONDS, Changes, Owner, Registry, Session, UfragKey
+from control.sessions import BACKEND_REST_SECONDS, Registry
 
 GRACE = 30
 END_A = Endpoint(ip_address("10.0.0.9"), 4000)
