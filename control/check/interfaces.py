@@ -33,7 +33,7 @@ def findings(
     found = [by_name[name] for name in wanted if name in by_name]
     for name in wanted:
         if name not in by_name:
-            known = ", ".join(sorted(by_name))
+            known = ", ".join(sorted(link.name for link in links.values() if link.is_ethernet)) or "none"
             yield failed(f"interface {name}", "does not exist", f"set interfaces to some of: {known}")
     for link in found:
         yield link_state(link, ethtool.driver(link.name))
