@@ -190,6 +190,8 @@ def test_backend_number_rests_before_it_means_another_endpoint() -> None:
     with pytest.raises(RequestError):
         add(reg, owner, "s", "aaaa", to=END_B, now=10 + BACKEND_REST_SECONDS - 0.1)
     add(reg, owner, "s", "aaaa", to=END_A, now=11)  # the same endpoint may have it back at once
+    with pytest.raises(RequestError):
+        add(reg, owner, "other", "bbbb", to=END_B, now=11 + BACKEND_REST_SECONDS)
     reg.remove(owner, "s", 12)
     with pytest.raises(RequestError):
         add(reg, owner, "s", "aaaa", to=END_B, now=10 + BACKEND_REST_SECONDS + 1)
