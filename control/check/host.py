@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from control import bpffs, fdinfo
+from control import bpffs, fdinfo, hostlinks
 from control.check.finding import Finding, failed, ok, warning
 
 OLDEST_KERNEL = (6, 1)
 PROGRAM = "program"  # the name of the finding that says whether the kernel takes it
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _CAP_SYS_ADMIN = 21
-_LO_FORWARDING = [Path(f"/proc/sys/net/{family}/conf/lo/forwarding") for family in ("ipv4", "ipv6")]
 
 
 def findings(pin_path: Path) -> Iterator[Finding]:
@@ -28,7 +27,7 @@ def findings(pin_path: Path) -> Iterator[Finding]:
     yield libraries
     if libraries.status == "ok":
         yield from program()
-    yield lo_forwarding(_LO_FORWARDING)
+    yield lo_forwarding(hostlinks.LO_FORWARDING)
 
 
 def kernel(release: str) -> Finding:
@@ -110,7 +109,7 @@ def program() -> Iterator[Finding]:
         yield warning("jit", "the program is interpreted", "sysctl -w net.core.bpf_jit_enable=1")
 
 
-def lo_forwarding(settings: list[Path]) -> Finding:
+def lo_forwarding(settings: Sequence[Path]) -> Finding:
     """Whether the daemon can do what control/hostlinks.py says about lo, or need not."""
     for path in settings:
         try:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from control.errors import DatapathError
 if TYPE_CHECKING:
     from control.check.links import Link
 
-_OURS = re.compile(r"[a-z0-9_]+_v\d+|link_\d+")
 _TYPES = {1: "hash", 2: "array", 6: "percpu_array", 22: "queue"}
 
 
@@ -30,11 +28,6 @@ def names(pin_path: Path) -> list[str]:
     if not found:
         raise DatapathError(f"nothing is pinned in {pin_path}: has earshotd run, with this pin_path?")
     return found
-
-
-def foreign(pins: list[str]) -> list[str]:
-    """Those of the pins that no version of Earshot has made."""
-    return [name for name in pins if not _OURS.fullmatch(name)]
 
 
 def link_rows(pin_path: Path, links: Mapping[int, Link]) -> Iterator[Row]:
