@@ -48,9 +48,12 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
             # gRPC sends no status while a message is being written, not even one whose task is
             # cancelled: let it out first. Whoever does not read gets no status.
             outbox.end()
-            await asyncio.wait([speaking], timeout=LAST_WRITE_SECONDS)
-            for task in tasks:
-                task.cancel()
+            listening.cancel()
+            closing.cancel()
+            try:
+                await asyncio.wait([speaking], timeout=LAST_WRITE_SECONDS)
+            finally:  # also when this call is cancelled a second time
+                speaking.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _listen(self, attachment: Attachment, outbox: Outbox, context: Any) -> None:
