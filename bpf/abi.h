@@ -78,6 +78,10 @@ enum reason {
 	REASON_DROP_UNROUTABLE,
 	REASON_DROP_TOO_BIG,	 /* larger than the MTU of the link it must leave by */
 	REASON_ABORTED_BAD_NUMBER, /* a map names an entry that does not exist */
+	REASON_DROP_STUN_NO_FINGERPRINT,
+	REASON_DROP_STUN_FINGERPRINT, /* there, and wrong */
+	REASON_DROP_STUN_NO_INTEGRITY,
+	REASON_DROP_STUN_INTEGRITY,   /* not made with the session's pwd */
 	REASON_MAX,
 };
 
@@ -175,6 +179,7 @@ struct ufrag_key {
 
 enum session_flag {
 	SESSION_HAS_PWD = 1, /* inner and outer hold the HMAC-SHA1 key states */
+	SESSION_FINGERPRINT_OPTIONAL = 2, /* its clients may leave FINGERPRINT out */
 };
 
 struct session {
@@ -236,6 +241,17 @@ struct flow {
 	__u32 down_packets;
 	__u64 up_bytes; /* of the IP packet */
 	__u64 down_bytes;
+};
+
+#define SCRATCH_WORDS 2048 /* a power of two; the longest message, its padding and more */
+
+/* Where a request is checked, one for each CPU. */
+struct scratch {
+	__u32 words[SCRATCH_WORDS]; /* the message, as it stands in the packet */
+	__u32 state[5];		    /* SHA-1, host byte order */
+	__u32 tag[5];
+	__u32 schedule[16];
+	struct ufrag_key ufrag;
 };
 
 /* Forward index: a client's 5-tuple (the VIP stands for three of the five). */

@@ -13,6 +13,7 @@
 #include "checksum.h"
 #include "flow.h"
 #include "hop.h"
+#include "integrity.h"
 #include "local.h"
 #include "maps.h"
 #include "parse.h"
@@ -138,47 +139,61 @@ static __always_inline enum reason find_or_bind(const struct packet *p, const st
 }
 
 /*
- * Decides a Binding Request. Returns the reason to forward it with and the
- * record to forward it by, or the reason to drop it. Writes nothing to the
- * packet. Not inlined: its own function to the verifier, off the hot path.
+ * Decides whether a Binding Request is accepted, and if so fills *b but for the
+ * hop. Neither this nor bind_flow() is inlined: they are functions of their own
+ * to the verifier, and off the hot path.
  */
-__noinline int bind_request(struct xdp_md *ctx, const struct packet *p, __u32 vip, __u32 *number)
+__noinline int accept_request(struct xdp_md *ctx, const struct packet *p, __u32 vip, struct binding *b)
 {
-	enum reason reason;
 	const struct session *session;
-	struct ufrag_key ufrag;
-	struct binding b = {};
+	struct scratch *scratch;
+	enum reason reason;
 	struct stun stun;
 
-	if (!p || !number)
+	if (!p || !b)
 		return REASON_ABORTED_BAD_NUMBER;
-	reason = stun_attributes(ctx, p, &stun);
-	if (reason != UNDECIDED)
-		return reason;
-	reason = server_ufrag(ctx, p, &stun, &ufrag);
-	if (reason != UNDECIDED)
-		return reason;
 	reason = check_source(p);
 	if (reason != UNDECIDED)
 		return reason;
-	session = bpf_map_lookup_elem(&sessions_v1, &ufrag);
+	scratch = load_message(ctx, p);
+	if (!scratch)
+		return REASON_DROP_TRUNCATED;
+	reason = stun_attributes(scratch, p->payload_len, &stun);
+	if (reason != UNDECIDED)
+		return reason;
+	reason = server_ufrag(scratch, &stun);
+	if (reason != UNDECIDED)
+		return reason;
+	session = bpf_map_lookup_elem(&sessions_v1, &scratch->ufrag);
 	if (!session)
 		return REASON_DROP_UNKNOWN_UFRAG;
-	/*
-	 * FINGERPRINT and MESSAGE-INTEGRITY belong here, before anything is written
-	 * anywhere: the session has the HMAC key states of its pwd.
-	 */
-	b.backend = session->backend[p->family == IPV6];
-	if (!b.backend)
-		return REASON_DROP_NO_BACKEND;
-	b.session = session->number;
-	b.hop = client_hop(ctx, p, &reason);
-	if (!b.hop)
+	reason = check_integrity(scratch, &stun, session);
+	if (reason != UNDECIDED)
 		return reason;
-	b.key.client_addr = p->src;
-	b.key.client_port = p->sport;
-	b.key.vip = vip;
-	return find_or_bind(p, &b, number);
+	b->backend = session->backend[p->family == IPV6];
+	if (!b->backend)
+		return REASON_DROP_NO_BACKEND;
+	b->session = session->number;
+	b->key.client_addr = p->src;
+	b->key.client_port = p->sport;
+	b->key.vip = vip;
+	return UNDECIDED;
+}
+
+/*
+ * The record for an accepted request: the reason to forward it with and the
+ * record's number, or the reason to drop it. Writes nothing to the packet.
+ */
+__noinline int bind_flow(struct xdp_md *ctx, const struct packet *p, struct binding *b, __u32 *number)
+{
+	enum reason reason = REASON_DROP_HOP_UNRESOLVED;
+
+	if (!p || !b || !number)
+		return REASON_ABORTED_BAD_NUMBER;
+	b->hop = client_hop(ctx, p, &reason);
+	if (!b->hop)
+		return reason;
+	return find_or_bind(p, b, number);
 }
 
 #endif

@@ -152,6 +152,14 @@ struct {
 	__uint(max_entries, 1);
 } free_flows6_v1 SEC(".maps");
 
+/* XDP's alone: see integrity.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct scratch);
+	__uint(max_entries, 1);
+} scratch_v1 SEC(".maps");
+
 /* By enum reason. Written by XDP for every packet; read by daemon and CLI. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

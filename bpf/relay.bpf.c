@@ -17,21 +17,23 @@
 
 static __always_inline enum reason from_client(struct xdp_md *ctx, struct packet *p, __u32 vip, __u16 stun_type)
 {
-	struct flow_key key = {
-		.client_addr = p->src,
-		.client_port = p->sport,
-		.vip = vip,
-	};
+	struct binding binding = {};
 	enum reason reason;
 	__u32 *found, number = 0;
 
 	if (is_stun(p->first) && stun_type == STUN_BINDING_REQUEST) {
-		reason = bind_request(ctx, p, vip, &number);
+		reason = accept_request(ctx, p, vip, &binding);
+		if (reason != UNDECIDED)
+			return reason;
+		reason = bind_flow(ctx, p, &binding, &number);
 		if (reason < REASON_FORWARD_TO_TRANSCEIVER || reason > REASON_FORWARD_REBOUND)
 			return reason;
 		return to_transceiver(ctx, p, number, reason);
 	}
-	found = bpf_map_lookup_elem(&flow_index_v1, &key);
+	binding.key.client_addr = p->src;
+	binding.key.client_port = p->sport;
+	binding.key.vip = vip;
+	found = bpf_map_lookup_elem(&flow_index_v1, &binding.key);
 	if (!found)
 		return unclaimed(p, REASON_DROP_NO_FLOW);
 	return to_transceiver(ctx, p, *found, REASON_FORWARD_TO_TRANSCEIVER);

@@ -27,9 +27,7 @@ static __always_inline int finish(struct xdp_md *ctx, const struct packet *p, en
 	}
 	if (reason <= REASON_PASS_NOT_OURS)
 		return XDP_PASS;
-	if (reason < REASON_ABORTED_BAD_NUMBER)
-		return XDP_DROP;
-	return XDP_ABORTED;
+	return reason == REASON_ABORTED_BAD_NUMBER ? XDP_ABORTED : XDP_DROP;
 }
 
 #endif

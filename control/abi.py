@@ -64,6 +64,10 @@ class Reason(IntEnum):
     DROP_UNROUTABLE = 38
     DROP_TOO_BIG = 39
     ABORTED_BAD_NUMBER = 40
+    DROP_STUN_NO_FINGERPRINT = 41
+    DROP_STUN_FINGERPRINT = 42
+    DROP_STUN_NO_INTEGRITY = 43
+    DROP_STUN_INTEGRITY = 44
 
 
 class LocalKind(IntEnum):
@@ -75,6 +79,7 @@ class LocalKind(IntEnum):
 
 class SessionFlag(IntEnum):
     HAS_PWD = 1
+    FINGERPRINT_OPTIONAL = 2
 
 
 class FlowState(IntEnum):
