@@ -29,11 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure shows the end of every log of the test's lab."""
+    """A failure shows the end of every log of the test's labs."""
     report = yield
-    lab = getattr(item, "funcargs", {}).get("lab")
-    if report.failed and isinstance(lab, Lab) and lab.dir.is_dir():
-        for log in sorted(lab.dir.glob("*.log")):
+    if report.failed:
+        values = getattr(item, "funcargs", {}).values()
+        labs = {value if isinstance(value, Lab) else getattr(value, "lab", None) for value in values}
+        for log in sorted(log for lab in labs if isinstance(lab, Lab) for log in lab.dir.glob("*.log")):
             report.sections.append((log.name, log.read_text(errors="replace")[-LOG_TAIL:]))
     return report
 

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import secrets
+import select
 import socket
 import string
 import time
@@ -61,11 +62,7 @@ def new_ufrag(length: int = 8) -> str:
 
 def nothing_waits(receiver: socket.socket) -> bool:
     """Whether no datagram has arrived that nobody has read."""
-    try:
-        receiver.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
-    except BlockingIOError:
-        return True
-    return False
+    return not select.select([receiver], [], [], 0)[0]
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout: float = DEADLINE) -> None:

@@ -19,10 +19,17 @@ from tests.lab.live import LiveTable
 from tests.lab.netns import Lab, LabError
 from tests.lab.relay_client import RelayClient
 from tests.lab.report import RelayReport, Report, flow_table
-from tests.lab.services import BIN, endpoint, relay_target, start_relay, start_transceiver, whip_url
+from tests.lab.services import (
+    BIN,
+    endpoint,
+    relay_target,
+    start_calls,
+    start_relay,
+    start_transceiver,
+    whip_url,
+)
 from tests.lab.topology import VIP_PORT, Site, two_armed
 
-CALLER_KEYS = ("connected", "audio_verified", "data_channel_verified", "setup_ms")
 SETUP_ALLOWANCE = 60.0  # seconds that the calls may take beyond their own length
 
 
@@ -75,15 +82,14 @@ def demonstrate(options: argparse.Namespace) -> int:
         modes = site.xdp_modes()
         attached = ", ".join(f"{link} ({mode})" for link, mode in modes.items())
         print(f"earshotd runs; its XDP program is attached to: {attached}")
-        start_transceiver(site, family)
+        start_transceiver(site, [family])
         print(f"earshot-transceiver runs and is attached to the relay; WHIP at {whip_url()}\n")
         with RelayClient(relay_target(site)) as relay:
-            outcome = place_calls(site, relay, options.calls, options.seconds)
-            report = Report(
-                calls=options.calls,
+            results = place_calls(site, relay, options.calls, options.seconds)
+            report = Report.of(
+                results,
                 seconds=options.seconds,
                 ip_version=family,
-                **{key: outcome[key] for key in CALLER_KEYS},
                 relay=RelayReport.of(relay.counters(), site.stack_packets()),
                 xdp_mode="/".join(sorted(set(modes.values()))),
                 signalling_udp_packets=site.signalling_udp_packets(),
@@ -109,29 +115,27 @@ def describe(site: Site, family: int) -> None:
     print(f"{'':>8}three hosts, no subnet shared; the relay host itself forwards nothing\n")
 
 
-def place_calls(site: Site, relay: RelayClient, calls: int, seconds: int) -> dict[str, Any]:
-    """Lets the client host call, shows the flows meanwhile; returns what the caller found."""
+def place_calls(site: Site, relay: RelayClient, calls: int, seconds: int) -> list[dict[str, Any]]:
+    """Lets the client host call, shows the flows meanwhile; returns what became of each call."""
     print(f"Placing {calls} calls from the client host ...\n")
     result = site.lab.dir / "calls.json"
-    caller = site.lab.popen(
-        site.client,
-        *(sys.executable, "-P", "-m", "tests.lab.caller", "--whip", whip_url()),
-        *("--calls", str(calls), "--seconds", str(seconds), "--json", str(result)),
-        log="caller",
-    )
-    table = LiveTable(sys.stdout)
+    caller = start_calls(site, calls, seconds, result)
+    table, most = LiveTable(sys.stdout), 0
     deadline = time.monotonic() + seconds + SETUP_ALLOWANCE
     while caller.poll() is None:
         if time.monotonic() > deadline:
             raise LabError(f"the calls have not ended after {seconds + SETUP_ALLOWANCE:.0f} s")
-        if flows := relay.flows():
+        flows = relay.flows()
+        # Once calls hang up, the table stays as it was when all were there.
+        if len(flows) >= max(most, 1):
+            most = len(flows)
             table.show(flow_table(flows))
         time.sleep(0.25)
     table.finish()
     if not result.exists():
         raise LabError(f"the caller ended with {caller.returncode}:\n{log_tail(site.lab.log('caller'))}")
-    outcome: dict[str, Any] = json.loads(result.read_text())
-    return outcome
+    results: list[dict[str, Any]] = json.loads(result.read_text())["calls"]
+    return results
 
 
 def print_verdict(report: Report, failures: list[str]) -> None:

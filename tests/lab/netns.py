@@ -49,8 +49,9 @@ def run(argv: Sequence[str], *, stdin: str | None = None, timeout: float = 30) -
 class Host:
     """One network namespace. It shares the file system and all else with the machine."""
 
-    def __init__(self, prefix: str, name: str) -> None:
+    def __init__(self, prefix: str, name: str, is_relay: bool) -> None:
         self.name = name
+        self.is_relay = is_relay
         self.path = NETNS / f"{prefix}-{name}"
         run(["ip", "netns", "add", self.path.name])
         # Duplicate address detection would keep an address unusable for a second.
@@ -138,8 +139,9 @@ class Lab:
         (self.dir / "kept").touch()
         self.kept = True
 
-    def host(self, name: str) -> Host:
-        made = self.hosts[name] = Host(self.prefix, name)
+    def host(self, name: str, *, is_relay: bool = False) -> Host:
+        """Makes a host. A relay's links are left free for earshotd's XDP program."""
+        made = self.hosts[name] = Host(self.prefix, name, is_relay)
         return made
 
     def link(
@@ -164,15 +166,18 @@ class Lab:
         peer = f"peer name {ends[1][1]} index {there} mtu {mtu} netns {b.path.name}"
         a.ip(f"link add name {ends[0][1]} index {here} mtu {mtu} type veth {peer}")
         for host, interface, addresses in ends:
-            # tx off: with checksum offload a socket's packet crosses a veth with its
-            # checksum half done, and XDP would forward it so.
-            # gro on: without GRO (or an XDP program) at this end, the kernel silently
-            # drops what the other end sends by XDP_TX or redirect.
-            host.run("ethtool", "-K", interface, "tx", "off", "gro", "on")
             host.ip(
                 *(f"address add {address} dev {interface}{_nodad(address)}" for address in addresses),
                 f"link set dev {interface} up",
             )
+        for host, interface, _ in ends:
+            # With checksum offload a socket's packet crosses a veth with its checksum
+            # half done, and XDP would forward it so.
+            host.run("ethtool", "-K", interface, "tx", "off")
+            if not host.is_relay:
+                # GRO, which would do for a redirect, leaves what XDP_TX sends in the
+                # ring until some other packet wakes the receiver.
+                host.ip(f"link set dev {interface} xdpdrv object {self._pass_program()} section xdp")
 
     def popen(self, host: Host, *argv: str, log: str = "") -> subprocess.Popen[bytes]:
         """Starts a command in a host; its output goes to the log file of that name.
@@ -193,6 +198,15 @@ class Lab:
 
     def log(self, name: str) -> Path:
         return self.dir / f"{name}.log"
+
+    def _pass_program(self) -> Path:
+        """The XDP program for the ends of links that no relay has, compiled when first needed."""
+        program = self.dir / "pass.o"
+        if not program.exists():
+            source = Path(__file__).with_name("pass.bpf.c")
+            clang = os.environ.get("CLANG", "clang-19")
+            run([clang, "-O2", "-Wall", "-target", "bpf", "-c", str(source), "-o", str(program)])
+        return program
 
     @staticmethod
     def sweep() -> list[str]:

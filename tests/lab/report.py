@@ -11,9 +11,16 @@ from typing import Any
 from earshot.relay.v1 import relay_pb2 as pb
 
 MOST_ROWS = 24
+SESSION_WIDTH = 8  # of its id: enough to tell calls apart
 HEADINGS = ("SESSION", "CLIENT", "TRANSCEIVER", "TO TRANSCEIVER", "TO CLIENT", "AGE")
 TO_TRANSCEIVER = ("forward_to_transceiver", "forward_bound", "forward_rebound")
 TO_CLIENT = ("forward_to_client",)
+# A removed session stops at once, and its client goes on sending for a moment.
+EXPECTED_DROPS = {
+    "drop_no_flow": " (sent after hanging up)",
+    "drop_stale_flow": " (sent while hanging up)",
+    "drop_no_relay_flow": " (answered after hanging up)",
+}
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,38 @@ class Report:
     audio_verified: int
     data_channel_verified: int
     setup_ms: list[float]  # of each connected call: from the offer to the first media back
+    correlation: list[float]  # of each call: of the echo with what was sent, at most 1
+    errors: list[str]  # of calls that failed
     relay: RelayReport
     xdp_mode: str
     signalling_udp_packets: int  # that tried to pass the relay by
+
+    @classmethod
+    def of(
+        cls,
+        results: Sequence[Mapping[str, Any]],
+        *,
+        seconds: float,
+        ip_version: int,
+        relay: RelayReport,
+        xdp_mode: str,
+        signalling_udp_packets: int,
+    ) -> Report:
+        """`results` as the caller's JSON file has them, one for each call."""
+        return cls(
+            calls=len(results),
+            seconds=seconds,
+            ip_version=ip_version,
+            connected=sum(result["connected"] for result in results),
+            audio_verified=sum(result["audio_verified"] for result in results),
+            data_channel_verified=sum(result["data_channel_verified"] for result in results),
+            setup_ms=[result["setup_ms"] for result in results if result["connected"]],
+            correlation=[result["correlation"] for result in results],
+            errors=[result["error"] for result in results if result["error"]],
+            relay=relay,
+            xdp_mode=xdp_mode,
+            signalling_udp_packets=signalling_udp_packets,
+        )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,6 +99,7 @@ class Report:
             (self.data_channel_verified, "had their data channel answered"),
         )
         failures = [f"{count} of {self.calls} {what}" for count, what in shortfalls if count != self.calls]
+        failures += [f"a call failed: {error}" for error in self.errors]
         if self.relay.stack_packets:
             failures.append(f"{self.relay.stack_packets} UDP packets to the VIP reached the relay's stack")
         if self.signalling_udp_packets:
@@ -75,12 +112,15 @@ class Report:
         """What was proved, a line each; for a report without failures."""
         relay = self.relay
         worst, middle = max(self.setup_ms), statistics.median(self.setup_ms)
-        dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(relay.dropped.items()))
+        dropped = "; ".join(
+            f"{count} {reason}{EXPECTED_DROPS.get(reason, '')}"
+            for reason, count in sorted(relay.dropped.items())
+        )
         return [
             f"{self.connected} of {self.calls} calls connected; offer to media: "
             f"median {middle:.0f} ms, slowest {worst:.0f} ms",
-            f"{self.audio_verified} of {self.calls} got their own audio back: the echo correlates "
-            "with what was sent",
+            f"{self.audio_verified} of {self.calls} got their own audio back: correlation of the echo "
+            f"with what was sent {min(self.correlation):.2f} or more",
             f"{self.data_channel_verified} of {self.calls} got their data channel's answer",
             f"{relay.to_transceiver_packets:,} packets to the transceiver, {relay.to_client_packets:,} "
             f"to the clients, all by XDP ({self.xdp_mode})",
@@ -105,7 +145,7 @@ def flow_table(flows: Sequence[pb.Flow]) -> list[str]:
 
 def _row(flow: pb.Flow) -> tuple[str, ...]:
     return (
-        flow.session_id,
+        flow.session_id[:SESSION_WIDTH],
         _endpoint(flow.client),
         f"{flow.transceiver} {_endpoint(flow.backend)}",
         _traffic(flow.to_transceiver_packets, flow.to_transceiver_bytes),
@@ -120,4 +160,4 @@ def _endpoint(endpoint: pb.Endpoint) -> str:
 
 
 def _traffic(packets: int, size: int) -> str:
-    return f"{packets:>6,} {size / 1000:>8,.1f} kB"
+    return f"{packets:>6,} packets {size / 1000:>8,.1f} kB"

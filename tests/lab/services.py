@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab.netns import Host, Lab, LabError
@@ -42,7 +43,7 @@ def start_relay(site: Site, *flags: str) -> subprocess.Popen[bytes]:
     )
 
 
-def start_transceiver(site: Site, *families: int) -> subprocess.Popen[bytes]:
+def start_transceiver(site: Site, families: Sequence[int], *flags: str) -> subprocess.Popen[bytes]:
     """earshot-transceiver in its host, with media of these families; returns when it serves."""
     return start(
         site.lab,
@@ -52,11 +53,22 @@ def start_transceiver(site: Site, *families: int) -> subprocess.Popen[bytes]:
         f"--relay={relay_target(site)}",
         f"--http={endpoint(SIGNALLING_TRANSCEIVER, HTTP_PORT)}",
         *(f"--media-address={site.addresses[family].transceiver}" for family in families),
+        *flags,
     )
 
 
 def whip_url() -> str:
     return f"http://{endpoint(SIGNALLING_TRANSCEIVER, HTTP_PORT)}/whip"
+
+
+def start_calls(site: Site, calls: int, seconds: int, result: Path) -> subprocess.Popen[bytes]:
+    """Real calls from the client host; what became of them is in `result` when it has ended."""
+    return site.lab.popen(
+        site.client,
+        *(sys.executable, "-P", "-m", "tests.lab.caller", "--whip", whip_url()),
+        *("--calls", str(calls), "--seconds", str(seconds), "--json", str(result)),
+        log="caller",
+    )
 
 
 def start(lab: Lab, host: Host, *argv: str) -> subprocess.Popen[bytes]:

@@ -79,7 +79,7 @@ class Site:
 
 def two_armed(lab: Lab) -> Site:
     """The standard site, with a signalling link beside the relay."""
-    client, relay, transceiver = lab.host("client"), lab.host("relay"), lab.host("transceiver")
+    client, relay, transceiver = lab.host("client"), lab.host("relay", is_relay=True), lab.host("transceiver")
     lab.link(
         client,
         relay,
@@ -100,7 +100,7 @@ def two_armed(lab: Lab) -> Site:
 
 def one_armed(lab: Lab) -> Site:
     """Client and transceiver behind one router; its link is the relay host's only one."""
-    client, relay, transceiver = lab.host("client"), lab.host("relay"), lab.host("transceiver")
+    client, relay, transceiver = lab.host("client"), lab.host("relay", is_relay=True), lab.host("transceiver")
     router = lab.host("router")
     router.sysctl("net.ipv4.ip_forward", 1)
     router.sysctl("net.ipv6.conf.all.forwarding", 1)

@@ -137,7 +137,7 @@ def test_an_unresolved_neighbour_costs_one_request_at_most(
     site: Site, attachment: Attachment, family: int
 ) -> None:
     address = add_address(site, UNKNOWN_NEIGHBOUR[family])
-    site.relay.ip(f"-{family} neighbour flush all")
+    site.relay.ip("neighbour flush all")
     with call(site, attachment, family, (address, 0)) as made:
         made.bind(requests=2)
         for _ in range(10):

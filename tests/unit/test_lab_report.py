@@ -21,6 +21,8 @@ GOOD = Report(
     audio_verified=2,
     data_channel_verified=2,
     setup_ms=[100.0, 140.0],
+    correlation=[0.98, 0.96],
+    errors=[],
     relay=RelayReport(to_transceiver_packets=1400, to_client_packets=1390, dropped={}, stack_packets=0),
     xdp_mode="native",
     signalling_udp_packets=0,
@@ -47,9 +49,40 @@ def test_the_report_proves_what_happened() -> None:
     assert "dropped: nothing" in proof
 
 
+def test_the_callers_results_are_counted() -> None:
+    good = {
+        "connected": True,
+        "audio_verified": True,
+        "data_channel_verified": True,
+        "setup_ms": 120.0,
+        "correlation": 0.97,
+        "error": None,
+    }
+    bad = {
+        "connected": False,
+        "audio_verified": False,
+        "data_channel_verified": False,
+        "setup_ms": None,
+        "correlation": 0.0,
+        "error": "no media",
+    }
+    report = Report.of(
+        [good, bad], seconds=4, ip_version=6, relay=GOOD.relay, xdp_mode="native", signalling_udp_packets=0
+    )
+    assert (report.calls, report.connected, report.audio_verified, report.data_channel_verified) == (
+        2,
+        1,
+        1,
+        1,
+    )
+    assert report.setup_ms == [120.0]
+    assert len(report.failures()) == 4
+
+
 @pytest.mark.parametrize(
     ("changes", "failure"),
     [
+        ({"errors": ["no media"]}, "a call failed: no media"),
         ({"connected": 1}, "1 of 2 calls connected"),
         ({"audio_verified": 0}, "0 of 2 heard their own audio come back"),
         ({"data_channel_verified": 1}, "1 of 2 had their data channel answered"),
@@ -90,7 +123,7 @@ def test_the_table_is_aligned_and_bounded() -> None:
     assert lines[0].split()[0] == "SESSION"
     assert lines[1].startswith("s1 ")
     assert "[2001:db8::1]:1001" in lines[1]
-    assert "1,234    100.0 kB" in lines[1]
+    assert "1,234 packets    100.0 kB" in lines[1]
     assert lines[-1] == "and 5 more"
     columns = {line.index("transceiver 10.0.0.1") for line in lines[1:-1]}
     assert columns == {lines[0].index("TRANSCEIVER")}
