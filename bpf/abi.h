@@ -28,6 +28,7 @@ enum limit {
 	HOP_MAX = 16384,
 	OWNER_MAX = 1024,
 	FLOW_STATE_BITS = 4, /* of flow.state; the second of binding is above them */
+	PROVISIONAL_KEY = 0x8000, /* in flow_key.vip */
 	FLOW_TICK_SHIFT = 20, /* a tick is 2^20 ns of CLOCK_MONOTONIC, 1.05 ms */
 };
 
@@ -82,6 +83,10 @@ enum reason {
 	REASON_DROP_STUN_FINGERPRINT, /* there, and wrong */
 	REASON_DROP_STUN_NO_INTEGRITY,
 	REASON_DROP_STUN_INTEGRITY,   /* not made with the session's pwd */
+	REASON_FORWARD_PROVISIONAL,   /* a request that only the transceiver can judge */
+	REASON_DROP_PROVISIONAL,      /* its flow is not confirmed: not STUN, or too much of it */
+	REASON_DROP_SOURCE_BUDGET,    /* too many requests without a flow from one prefix */
+	REASON_DROP_BINDING_BUDGET,   /* too many new flows on this CPU */
 	REASON_MAX,
 };
 
@@ -211,8 +216,9 @@ struct backend {
 /* ---- flows -------------------------------------------------------------- */
 
 /*
- * FREE -> BINDING -> LIVE and LIVE -> SUPERSEDED by XDP, with compare-and-swap;
- * LIVE or SUPERSEDED -> DEAD -> FREE by the daemon.
+ * FREE -> BINDING -> LIVE or PROVISIONAL, PROVISIONAL -> LIVE, and LIVE ->
+ * SUPERSEDED by XDP, with compare-and-swap; all of these -> DEAD -> FREE by the
+ * daemon.
  */
 enum flow_state {
 	FLOW_FREE,
@@ -220,6 +226,7 @@ enum flow_state {
 	FLOW_LIVE,
 	FLOW_SUPERSEDED, /* its client's 5-tuple belongs to a newer record */
 	FLOW_DEAD,	 /* in quarantine */
+	FLOW_PROVISIONAL, /* not confirmed by its transceiver: down_bytes holds the transaction */
 };
 
 /*
@@ -254,11 +261,20 @@ struct scratch {
 	struct ufrag_key ufrag;
 };
 
-/* Forward index: a client's 5-tuple (the VIP stands for three of the five). */
+/*
+ * Forward index: a client's 5-tuple (the VIP stands for three of the five). A
+ * PROVISIONAL record has PROVISIONAL_KEY set in vip, beside the flow proper.
+ */
 struct flow_key {
 	struct address client_addr;
 	__be16 client_port;
 	__u16 vip;
+};
+
+/* Sources that no budget holds for; the longest prefix counts. */
+struct prefix_key {
+	__u32 bits; /* of the mapped address: an IPv4 /24 has 120 */
+	struct address addr;
 };
 
 _Static_assert(sizeof(struct address) == 16, "address");

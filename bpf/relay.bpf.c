@@ -13,26 +13,26 @@
 #include "stun.h"
 #include "flow.h"
 #include "bind.h"
+#include "answer.h"
 #include "verdict.h"
 
 static __always_inline enum reason from_client(struct xdp_md *ctx, struct packet *p, __u32 vip, __u16 stun_type)
 {
-	struct binding binding = {};
+	struct binding binding = {
+		.key = { .client_addr = p->src, .client_port = p->sport, .vip = vip },
+	};
 	enum reason reason;
 	__u32 *found, number = 0;
 
 	if (is_stun(p->first) && stun_type == STUN_BINDING_REQUEST) {
-		reason = accept_request(ctx, p, vip, &binding);
+		reason = accept_request(ctx, p, &binding);
 		if (reason != UNDECIDED)
 			return reason;
 		reason = bind_flow(ctx, p, &binding, &number);
-		if (reason < REASON_FORWARD_TO_TRANSCEIVER || reason > REASON_FORWARD_REBOUND)
+		if (!is_forward(reason))
 			return reason;
 		return to_transceiver(ctx, p, number, reason);
 	}
-	binding.key.client_addr = p->src;
-	binding.key.client_port = p->sport;
-	binding.key.vip = vip;
 	found = bpf_map_lookup_elem(&flow_index_v1, &binding.key);
 	if (!found)
 		return unclaimed(p, REASON_DROP_NO_FLOW);
@@ -66,7 +66,7 @@ static __always_inline enum reason relay_packet(struct xdp_md *ctx, struct packe
 	}
 	if (local->kind == LOCAL_VIP)
 		return from_client(ctx, p, local->number, stun_type);
-	return to_client(ctx, p, local);
+	return to_client(ctx, p, local, stun_type);
 }
 
 SEC("xdp")

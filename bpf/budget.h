@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * What a flood may cost. Two budgets, each a token bucket kept as one number:
+ * the time at which the bucket would be full again (the "virtual scheduling"
+ * form of the generic cell rate algorithm, ITU-T I.371). An interval of 0
+ * switches a budget off. Races between CPUs let a few packets more pass.
+ */
+#ifndef EARSHOT_BUDGET_H
+#define EARSHOT_BUDGET_H
+
+#include "maps.h"
+#include "parse.h"
+
+/* Takes one token; 0 where there is none. */
+static __always_inline int take(__u64 *full_at, __u64 interval, __u64 burst, __u64 now)
+{
+	__u64 from = *full_at > now ? *full_at : now;
+
+	if (from - now > burst)
+		return 0;
+	*full_at = from + interval;
+	return 1;
+}
+
+/*
+ * For requests that no flow answers for: a bucket for each source, a /32 or a
+ * /64. Exempt prefixes are looked up last, for sources that have spent theirs.
+ */
+static __always_inline enum reason charge_source(const struct packet *p)
+{
+	__u64 now = bpf_ktime_get_coarse_ns(), first, *full_at;
+	struct prefix_key exempt = { .bits = 128, .addr = p->src };
+	struct address source = p->src;
+
+	if (!settings.source_interval)
+		return UNDECIDED;
+	if (p->family == IPV6)
+		source.words[2] = source.words[3] = 0;
+	full_at = bpf_map_lookup_elem(&sources_v1, &source);
+	if (!full_at) {
+		first = now + settings.source_interval;
+		bpf_map_update_elem(&sources_v1, &source, &first, BPF_ANY);
+		return UNDECIDED;
+	}
+	if (take(full_at, settings.source_interval, settings.source_burst, now) ||
+	    bpf_map_lookup_elem(&exempt_v1, &exempt))
+		return UNDECIDED;
+	return REASON_DROP_SOURCE_BUDGET;
+}
+
+/* For new records: one bucket a CPU, against whoever does know a secret. */
+static __always_inline enum reason charge_binding(void)
+{
+	__u32 zero = 0;
+	__u64 *full_at = bpf_map_lookup_elem(&bindings_v1, &zero);
+
+	if (!full_at || !settings.binding_interval)
+		return UNDECIDED;
+	return take(full_at, settings.binding_interval, settings.binding_burst, bpf_ktime_get_coarse_ns())
+		       ? UNDECIDED
+		       : REASON_DROP_BINDING_BUDGET;
+}
+
+#endif
