@@ -141,7 +141,7 @@ __noinline int parse_ipv6_extensions(struct xdp_md *ctx, struct packet *p)
 	if (!p || bpf_xdp_load_bytes(ctx, ETH_HLEN + 6, &next, 1))
 		return REASON_PASS_NOT_IP;
 
-	for (i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
+	for (i = 0; i <= IPV6_EXTENSIONS_MAX; i++) {
 		switch (next) {
 		case IPPROTO_UDP: {
 			__be16 ports[2];

@@ -116,7 +116,7 @@ static __always_inline enum reason server_ufrag(struct scratch *scratch, const s
 {
 	const char *name = (const char *)scratch->words + (stun->username & STUN_MESSAGE_MAX);
 	__u32 size = stun->username_len, i;
-	int colon = 0;
+	int colon = 0, zero = 0;
 
 	if (!stun->username)
 		return REASON_DROP_STUN_NO_USERNAME;
@@ -126,10 +126,14 @@ static __always_inline enum reason server_ufrag(struct scratch *scratch, const s
 		return REASON_DROP_STUN_USERNAME_TOO_LONG;
 	for (i = 0; i < UFRAG_MAX; i++) {
 		colon |= i < size && name[i] == ':';
+		zero |= i < size && !colon && !name[i];
 		scratch->ufrag.ufrag[i] = colon ? 0 : name[i];
 	}
-	/* None among the first 33: there is no ufrag that could have been registered. */
-	if (colon || (size > UFRAG_MAX && name[UFRAG_MAX] == ':'))
+	/*
+	 * None among the first 33, or a zero in front of it, which the key could not
+	 * tell from its padding: there is no ufrag that could have been registered.
+	 */
+	if (!zero && (colon || (size > UFRAG_MAX && name[UFRAG_MAX] == ':')))
 		return UNDECIDED;
 	return REASON_DROP_STUN_USERNAME_NO_COLON;
 }

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import bcc
 import numpy as np
 import numpy.typing as npt
 from bcc import libbcc
@@ -116,6 +117,7 @@ _set_initial_value = _declare("bpf_map__set_initial_value", _I, _P, _P, _Z)
 _initial_value = _declare("bpf_map__initial_value", _P, _P, ct.POINTER(_Z))
 _reuse_fd = _declare("bpf_map__reuse_fd", _I, _P, _I)
 _set_print = _declare("libbpf_set_print", _P, _PRINT_FN)
+_version_string = _declare("libbpf_version_string", _S)
 _possible_cpus = _declare("libbpf_num_possible_cpus", _I)
 _obj_pin = _declare("bpf_obj_pin", _I, _I, _S)
 _obj_get = _declare("bpf_obj_get", _I, _S)
@@ -347,6 +349,11 @@ def run_program(program_fd: int, data: bytes, *, ifindex: int = 0, repeat: int =
     return ProgramRun(XDP_ACTIONS[opts.retval], out.raw[: opts.data_size_out], opts.duration)
 
 
+def versions() -> tuple[str, str]:
+    """libbpf's, as v1.1, and bcc's."""
+    return _version_string().decode(), str(bcc.__version__)
+
+
 def possible_cpus() -> int:
     """CPUs that the kernel reserves per-CPU values for."""
     return _check(_possible_cpus(), "number of CPUs")
@@ -450,5 +457,9 @@ def read_hash(fd: int, key_type: npt.DTypeLike, value_type: npt.DTypeLike) -> tu
         keys_read.append(keys[: count.value])
         values_read.append(values[: count.value])
         if result == -_ENOENT:
-            return np.concatenate(keys_read), np.concatenate(values_read)
+            # The dtypes by name: numpy would make the host's byte order of big-endian fields.
+            return (
+                np.concatenate(keys_read, dtype=np.dtype(key_type)),
+                np.concatenate(values_read, dtype=np.dtype(value_type)),
+            )
         token_in = _U32(token_out.value)

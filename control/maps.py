@@ -61,7 +61,7 @@ class ArrayMap:
         libbpf.update(self.fd, _index(index), record.tobytes())
 
     def read(self) -> Array:
-        return np.concatenate([self.get(index) for index in range(self.entries)])
+        return np.concatenate([self.get(index) for index in range(self.entries)], dtype=self.value)
 
 
 class PerCpuArray:

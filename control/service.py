@@ -21,6 +21,7 @@ from control.streams import Outbox
 
 PAGE = 500
 HELLO_SECONDS = 10.0
+LAST_WRITE_SECONDS = 2.0
 
 _T = TypeVar("_T")
 
@@ -34,16 +35,20 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
     async def Attach(self, requests: AsyncIterator[pb.AttachRequest], context: Any) -> None:
         """Lives as long as the transceiver is attached; see the proto."""
         attachment, outbox = self._relay.attach(await _hello(context))
-        tasks = [
-            asyncio.create_task(work)
-            for work in (self._listen(attachment, outbox, context), _speak(outbox, context), outbox.closed())
-        ]
+        listening = asyncio.create_task(self._listen(attachment, outbox, context))
+        speaking = asyncio.create_task(_speak(outbox, context))
+        closing = asyncio.create_task(outbox.closed())
+        tasks = (listening, speaking, closing)
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
             self._relay.detach(attachment, outbox)
+            # gRPC sends no status while a message is being written, not even one whose task is
+            # cancelled: let it out first. Whoever does not read gets no status.
+            outbox.end()
+            await asyncio.wait([speaking], timeout=LAST_WRITE_SECONDS)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -132,8 +137,8 @@ async def _hello(context: Any) -> pb.Hello:
 
 
 async def _speak(outbox: Outbox, context: Any) -> None:
-    while True:
-        await context.write(await outbox.next())
+    while (message := await outbox.next()) is not None:
+        await context.write(message)
 
 
 def _pages(items: Iterable[_T]) -> Iterator[list[_T]]:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from control.errors import DatapathError, EarshotError, MapFullError, UnreachableError
 from control.logs import event
@@ -45,15 +46,35 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # gr
             (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
             (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
         }[handler.request_streaming, handler.response_streaming]
-        return make(
-            _translated(behaviour, details.method), handler.request_deserializer, handler.response_serializer
-        )
+        parse = handler.request_deserializer
+        if not handler.request_streaming:
+            parse = _forgiving(parse)
+        return make(_translated(behaviour, details.method), parse, handler.response_serializer)
+
+
+_MALFORMED = object()
+
+
+def _forgiving(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """A single request is parsed before its handler is called, where nobody would catch the error."""
+
+    def forgiving(raw: bytes) -> Any:
+        try:
+            return parse(raw)
+        except DecodeError:
+            return _MALFORMED
+
+    return forgiving
 
 
 def _translated(behaviour: Callable[[Any, Any], Awaitable[Any]], method: str) -> Any:
     async def call(request: Any, context: Any) -> Any:
         try:
+            if request is _MALFORMED:
+                raise DecodeError
             return await behaviour(request, context)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "request: cannot be parsed")
         except EarshotError as error:
             await context.abort(status_of(error), str(error))
         except grpc.aio.AbortError:

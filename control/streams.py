@@ -25,6 +25,7 @@ class Outbox:
         self._max_events = max_events
         self._messages: deque[tuple[pb.AttachResponse, asyncio.Event]] = deque()
         self._filled = asyncio.Event()
+        self._ended = False
         self._closed: asyncio.Future[RequestError] = asyncio.get_running_loop().create_future()
 
     def offer(self, event: pb.AttachResponse) -> bool:
@@ -38,14 +39,21 @@ class Outbox:
         """Takes the answer to a request and waits until its turn has come."""
         await self._push(response).wait()
 
-    async def next(self) -> pb.AttachResponse:
-        """The next message to send, once there is one."""
-        while not self._messages:
+    async def next(self) -> pb.AttachResponse | None:
+        """The next message to send, once there is one; None once there will be no more."""
+        while not self._ended and not self._messages:
             self._filled.clear()
             await self._filled.wait()
+        if self._ended:
+            return None
         message, taken = self._messages.popleft()
         taken.set()
         return message
+
+    def end(self) -> None:
+        """What was taken last is the last; what still waits is forgotten."""
+        self._ended = True
+        self._filled.set()
 
     def close(self, reason: RequestError) -> None:
         """The stream has to end, whatever still waits."""

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from tests.lab.leftovers import sweep
 from tests.lab.netns import Lab
 
 LOG_TAIL = 6000
@@ -15,7 +16,7 @@ LOG_TAIL = 6000
 
 def pytest_sessionstart() -> None:
     if os.geteuid() == 0:
-        Lab.sweep()
+        sweep()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

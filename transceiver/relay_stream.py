@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One attachment to a relay: Hello, the full snapshot, then operations in batches matched to their results."""
+"""One attachment to a relay: Hello, the full snapshot, then batches of operations, matched to results."""
 
 from __future__ import annotations
 

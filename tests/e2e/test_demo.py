@@ -7,14 +7,13 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import pytest
 
 from tests.lab.calls import wait_for
-from tests.lab.netns import kept_labs, labs
+from tests.lab.leftovers import kept_labs, labs
 
 pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e]
 
@@ -22,16 +21,13 @@ DEMO = Path(__file__).parents[2] / "scripts" / "demo"
 CALLS = 3
 
 
-@pytest.fixture
-def nothing_stays() -> Iterator[None]:
-    """No lab is there after the test that was not there before."""
-    before = labs()
-    yield
-    assert labs() == before
-
-
 def demo(*arguments: str, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
     return subprocess.Popen([str(DEMO), *arguments], stdout=stdout, stderr=subprocess.STDOUT, text=True)
+
+
+def labs_of(process: subprocess.Popen[str]) -> list[str]:
+    """Labs of which anything is there; the script becomes the demo, and keeps its number."""
+    return [prefix for prefix in labs() if prefix.startswith(f"es-{process.pid}-")]
 
 
 def processes_of(prefix: str) -> list[str]:
@@ -48,7 +44,6 @@ def processes_of(prefix: str) -> list[str]:
     return found
 
 
-@pytest.mark.usefixtures("nothing_stays")
 @pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
 def test_calls_connect_and_hear_themselves(tmp_path: Path, family: int) -> None:
     figures_file = tmp_path / "demo.json"
@@ -56,6 +51,7 @@ def test_calls_connect_and_hear_themselves(tmp_path: Path, family: int) -> None:
     with demo(*arguments, *(["--ipv6"] if family == 6 else [])) as process:
         output, _ = process.communicate(timeout=100)
     assert process.returncode == 0, output
+    assert labs_of(process) == []
     figures = json.loads(figures_file.read_text())
     assert figures["ip_version"] == family
     for key in ("calls", "connected", "audio_verified", "data_channel_verified"):
@@ -71,30 +67,28 @@ def test_calls_connect_and_hear_themselves(tmp_path: Path, family: int) -> None:
     assert "Proved:" in output
 
 
-@pytest.mark.usefixtures("nothing_stays")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_it_removes_everything(tmp_path: Path, number: signal.Signals, status: int) -> None:
     log = tmp_path / "output"
-    before = set(labs())
     with log.open("w") as output, demo("--calls", "2", "--seconds", "60", stdout=output) as process:
         wait_for(lambda: "TO TRANSCEIVER" in log.read_text(), "a table of flows", timeout=40)
-        (prefix,) = set(labs()) - before
+        (prefix,) = labs_of(process)
         assert processes_of(prefix)
         process.send_signal(number)
         assert process.wait(20) == status
+    assert labs_of(process) == []
     assert processes_of(prefix) == []
 
 
-@pytest.mark.usefixtures("nothing_stays")
 def test_what_is_kept_can_be_removed() -> None:
-    before = kept_labs()
     with demo("--calls", "1", "--seconds", "1", "--keep") as process:
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    (prefix,) = set(kept_labs()) - set(before)
+    (prefix,) = labs_of(process)
+    assert prefix in kept_labs()
     assert f"scripts/demo --clean {prefix}" in output
     assert processes_of(prefix)
-    with demo("--clean", prefix) as process:
-        assert f"removed {prefix}" in process.communicate(timeout=30)[0]
-    assert kept_labs() == before
+    with demo("--clean", prefix) as cleaning:
+        assert f"removed {prefix}" in cleaning.communicate(timeout=30)[0]
+    assert labs_of(process) == []
     assert processes_of(prefix) == []

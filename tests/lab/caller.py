@@ -53,6 +53,15 @@ class CallResult:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Recording:
+    """A call that is over, and what is to be compared."""
+
+    result: CallResult
+    sent: Samples
+    received: Samples
+
+
 class CallError(Exception):
     """A call did not come about."""
 
@@ -142,27 +151,39 @@ async def place_call(
     *,
     seconds: float,
     sound: Samples | None = None,
-    packets: Sequence[bytes] | None = None,
     local_address: str | None = None,
 ) -> CallResult:
     """Calls, plays `sound` (by default chirps nobody else plays), listens, hangs up. Never raises.
 
     Args:
-        seconds: how long the sound is.
-        sound: what to play; `packets` is the same, encoded, if that has been done before.
+        whip_url: where to post the offer.
+        seconds: how long to play, if `sound` is not given.
+        sound: what to play.
         local_address: the only address to send from; by default all of this host's.
     """
     if sound is None:
         sound = chirps(secrets.randbits(63), seconds)
-    if packets is None:
-        packets = await asyncio.to_thread(encoded, sound)
+    packets = await asyncio.to_thread(encoded, sound)
+    return await asyncio.to_thread(verified, await record_call(whip_url, sound, packets, local_address))
+
+
+def verified(recording: Recording) -> CallResult:
+    """The result of a call, with its sound compared."""
+    score = correlation(recording.sent, recording.received)
+    return replace(recording.result, correlation=round(score, 3), audio_verified=score >= THRESHOLD)
+
+
+async def record_call(
+    whip_url: str, sound: Samples, packets: Sequence[bytes], local_address: str | None
+) -> Recording:
+    """A call, without the comparison at its end. Never raises."""
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=HTTP_TIMEOUT)) as http:
             return await _call(peer, http, whip_url, sound, packets, local_address)
     # Whatever goes wrong in a call, with all that lies under it, is that call's result.
     except Exception as error:  # noqa: BLE001
-        return CallResult(error=f"{type(error).__name__}: {error}")
+        return Recording(CallResult(error=f"{type(error).__name__}: {error}"), sound, sound[:0])
     finally:
         await asyncio.wait([asyncio.create_task(peer.close())], timeout=CLOSE_TIMEOUT)
 
@@ -179,7 +200,7 @@ async def _call(
     sound: Samples,
     packets: Sequence[bytes],
     local_address: str | None,
-) -> CallResult:
+) -> Recording:
     microphone, recorder = Microphone(packets), Recorder()
     recordings: list[asyncio.Task[None]] = []
     peer.addTrack(microphone)
@@ -208,17 +229,15 @@ async def _call(
             deleted = response.status
         for recording in recordings:
             recording.cancel()
-    score = await asyncio.to_thread(correlation, sound, recorder.samples(len(sound) + RATE))
     if result.error is None and deleted != 200:
         result = replace(result, error=f"DELETE was answered {deleted}")
-    return replace(
+    result = replace(
         result,
-        correlation=round(score, 3),
-        audio_verified=score >= THRESHOLD,
         data_channel_verified=messenger.verified,
         packets_sent=sent,
         packets_received=received,
     )
+    return Recording(result, sound, recorder.samples(len(sound) + RATE))
 
 
 async def _post(http: aiohttp.ClientSession, whip_url: str, offer: str) -> tuple[str, str]:
@@ -252,7 +271,7 @@ def _bind_to(peer: Any, address: str) -> None:
 async def place_calls(
     whip_url: str, calls: int, seconds: float, wav: Path | None, local_address: str | None
 ) -> list[CallResult]:
-    """Several calls at a time, started one shortly after the other."""
+    """Several calls at a time, each started shortly after the one before."""
 
     def prepare(number: int) -> tuple[Samples, list[bytes]]:
         sound = from_wav(wav, number, seconds) if wav else chirps(number, seconds)
@@ -260,14 +279,12 @@ async def place_calls(
 
     sounds = [await asyncio.to_thread(prepare, number) for number in range(calls)]
 
-    async def one(number: int) -> CallResult:
+    async def one(number: int) -> Recording:
         await asyncio.sleep(number * STAGGER)
-        sound, packets = sounds[number]
-        return await place_call(
-            whip_url, seconds=seconds, sound=sound, packets=packets, local_address=local_address
-        )
+        return await record_call(whip_url, *sounds[number], local_address)
 
-    return list(await asyncio.gather(*(one(number) for number in range(calls))))
+    # Compared only when all have hung up: it is heavy, and would rob the others of their time.
+    return [verified(recording) for recording in await asyncio.gather(*map(one, range(calls)))]
 
 
 def main() -> int:

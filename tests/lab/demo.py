@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.lab import netns
+from tests.lab import leftovers
+from tests.lab.host import LabError
 from tests.lab.live import LiveTable
-from tests.lab.netns import Lab, LabError
+from tests.lab.netns import Lab
 from tests.lab.relay_client import RelayClient
 from tests.lab.report import RelayReport, Report, flow_table
 from tests.lab.services import (
@@ -62,9 +63,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def clean(which: str) -> int:
     """Removes one kept lab, or all of them."""
-    kept = [prefix for prefix in netns.kept_labs() if which in (prefix, "all")]
+    kept = [prefix for prefix in leftovers.kept_labs() if which in (prefix, "all")]
     for prefix in kept:
-        netns.remove(prefix)
+        leftovers.remove(prefix)
         print(f"removed {prefix}")
     if not kept:
         print("nothing to remove")
@@ -72,7 +73,7 @@ def clean(which: str) -> int:
 
 
 def demonstrate(options: argparse.Namespace) -> int:
-    Lab.sweep()
+    leftovers.sweep()
     family = 6 if options.ipv6 else 4
     print(f"Earshot demo: {options.calls} calls of {options.seconds} s over IPv{family}\n")
     with Lab() as lab:

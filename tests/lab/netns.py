@@ -1,102 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hosts as network namespaces, joined by veth links.
-
-A `Lab` owns everything it makes under one prefix, `es-PID-N`: the namespaces
-`es-PID-N-HOST`, the folder `/run/earshot-lab/es-PID-N` (sockets, logs) and the
-folder `/sys/fs/bpf/es-PID-N` (pins). So whoever knows a prefix can remove all
-of it, and `sweep` removes what a killed process has left behind.
-"""
+"""Hosts as network namespaces, joined by veth links."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import os
-import re
-import shutil
 import signal
-import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from pyroute2 import netns
-
-NETNS = Path("/run/netns")
-RUN = Path("/run/earshot-lab")
-BPFFS = Path("/sys/fs/bpf")
-PREFIX = re.compile(r"es-(\d+)-\d+")
+from tests.lab.host import Host, run
+from tests.lab.leftovers import BPFFS, KEPT, RUN, remove
 
 _numbers = itertools.count()
-
-
-class LabError(Exception):
-    """A command of the lab failed, or something did not happen in time."""
-
-
-def run(argv: Sequence[str], *, stdin: str | None = None, timeout: float = 30) -> str:
-    """Standard output of a command. Raises `LabError` with what it said if it fails."""
-    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
-    if done.returncode != 0:
-        said = done.stderr.strip() or done.stdout.strip()
-        raise LabError(f"{' '.join(argv)}: exit {done.returncode}: {said}")
-    return done.stdout
-
-
-class Host:
-    """One network namespace. It shares the file system and all else with the machine."""
-
-    def __init__(self, prefix: str, name: str, is_relay: bool) -> None:
-        self.name = name
-        self.is_relay = is_relay
-        self.path = NETNS / f"{prefix}-{name}"
-        run(["ip", "netns", "add", self.path.name])
-        # Duplicate address detection would keep an address unusable for a second.
-        self.sysctl("net.ipv6.conf.all.accept_dad", 0)
-        self.sysctl("net.ipv6.conf.default.accept_dad", 0)
-        self.ip("link set lo up")
-
-    def command(self, *argv: str) -> list[str]:
-        """`argv`, to be run in this host. Not by `ip netns exec`: that hides bpffs."""
-        return ["nsenter", f"--net={self.path}", "--", *argv]
-
-    def run(self, *argv: str, stdin: str | None = None, timeout: float = 30) -> str:
-        """Standard output of a command in this host; raises `LabError` if it fails."""
-        return run(self.command(*argv), stdin=stdin, timeout=timeout)
-
-    def ip(self, *lines: str) -> None:
-        """Runs commands of iproute2, without the leading `ip`."""
-        run(["ip", "-n", self.path.name, "-batch", "-"], stdin="\n".join(lines))
-
-    def nft(self, rules: str) -> None:
-        self.run("nft", "-f", "-", stdin=rules)
-
-    def sysctl(self, name: str, value: int) -> None:
-        with self.inside():
-            Path("/proc/sys", name.replace(".", "/")).write_text(str(value))
-
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        """The calling thread is in this host while the block runs: never await in it."""
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        try:
-            netns.setns(str(self.path))
-            try:
-                yield
-            finally:
-                netns.setns(home)
-        finally:
-            os.close(home)
-
-    def socket(self, family: int, kind: int = socket.SOCK_DGRAM, timeout: float = 5) -> socket.socket:
-        """A socket that lives in this host, whoever uses it."""
-        with self.inside():
-            made = socket.socket(family, kind)
-        made.settimeout(timeout)
-        return made
 
 
 class Lab:
@@ -114,11 +34,12 @@ class Lab:
         self.kept = False
         self._indices = itertools.count(10)
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._old_sigterm: signal._HANDLER = None
+        self._old_handlers: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Lab:
         if threading.current_thread() is threading.main_thread():
-            self._old_sigterm = signal.signal(signal.SIGTERM, _exit_on_signal)
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                self._old_handlers[number] = signal.signal(number, _exit_on_signal)
         mount_bpffs()
         self.dir.mkdir(parents=True)
         return self
@@ -131,12 +52,12 @@ class Lab:
                 for process in reversed(self._processes):
                     stop(process)
                 remove(self.prefix)
-        if self._old_sigterm is not None:
-            signal.signal(signal.SIGTERM, self._old_sigterm)
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
 
     def keep(self) -> None:
-        """Leaves everything running at the end of the block; `sweep` spares it too."""
-        (self.dir / "kept").touch()
+        """Leaves everything running at the end of the block; `leftovers.remove` ends it."""
+        (self.dir / KEPT).touch()
         self.kept = True
 
     def host(self, name: str, *, is_relay: bool = False) -> Host:
@@ -208,49 +129,6 @@ class Lab:
             run([clang, "-O2", "-Wall", "-target", "bpf", "-c", str(source), "-o", str(program)])
         return program
 
-    @staticmethod
-    def sweep() -> list[str]:
-        """Removes the labs of processes that are dead; returns their prefixes."""
-        dead = [prefix for prefix in labs() if not _alive(prefix) and not (RUN / prefix / "kept").exists()]
-        for prefix in dead:
-            remove(prefix)
-        return dead
-
-
-def labs() -> list[str]:
-    """Prefixes of all labs of which anything is there."""
-    names = {
-        found.group()
-        for folder in (NETNS, RUN, BPFFS)
-        if folder.is_dir()
-        for entry in folder.iterdir()
-        if (found := PREFIX.match(entry.name))
-    }
-    return sorted(names)
-
-
-def kept_labs() -> list[str]:
-    """Prefixes of the labs that were left running on purpose."""
-    return [prefix for prefix in labs() if (RUN / prefix / "kept").exists()]
-
-
-def remove(prefix: str) -> None:
-    """Ends what runs in a lab's hosts, and removes its namespaces, pins and files."""
-    names = [path.name for path in NETNS.glob(f"{prefix}-*")]
-    deadline = time.monotonic() + 5
-    while pids := [int(pid) for name in names for pid in run(["ip", "netns", "pids", name]).split()]:
-        if time.monotonic() > deadline:
-            raise LabError(f"{prefix}: processes {pids} do not end")
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
-    for name in names:
-        run(["ip", "netns", "delete", name])
-    for folder in (BPFFS / prefix, RUN / prefix):
-        if folder.exists():
-            shutil.rmtree(folder)
-
 
 def stop(process: subprocess.Popen[bytes], timeout: float = 5) -> None:
     """Asks a process to end, and ends it when it does not within `timeout` seconds."""
@@ -269,11 +147,6 @@ def mount_bpffs() -> None:
 
 def _nodad(address: str) -> str:
     return " nodad" if ":" in address else ""
-
-
-def _alive(prefix: str) -> bool:
-    found = PREFIX.match(prefix)
-    return found is not None and Path("/proc", found.group(1)).exists()
 
 
 def _exit_on_signal(number: int, frame: FrameType | None) -> None:

@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab.netns import Host, Lab, LabError
+from tests.lab.host import Host, LabError
+from tests.lab.netns import Lab
 from tests.lab.topology import HTTP_PORT, SIGNALLING_TRANSCEIVER, VIP_PORT, Site
 
 BIN = Path(sys.executable).parent  # not resolved: the virtual environment's, not the system's

@@ -22,7 +22,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from tests.lab.netns import Host, Lab
+from tests.lab.host import Host
+from tests.lab.netns import Lab
 
 VIP_PORT = 3478
 HTTP_PORT = 8080

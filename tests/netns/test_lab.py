@@ -10,7 +10,9 @@ import sys
 
 import pytest
 
-from tests.lab.netns import Lab, LabError, labs
+from tests.lab.host import LabError
+from tests.lab.leftovers import labs, sweep
+from tests.lab.netns import Lab
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
@@ -67,7 +69,7 @@ def test_an_exception_removes_everything() -> None:
     assert lab.prefix not in labs()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_removes_everything(number: signal.Signals) -> None:
     process, prefix = start_lab()
     with process:
@@ -78,10 +80,10 @@ def test_a_signal_removes_everything(number: signal.Signals) -> None:
 
 def test_what_a_killed_lab_left_behind_is_swept() -> None:
     process, prefix = start_lab()
-    assert prefix not in Lab.sweep()
+    assert prefix not in sweep()
     with process:
         process.kill()
         process.wait(10)
     assert prefix in labs()
-    assert prefix in Lab.sweep()
+    assert prefix in sweep()
     assert prefix not in labs()

@@ -19,7 +19,7 @@ def numbered(number: int) -> pb.AttachResponse:
 async def test_events_beyond_the_end_are_dropped() -> None:
     outbox = Outbox(max_events=2)
     assert [outbox.offer(numbered(n)) for n in range(4)] == [True, True, False, False]
-    assert [(await outbox.next()).batch_result.batch_id for _ in range(2)] == [0, 1]
+    assert [await outbox.next() for _ in range(2)] == [numbered(0), numbered(1)]
     assert outbox.offer(numbered(5))
 
 
@@ -42,6 +42,17 @@ async def test_next_waits() -> None:
     outbox.offer(numbered(7))
     async with asyncio.timeout(5):
         assert await waiting == numbered(7)
+
+
+async def test_end() -> None:
+    outbox = Outbox()
+    waiting = asyncio.create_task(outbox.next())
+    await asyncio.sleep(0)
+    outbox.end()
+    async with asyncio.timeout(5):
+        assert await waiting is None
+    outbox.offer(numbered(1))
+    assert await outbox.next() is None
 
 
 async def test_second_stream_closes_the_first() -> None:

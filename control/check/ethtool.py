@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a link's driver says of itself (linux/ethtool.h), without the `ethtool` program."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+from array import array
+
+_SIOCETHTOOL = 0x8946
+_GDRVINFO, _GTXCSUM = 0x3, 0x16
+_DRVINFO_BYTES = 196
+
+
+def driver(interface: str) -> str:
+    """Its name; empty where it tells none."""
+    reply = _ask(interface, _GDRVINFO, _DRVINFO_BYTES)
+    return reply[4:36].rstrip(b"\0").decode(errors="replace") if reply else ""
+
+
+def has_tx_checksum(interface: str) -> bool:
+    """Whether checksums of sent packets are left to the driver."""
+    reply = _ask(interface, _GTXCSUM, 8)
+    return bool(reply and struct.unpack_from("=I", reply, 4)[0])
+
+
+def _ask(interface: str, command: int, size: int) -> bytes:
+    """The kernel's reply; empty where the driver has none."""
+    buffer = array("B", struct.pack("=I", command).ljust(size, b"\0"))
+    request = struct.pack("16sP16x", interface.encode(), buffer.buffer_info()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+        except OSError:
+            return b""
+    return buffer.tobytes()

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all commands share: options, exit statuses, and how the pinned maps are opened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from control.config import Config, environment_name
+from control.flows import Clock
+
+if TYPE_CHECKING:
+    from control.datapath import Datapath
+
+EXIT_FAILED, EXIT_NO_DATAPATH = 1, 3
+_EXIT_STATUS = (
+    ("0", "done"),
+    ("1", "not found, refused, or a check failed"),
+    ("2", "wrong usage"),
+    ("3", "no datapath: nothing is pinned, or it may not be read"),
+)
+DEFAULT_PIN_PATH = Path(str(Config.__dataclass_fields__["pin_path"].default))
+
+type_path = click.Path(path_type=Path)
+
+
+class Command(click.Command):
+    """A command whose help ends with its exit statuses."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_exit_status(formatter)
+
+
+def write_exit_status(formatter: click.HelpFormatter) -> None:
+    with formatter.section("Exit status"):
+        formatter.write_dl(_EXIT_STATUS)
+
+
+class FailedError(click.ClickException):
+    """What was asked for does not exist, or is refused."""
+
+    exit_code = EXIT_FAILED
+
+
+class NoDatapathError(click.ClickException):
+    """There are no maps to read."""
+
+    exit_code = EXIT_NO_DATAPATH
+
+
+def pin_path_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--pin-path",
+        type=type_path,
+        envvar=environment_name("pin_path"),
+        default=DEFAULT_PIN_PATH,
+        show_default=True,
+        show_envvar=True,
+        help="Where the maps are pinned, as in earshotd's configuration.",
+    )(command)
+
+
+def form_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "-o",
+        "--output",
+        "form",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="A table for people, or JSON for programs.",
+    )(command)
+
+
+def now() -> Clock:
+    """The moment by which ages are told."""
+    return Clock.at(time.monotonic_ns())
+
+
+@contextmanager
+def pinned_maps(pin_path: Path) -> Iterator[Datapath]:
+    """The maps that are pinned there, read-only."""
+    from control.loader import (
+        open_pinned,  # not before it is needed: loads LLVM, where --help has no use of it
+    )
+
+    datapath = open_pinned(pin_path)
+    try:
+        yield datapath
+    finally:
+        datapath.close()

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is pinned, as the kernel tells of it: of any version, whether or not this one can read it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from control import fdinfo
+from control.cli.output import Row
+from control.errors import DatapathError
+
+if TYPE_CHECKING:
+    from control.check.links import Link
+
+_OURS = re.compile(r"[a-z0-9_]+_v\d+|link_\d+")
+_TYPES = {1: "hash", 2: "array", 6: "percpu_array", 22: "queue"}
+
+
+def names(pin_path: Path) -> list[str]:
+    """The pins, by name.
+
+    Raises:
+        DatapathError: there are none.
+    """
+    found = sorted(pin.name for pin in pin_path.iterdir()) if pin_path.is_dir() else []
+    if not found:
+        raise DatapathError(f"nothing is pinned in {pin_path}: has earshotd run, with this pin_path?")
+    return found
+
+
+def foreign(pins: list[str]) -> list[str]:
+    """Those of the pins that no version of Earshot has made."""
+    return [name for name in pins if not _OURS.fullmatch(name)]
+
+
+def link_rows(pin_path: Path, links: Mapping[int, Link]) -> Iterator[Row]:
+    """Where the program is attached. `links`: those of the host, by ifindex."""
+    from control import loader  # not before it is needed: loads LLVM, where --help has no use of it
+
+    for attached in loader.attached(pin_path):
+        link = links.get(attached.ifindex)
+        modes = (
+            [mode for mode, number in link.programs.items() if number == attached.program_id] if link else []
+        )
+        yield {
+            # A link of another network namespace may have the ifindex of one here.
+            "interface": link.name if link and modes else None,
+            "ifindex": attached.ifindex or None,
+            "mode": modes[0] if modes else None,
+            "program_id": attached.program_id,
+        }
+
+
+def map_rows(pin_path: Path, pins: list[str]) -> Iterator[Row]:
+    """The maps and the memory that each takes."""
+    from control import libbpf
+
+    for name in pins:
+        if name.startswith("link_"):
+            continue
+        fd = libbpf.get_pinned(pin_path / name)
+        try:
+            told = fdinfo.read(fd)
+        finally:
+            os.close(fd)
+        kind = int(told["map_type"])
+        yield {
+            "map": name,
+            "id": int(told["map_id"]),
+            "type": _TYPES.get(kind, str(kind)),
+            "max_entries": int(told["max_entries"]),
+            "memory_bytes": int(told["memlock"]),
+        }

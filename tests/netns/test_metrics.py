@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Prometheus gets to see."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from http.client import HTTPConnection
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from control import abi
+from tests.lab.calls import RTP, call, payload
+from tests.lab.netns import Lab
+from tests.lab.relay_client import Attachment, RelayClient
+from tests.lab.services import start_relay
+from tests.lab.topology import Site, two_armed
+
+pytestmark = [pytest.mark.root, pytest.mark.netns]
+
+PORT = 9555
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with Lab() as lab:
+        made = two_armed(lab)
+        start_relay(made, f"--metrics-listen=127.0.0.1:{PORT}")
+        yield made
+
+
+def scrape(site: Site) -> dict[tuple[str, ...], float]:
+    """Values by name and label values."""
+    connection = HTTPConnection("127.0.0.1", PORT, timeout=10)
+    connection.sock = site.relay.socket(socket.AF_INET, socket.SOCK_STREAM)
+    with connection.sock:
+        connection.sock.connect(("127.0.0.1", PORT))
+        connection.request("GET", "/metrics")
+        with connection.getresponse() as response:
+            assert response.status == 200
+            text = response.read().decode()
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_every_reason_has_both_counters(site: Site) -> None:
+    values = scrape(site)
+    for what in ("packets", "bytes"):
+        reasons = {key[1] for key in values if key[0] == f"earshot_datapath_{what}_total"}
+        assert reasons == {reason.name.lower() for reason in abi.Reason}
+
+
+def test_values_follow_the_maps(site: Site, relay: RelayClient, attachment: Attachment) -> None:
+    with call(site, attachment, 4) as made:
+        made.bind(4)
+        before = scrape(site)
+        for _ in range(3):
+            made.up(payload(RTP, 100))
+        after = scrape(site)
+        key = ("earshot_datapath_packets_total", "forward_to_transceiver")
+        assert after[key] - before[key] == 3
+        size = ("earshot_datapath_bytes_total", "forward_to_transceiver")
+        assert after[size] - before[size] == 3 * (100 + 28)
+        assert after["earshot_flows",] == 1
+        assert after["earshot_flow_capacity",] == 2 * (32767 - 10000 + 1)
+        assert after["earshot_sessions",] == after["earshot_ufrags",] == 1
+        assert after["earshot_transceivers", "attached"] == 1
+        assert after["earshot_transceivers", "detached"] == 0
+        assert after["earshot_stream_events_dropped_total",] == 0
+        assert any(name == "earshot_build_info" for name, *_ in after)
