@@ -194,6 +194,9 @@ static __always_inline enum reason parse_ipv6(struct xdp_md *ctx, struct packet 
 	p->ip_len = bpf_ntohs(ip->payload_len) + sizeof(*ip);
 	copy_address(&p->src, &ip->saddr);
 	copy_address(&p->dst, &ip->daddr);
+	/* ::/32 holds the IPv4-mapped addresses, by which the maps mean IPv4 alone. */
+	if (!p->dst.words[0])
+		return REASON_PASS_NOT_OURS;
 	if (ip->nexthdr != IPPROTO_UDP)
 		return parse_ipv6_extensions(ctx, p);
 	return parse_udp(ctx, p, IPV6_UDP_OFFSET);

@@ -13,11 +13,10 @@ NO_BACKEND = 0
 
 @dataclass(slots=True)
 class Backend:
-    """One endpoint; `hop` is the next hop towards it, `users` counts the sessions that name it."""
+    """One endpoint; `users` counts the sessions that name it."""
 
     number: int
     endpoint: Endpoint
-    hop: int
     users: int = 0
 
 
@@ -53,17 +52,16 @@ class BackendTable:
         self._by_endpoint[backend.endpoint] = backend
         self._resting[backend.number] = now
 
-    def acquire(self, endpoint: Endpoint, hop: int, now: float) -> int:
+    def acquire(self, endpoint: Endpoint, now: float) -> int:
         """One more user of an endpoint; its number, or NO_BACKEND if there is none left to give."""
         backend = self._by_endpoint.get(endpoint)
         if backend is None:
             number = self._free_number(now)
             if number == NO_BACKEND:
                 return NO_BACKEND
-            backend = Backend(number, endpoint, hop)
+            backend = Backend(number, endpoint)
             self._by_number[number] = backend
             self._by_endpoint[endpoint] = backend
-        backend.hop = hop
         self.acquire_number(backend.number)
         return backend.number
 

@@ -49,15 +49,15 @@ async def run(config: Config, datapath: Datapath) -> None:
         hops = await stack.enter_async_context(NextHops(datapath, config.interfaces))
         relay = Relay(config, datapath, hops)
         stack.enter_context(metrics.serving(relay, config.metrics_listen))
+        await stack.enter_async_context(server.serving(relay, config))
         async with asyncio.TaskGroup() as tasks:
             chores = [
                 tasks.create_task(_every(SCAN_SECONDS, lambda: relay.reaper.scan(clock()))),
                 tasks.create_task(_every(SWEEP_SECONDS, lambda: _sweep(relay))),
             ]
-            async with server.serving(relay, config):
-                _say_ready(config, relay)
-                await stopping.wait()
-                logs.event(_log, logging.INFO, "stopping")
+            _say_ready(config, relay)
+            await stopping.wait()
+            logs.event(_log, logging.INFO, "stopping")
             for chore in chores:
                 chore.cancel()
 
@@ -69,8 +69,8 @@ async def _every(seconds: float, work: Callable[[], None]) -> None:
 
 
 def _sweep(relay: Relay) -> None:
-    for session in relay.sweep():
-        logs.event(_log, logging.INFO, "session_expired", session=session.session_id)
+    if ended := relay.sweep():
+        logs.event(_log, logging.INFO, "sessions_expired", sessions=len(ended))
 
 
 def _say_ready(config: Config, relay: Relay) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,20 +23,30 @@ from control.relay import Relay
 class RelayCollector(Collector):
     """One relay's metrics.
 
-    Scraped in a thread of the HTTP server: it only reads, maps and lengths and one tuple of all
+    Scraped in threads of the HTTP server: it only reads, maps and lengths and one tuple of all
     transceivers, each of them whole under the interpreter's lock.
     """
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
+        self._lock = threading.Lock()
+        self._closed = False
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._packets()
-        yield from self._flows()
-        yield from self._sessions()
-        build = GaugeMetricFamily("earshot_build_info", "Always 1; what runs.", labels=["version"])
-        build.add_metric([version("earshot")], 1)
-        yield build
+        with self._lock:
+            if self._closed:
+                return
+            yield from self._packets()
+            yield from self._flows()
+            yield from self._sessions()
+            build = GaugeMetricFamily("earshot_build_info", "Always 1; what runs.", labels=["version"])
+            build.add_metric([version("earshot")], 1)
+            yield build
+
+    def close(self) -> None:
+        """Nobody reads the maps any more: they may be unmapped."""
+        with self._lock:
+            self._closed = True
 
     def _packets(self) -> Iterator[Metric]:
         counters = self._relay.datapath.reasons()
@@ -82,8 +93,9 @@ def serving(relay: Relay, listen: ListenAddress | None) -> Iterator[None]:
     if listen is None:
         yield
         return
+    collector = RelayCollector(relay)
     registry = CollectorRegistry()
-    registry.register(RelayCollector(relay))
+    registry.register(collector)
     try:
         server, thread = start_http_server(listen.port, listen.host, registry)
     except OSError as error:
@@ -94,3 +106,4 @@ def serving(relay: Relay, listen: ListenAddress | None) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join(timeout=5)
+        collector.close()

@@ -86,7 +86,7 @@ def owners_of(records: Records) -> list[tuple[int, str]]:
 def backends_of(records: Records) -> list[Backend]:
     """What backends_v1 holds, without users: those follow from the sessions."""
     used = np.flatnonzero(records["port"])
-    return [Backend(int(n), backend_endpoint(records[n]), int(records[n]["hop"])) for n in used if n]
+    return [Backend(number, backend_endpoint(records[number])) for number in used.tolist() if number]
 
 
 def backend_endpoint(record: np.void) -> Endpoint:
@@ -94,14 +94,14 @@ def backend_endpoint(record: np.void) -> Endpoint:
     return Endpoint(from_bytes(bytes(record["addr"])), int(record["port"]))
 
 
-def write_backend(records: Records, backend: Backend) -> None:
-    """Into the live mapping. Only what differs: packets are reading it."""
+def write_backend(records: Records, backend: Backend, hop: int | None) -> None:
+    """Into the live mapping, and only what differs: packets are reading it. None leaves the hop alone."""
     record: Any = records[backend.number]
     if backend_endpoint(record) != backend.endpoint:
         record["addr"] = np.void(to_bytes(backend.endpoint.address))
         record["port"] = backend.endpoint.port
-    if record["hop"] != backend.hop:
-        record["hop"] = backend.hop
+    if hop is not None:
+        record["hop"] = hop
     record["users"] = backend.users
 
 

@@ -8,6 +8,7 @@ the registry changes, and what changed is applied to the maps before anyone else
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -21,6 +22,7 @@ from control.datapath import Datapath
 from control.errors import UnreachableError
 from control.flows import Clock, endpoint_message
 from control.hmac_keys import key_states
+from control.logs import event
 from control.reaper import Reaper
 from control.requests import Code, LocalAddresses, RequestError, SessionRequest, check_hello, check_session
 from control.sessions import Attachment, Owner, Registry, Session, UfragKey
@@ -30,6 +32,8 @@ from control.streams import Outbox, Streams
 MAX_BATCH = 1000
 # A neighbour that is there answers within milliseconds; ARP gives up after three seconds.
 HOP_SECONDS = 4.0
+
+_log = logging.getLogger(__name__)
 
 
 class HopResolver(Protocol):
@@ -84,13 +88,15 @@ class Relay:
             sessions=len(self.registry.owner_of(attachment).sessions),
         )
         outbox.offer(pb.AttachResponse(welcome=welcome))
+        event(_log, logging.INFO, "attached", transceiver=hello.transceiver, sessions=welcome.sessions)
         return attachment, outbox
 
     def detach(self, attachment: Attachment, outbox: Outbox) -> None:
         """The stream has ended, for whatever reason."""
         now = clock()
         self.streams.remove(attachment.owner, outbox)
-        self.registry.detach(attachment, now.seconds)
+        if owner := self.registry.detach(attachment, now.seconds):
+            event(_log, logging.INFO, "detached", transceiver=owner.name, sessions=len(owner.sessions))
         self._store.commit(now)
 
     async def handle(self, attachment: Attachment, request: pb.AttachRequest) -> pb.AttachResponse:

@@ -63,10 +63,6 @@ class Owner:
     sessions: dict[str, Session] = field(default_factory=dict)
     snapshot: set[str] | None = None  # ids named by an unfinished snapshot
 
-    @property
-    def state(self) -> str:
-        return "attached" if self.attached else "detached"
-
 
 class SessionName(NamedTuple):
     """How people and programs know a session."""
@@ -95,11 +91,10 @@ class Changes:
 
     entries: dict[str, Session | None] = field(default_factory=dict)  # by ufrag; None: delete
     backends: dict[int, Backend] = field(default_factory=dict)
+    # Next hops of backends, by their numbers; those not named here are left to who follows the routes.
+    hops: dict[int, int] = field(default_factory=dict)
     owners: dict[int, Owner | None] = field(default_factory=dict)
     ended: list[EndedSession] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.entries or self.backends or self.owners or self.ended)
 
 
 class Registry:
@@ -169,11 +164,12 @@ class Registry:
         self._set_attached(owner, True, now)
         return Attachment(owner.number, owner.stream)
 
-    def detach(self, attachment: Attachment, now: float) -> None:
-        """The stream ended. Its sessions live on for the grace period; nothing happens if it was replaced."""
-        owner = self._owners.get(attachment.owner)
-        if owner is not None and owner.attached and owner.stream == attachment.stream:
+    def detach(self, attachment: Attachment, now: float) -> Owner | None:
+        """The stream ended, and the grace period of its transceiver begins; None if it was replaced."""
+        owner = self._current(attachment)
+        if owner is not None:
             self._set_attached(owner, False, now)
+        return owner
 
     def owner_of(self, attachment: Attachment) -> Owner:
         """The transceiver that a stream speaks for.
@@ -181,10 +177,14 @@ class Registry:
         Raises:
             RequestError: ABORTED if another stream has replaced this one.
         """
-        owner = self._owners.get(attachment.owner)
-        if owner is None or not owner.attached or owner.stream != attachment.stream:
+        owner = self._current(attachment)
+        if owner is None:
             raise RequestError(Code.ABORTED, "another stream of this name has taken over")
         return owner
+
+    def _current(self, attachment: Attachment) -> Owner | None:
+        owner = self._owners.get(attachment.owner)
+        return owner if owner and owner.attached and owner.stream == attachment.stream else None
 
     def _set_attached(self, owner: Owner, attached: bool, now: float) -> None:
         owner.attached = attached
@@ -345,12 +345,13 @@ class Registry:
     ) -> tuple[int, int]:
         acquired = {4: NO_BACKEND, 6: NO_BACKEND}
         for path, endpoint in endpoints.items():
-            number = self._backends.acquire(endpoint, hops[endpoint], now)
+            number = self._backends.acquire(endpoint, now)
             if number == NO_BACKEND:
                 for taken in filter(None, acquired.values()):
                     self._backends.release(taken, now)
                 raise RequestError(Code.RESOURCE_EXHAUSTED, "the table of endpoints is full", path)
             acquired[endpoint.address.version] = number
+            self._changes.hops[number] = hops[endpoint]
         return acquired[4], acquired[6]
 
     def _swap(self, before: Session | None, after: Session | None, now: float) -> None:

@@ -60,7 +60,7 @@ class Store:
         and flows are ended when no packet can find their session any more.
         """
         for backend in changes.backends.values():
-            write_backend(self._datapath.backends, backend)
+            write_backend(self._datapath.backends, backend, changes.hops.get(backend.number))
         for number, owner in changes.owners.items():
             self._datapath.put_owner(number, owner_record(owner))
         gone = [ufrag for ufrag, session in changes.entries.items() if session is None]

@@ -95,9 +95,7 @@ class Call:
             # what they raise. Whatever comes out, it is this offer that caused it, and nobody else's call
             # may suffer: so this is the one place that catches everything.
             except Exception as error:
-                event(
-                    logging.INFO, "offer_refused", call=self.id, error=type(error).__name__, detail=str(error)
-                )
+                event(logging.INFO, "offer_refused", call=self.id, detail=f"{type(error).__name__}: {error}")
                 raise OfferError(400, f"the offer could not be read ({type(error).__name__})") from error
 
     def registration(self) -> pb.Session:

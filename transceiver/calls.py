@@ -8,7 +8,6 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from earshot.relay.v1 import relay_pb2 as pb
 
@@ -22,7 +21,7 @@ from transceiver.errors import (
     TransceiverError,
 )
 from transceiver.log import event
-from transceiver.media import Endpoint, IPAddress, MediaPorts, Route
+from transceiver.media import IPAddress, MediaPorts, Route
 from transceiver.metrics import Tally
 from transceiver.relay_client import RelayClient
 
@@ -34,7 +33,7 @@ class Limits:
     calls: int = 1000
     setup: float = 15.0
     silence: float = 30.0
-    registration: float = 5.0
+    relay: float = 5.0
     shutdown: float = 8.0
 
 
@@ -88,7 +87,9 @@ class Calls:
         try:
             answer = await call.negotiate(offer)
             self._calls[call.id] = call  # before registering: a snapshot sent meanwhile must name it
-            await self._relay.register(call.registration(), self._limits.registration)
+            await self._relay.register(call.registration(), self._limits.relay)
+            if call.state is State.ENDED:
+                raise BusyError("the call was ended while it was being set up")
         except (TransceiverError, asyncio.CancelledError):
             self._end_soon(call, End.NOT_REGISTERED)
             raise
@@ -124,24 +125,15 @@ class Calls:
 
     def flow_event(self, response: pb.AttachResponse) -> None:
         """The relay says that a client's flow was bound or ended."""
-        bound = response.WhichOneof("message") == "flow_bound"
-        flow = response.flow_bound.flow if bound else response.flow_ended.flow
-        name = "flow_bound" if bound else "flow_ended"
+        if response.WhichOneof("message") == "flow_bound":
+            name, flow, reason = "flow_bound", response.flow_bound.flow, "none"
+        else:
+            name, flow, reason = "flow_ended", response.flow_ended.flow, _reason(response.flow_ended)
         self._tally.flow_events[name] += 1
-        details: dict[str, object] = {} if bound else {"reason": response.flow_ended.reason}
-        event(
-            logging.INFO,
-            name,
-            call=flow.session_id,
-            client=f"{flow.client.address} {flow.client.port}",
-            **details,
-        )
+        event(logging.INFO, name, call=flow.session_id, client=_text(flow.client), reason=reason)
 
     def _routes(self) -> list[Route]:
-        welcome = self._relay.welcome
-        if welcome is None:
-            raise RelayAwayError("not attached to a relay")
-        vips = [Endpoint(ip_address(vip.address), vip.port) for vip in welcome.vips]
+        vips = self._relay.vips
         routes = [
             Route(media, vip)
             for media in self._media_addresses
@@ -176,13 +168,17 @@ class Calls:
 
     async def _end(self, call: Call, reason: End, known: bool) -> None:
         """The client is told first: the way to it ends with its registration."""
-        await call.close()
-        if not known:
-            return
-        self._tally.ended[reason] += 1
-        event(logging.INFO, "call_ended", call=call.id, reason=reason)
         try:
-            await self._relay.unregister(call.id, self._limits.registration)
+            await call.close()
+        finally:  # whatever aiortc raises, the relay must not keep the session
+            if known:
+                self._tally.ended[reason] += 1
+                event(logging.INFO, "call_ended", call=call.id, reason=reason)
+                await self._unregister(call)
+
+    async def _unregister(self, call: Call) -> None:
+        try:
+            await self._relay.unregister(call.id, self._limits.relay)
         except RelayError as error:
             # Attached anew, the relay learns it from the snapshot.
             event(logging.INFO, "not_unregistered", call=call.id, detail=str(error))
@@ -196,3 +192,15 @@ def _result(error: TransceiverError) -> str:
         RefusedError: "refused",
     }
     return kinds.get(type(error), "failed")
+
+
+def _reason(ended: pb.FlowEnded) -> str:
+    """`idle` and the like; the number if the relay is newer than this code."""
+    if ended.reason not in pb.FlowEndReason.values():
+        return str(ended.reason)
+    return pb.FlowEndReason.Name(ended.reason).removeprefix("FLOW_END_REASON_").lower()
+
+
+def _text(endpoint: pb.Endpoint) -> str:
+    host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+    return f"{host}:{endpoint.port}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this code leans on inside aiortc and aioice without their promise, in one place.
 
-`prepare` is called once at start: it checks that every name is there, and then puts two of ours in:
+`check` says whether every name is there; `prepare`, called once at start, also puts two of ours in:
 
 - `aiortc.rtcicetransport.Connection`: aiortc makes its ICE connection itself and lets nobody choose it;
 - `aiortc.rtcrtpreceiver.get_decoder`: Opus is handed on as it came. Decoding and encoding again would
@@ -57,14 +57,16 @@ class PassThrough:
         return [packet]
 
 
-def prepare() -> None:
-    """Checks the libraries and fits ours in.
-
-    Raises `LibraryError` naming library, version and what is missing.
-    """
+def check() -> None:
+    """Raises `LibraryError` naming library, version and what is missing."""
     for library, owner, names in _NAMES:
         _check(library, owner, names)
     _check("aioice", aioice.Connection(ice_controlling=False), _CONNECTION_ATTRIBUTES)
+
+
+def prepare() -> None:
+    """Checks the libraries (raising as `check` does) and fits ours in."""
+    check()
     stock_decoder = aiortc.codecs.get_decoder
     aiortc.rtcicetransport.Connection = LiteConnection
     aiortc.rtcrtpreceiver.get_decoder = lambda codec: (

@@ -10,13 +10,17 @@ import time
 
 _BARE = re.compile(r"[^\s\"=]+")
 
-logger = logging.getLogger("earshot.transceiver")
+_logger = logging.getLogger("earshot.transceiver")
 
 
-def event(level: int, name: str, **fields: object) -> None:
-    """Logs one event. Never give it a pwd or a key."""
-    if logger.isEnabledFor(level):
-        logger.log(level, " ".join([f"event={name}", *(f"{key}={_value(v)}" for key, v in fields.items())]))
+def event(level: int, name: str, *, error: BaseException | None = None, **fields: object) -> None:
+    """Logs one event. Never give it a pwd or a key.
+
+    `error` is for defects of ours: the one case in which more lines follow, its trace.
+    """
+    if _logger.isEnabledFor(level):
+        line = " ".join([f"event={name}", *(f"{key}={_value(v)}" for key, v in fields.items())])
+        _logger.log(level, line, exc_info=error)
 
 
 def configure(level: str) -> None:

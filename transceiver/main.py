@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from ipaddress import ip_address
+from typing import Any
 
 import click
 from aiohttp import web
@@ -101,6 +102,7 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 @click.option(
     "--silence-timeout", default=Limits.silence, type=_seconds, help="Seconds until a client is gone."
 )
+@click.option("--relay-timeout", default=Limits.relay, type=_seconds, help="Seconds for the relay to answer.")
 @click.option(
     "--log-level",
     default="info",
@@ -116,6 +118,7 @@ def main(
     max_calls: int,
     setup_timeout: float,
     silence_timeout: float,
+    relay_timeout: float,
     log_level: str,
 ) -> None:
     """Terminates WebRTC calls that an Earshot relay forwards, and echoes them.
@@ -128,7 +131,7 @@ def main(
     Every flag can be given as EARSHOT_TRANSCEIVER_<FLAG> in the environment.
     """
     configure(log_level)
-    limits = Limits(calls=max_calls, setup=setup_timeout, silence=silence_timeout)
+    limits = Limits(max_calls, setup_timeout, silence_timeout, relay_timeout)
     try:
         prepare()
         asyncio.run(serve(Settings(relay, name, http, media_addresses, limits)))
@@ -140,6 +143,7 @@ def main(
 async def serve(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Raises `OSError` if it cannot listen."""
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_unhandled)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -175,9 +179,23 @@ async def serve(settings: Settings) -> None:
     event(logging.INFO, "stopped")
 
 
+def _unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody waited for: above all, aiortc's tasks that trip over what a client negotiated.
+
+    The call is then ended by its set-up or silence timeout, and the others do not notice.
+    """
+    error = context.get("exception")
+    detail = f"{type(error).__name__}: {error}" if error else context.get("message", "")
+    event(logging.WARNING, "unhandled", detail=detail)
+
+
 async def _announce(relay: RelayClient, runner: web.AppRunner) -> None:
     await relay.wait_attached()
-    event(logging.INFO, "ready", http=",".join(f"{address[0]} {address[1]}" for address in runner.addresses))
+    event(
+        logging.INFO,
+        "ready",
+        http=",".join(str(Endpoint(ip_address(host), port)) for host, port, *_ in runner.addresses),
+    )
 
 
 if __name__ == "__main__":

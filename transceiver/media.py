@@ -21,10 +21,13 @@ STUN_FIRST_BYTES = range(4)  # RFC 7983
 
 
 class Endpoint(NamedTuple):
-    """An address and a UDP port."""
+    """An address and a port."""
 
     address: IPAddress
     port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
 
 
 class Route(NamedTuple):

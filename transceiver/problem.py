@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
 from aiohttp import web
 
-from transceiver.log import logger
+from transceiver.log import event
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -33,8 +34,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
         return problem(error.status, _detail(error), kept)
     # A defect of ours, met by one request: it is logged with its trace and answered, and all others go on.
-    except Exception:  # noqa: BLE001
-        logger.exception("event=request_failed method=%s path=%s", request.method, request.path)
+    except Exception as error:  # noqa: BLE001
+        event(logging.ERROR, "request_failed", error=error, method=request.method, path=request.path)
         return problem(500, "an error of the server's own; it is in its log")
 
 

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from earshot.relay.v1 import relay_pb2_grpc
 
 from transceiver.errors import RefusedError, RelayAwayError
 from transceiver.log import event
+from transceiver.media import Endpoint
 from transceiver.relay_stream import RelayStream
 
 BACKOFF_FIRST = 0.1
@@ -50,7 +52,7 @@ class RelayClient:
         self._snapshot = snapshot
         self._on_flow = on_flow
         self._stream: RelayStream | None = None
-        self._welcome: pb.Welcome | None = None
+        self._vips: list[Endpoint] = []
         self._attached = asyncio.Event()
 
     @property
@@ -59,9 +61,11 @@ class RelayClient:
         return self._attached.is_set()
 
     @property
-    def welcome(self) -> pb.Welcome | None:
-        """What the relay said of itself; None while it is away."""
-        return self._welcome if self.attached else None
+    def vips(self) -> list[Endpoint]:
+        """What to tell clients. Raises `RelayAwayError` while the relay is away."""
+        if not self.attached:
+            raise RelayAwayError("not attached to a relay")
+        return self._vips
 
     async def wait_attached(self) -> None:
         """Returns when attached; the caller sets the deadline."""
@@ -85,7 +89,7 @@ class RelayClient:
             started = clock()
             try:
                 await self._attach()
-            except (grpc.RpcError, RelayAwayError, TimeoutError) as error:
+            except (grpc.RpcError, RelayAwayError, TimeoutError, asyncio.InvalidStateError) as error:
                 detail = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 event(
                     logging.WARNING, "relay_away", target=self._target, detail=detail or type(error).__name__
@@ -102,7 +106,8 @@ class RelayClient:
             call = stub.Attach()
             stream = RelayStream(call, self._on_flow)
             try:
-                self._welcome = await stream.greet(self._name, self._software)
+                welcome = await stream.greet(self._name, self._software)
+                self._vips = [_endpoint(vip) for vip in welcome.vips]
                 # From here on removals go to this stream: they are sent after the snapshot, which may
                 # still name what they remove.
                 self._stream = stream
@@ -112,8 +117,8 @@ class RelayClient:
                 event(
                     logging.INFO,
                     "relay_attached",
-                    relay=self._welcome.relay,
-                    vips=",".join(f"[{vip.address}]:{vip.port}" for vip in self._welcome.vips),
+                    relay=welcome.relay,
+                    vips=",".join(map(str, self._vips)),
                     sessions=len(sessions),
                 )
                 await stream.run()
@@ -133,3 +138,10 @@ class RelayClient:
             raise RelayAwayError(f"no answer from the relay within {timeout:g} s") from None
         if result.code:
             raise RefusedError(result.code, result.message, result.field)
+
+
+def _endpoint(message: pb.Endpoint) -> Endpoint:
+    try:
+        return Endpoint(ip_address(message.address), message.port)
+    except ValueError:
+        raise RelayAwayError(f"the relay named a VIP that is no address: {message.address!r}") from None

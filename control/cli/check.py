@@ -12,7 +12,7 @@ import click
 from control import check as checks
 from control import config, config_file
 from control.check import Finding, Status
-from control.cli.options import DEFAULT_PIN_PATH, EXIT_FAILED, Command, form_option, type_path
+from control.cli.options import DEFAULT_PIN_PATH, EXIT_FAILED, PATH, Command, form_option
 from control.cli.output import write_one
 from control.errors import ConfigError
 
@@ -21,7 +21,7 @@ from control.errors import ConfigError
 @click.option(
     "--config",
     "config_path",
-    type=type_path,
+    type=PATH,
     metavar="FILE",
     help=f"earshotd's configuration.  [default: {config_file.DEFAULT}, if it is there]",
 )

@@ -26,7 +26,8 @@ _EXIT_STATUS = (
 )
 DEFAULT_PIN_PATH = Path(str(Config.__dataclass_fields__["pin_path"].default))
 
-type_path = click.Path(path_type=Path)
+# Not checked by click: what is wrong with a path has an exit status of its own.
+PATH = click.Path(path_type=Path, readable=False)
 
 
 class Command(click.Command):
@@ -56,7 +57,7 @@ class NoDatapathError(click.ClickException):
 def pin_path_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--pin-path",
-        type=type_path,
+        type=PATH,
         envvar=environment_name("pin_path"),
         default=DEFAULT_PIN_PATH,
         show_default=True,

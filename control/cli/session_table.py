@@ -38,7 +38,7 @@ class SessionTable:
 
     def __init__(self, maps: SessionMaps) -> None:
         keys, values = maps.read_sessions()
-        order = np.argsort(values["number"], kind="stable")
+        order = np.lexsort((keys["ufrag"], values["number"]))
         self._ufrags, self._values = keys["ufrag"][order], values[order]
         # A session has an entry for each of its ufrags, all alike but for the key states.
         self.numbers, self._first, self._entries = np.unique(

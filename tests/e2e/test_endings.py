@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How real calls end when nobody hangs up."""
+"""Real calls when one of those who take part is killed."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -20,31 +21,45 @@ CALLS = 2
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """A relay and a transceiver with both families, the latter quick to give a client up."""
+    """A site in which nothing runs yet."""
     with Lab() as lab:
-        made = two_armed(lab)
-        start_relay(made)
-        start_transceiver(made, [4, 6], "--silence-timeout=2")
-        yield made
+        yield two_armed(lab)
 
 
-@pytest.fixture
-def relay(site: Site) -> Iterator[RelayClient]:
-    with RelayClient(relay_target(site)) as client:
-        yield client
+def wait_for_calls(relay: RelayClient) -> None:
+    """Returns when media has come back to the client in every call."""
+
+    def talking() -> int:
+        return len({flow.session_id for flow in relay.flows() if flow.to_client_packets > 20})
+
+    wait_for(lambda: talking() == CALLS, "all calls in progress", timeout=30)
 
 
-def test_clients_that_vanish_are_cleaned_up(site: Site, relay: RelayClient) -> None:
-    caller = start_calls(site, CALLS, 60, site.lab.dir / "calls.json")
+def test_clients_that_vanish_are_cleaned_up(site: Site) -> None:
+    start_relay(site)
+    start_transceiver(site, [4, 6], "--silence-timeout=2")
+    with RelayClient(relay_target(site)) as relay:
+        caller = start_calls(site, CALLS, 60, site.lab.dir / "calls.json")
+        wait_for_calls(relay)
+        assert len(relay.sessions()) == CALLS
+        caller.kill()
+        caller.wait(5)
+        wait_for(lambda: not relay.sessions(), "the sessions removed", timeout=30)
+        wait_for(lambda: not relay.flows(), "the flows ended", timeout=10)
+    assert site.stack_packets() == 0
 
-    def calls_in_progress() -> int:
-        talking = [flow for flow in relay.flows() if flow.to_client_packets > 20]
-        return len({flow.session_id for flow in talking})
 
-    wait_for(lambda: calls_in_progress() == CALLS, "all calls in progress", timeout=30)
-    assert len(relay.sessions()) == CALLS
-    caller.kill()
-    caller.wait(5)
-    wait_for(lambda: not relay.sessions(), "the sessions removed", timeout=30)
-    wait_for(lambda: not relay.flows(), "the flows ended", timeout=10)
+def test_calls_do_not_notice_that_the_daemon_is_killed(site: Site) -> None:
+    daemon = start_relay(site)
+    start_transceiver(site, [4, 6])
+    result = site.lab.dir / "calls.json"
+    with RelayClient(relay_target(site)) as relay:
+        caller = start_calls(site, CALLS, 6, result)
+        wait_for_calls(relay)
+        daemon.kill()
+        daemon.wait(5)
+    caller.wait(30)
+    for call in json.loads(result.read_text())["calls"]:
+        assert call["audio_verified"], call
+        assert call["data_channel_verified"], call
     assert site.stack_packets() == 0

@@ -207,7 +207,7 @@ async def _call(
     messenger = Messenger(peer.createDataChannel("earshot"))
     peer.on("track", lambda track: recordings.append(asyncio.create_task(recorder.record(track))))
     if local_address is not None:
-        _bind_to(peer, local_address)
+        bind_to(peer, local_address)
     started = time.perf_counter()
     await peer.setLocalDescription(await peer.createOffer())
     resource, answer = await _post(http, whip_url, peer.localDescription.sdp)
@@ -257,7 +257,7 @@ async def _packets(peer: Any) -> tuple[int, int]:
     )
 
 
-def _bind_to(peer: Any, address: str) -> None:
+def bind_to(peer: Any, address: str) -> None:
     """Host candidates of one address only; aioice would take all, and never loopback."""
     connection = peer.getSenders()[0].transport.transport.iceGatherer._connection
 

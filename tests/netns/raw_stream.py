@@ -12,6 +12,9 @@ import grpc
 from earshot.relay.v1 import relay_pb2 as pb
 from earshot.relay.v1 import relay_pb2_grpc
 
+from tests.lab.calls import DEADLINE, SOCKET_FAMILY, Call, new_ufrag
+from tests.lab.topology import VIP_PORT, Site
+
 TIMEOUT = 30.0
 PWD = "p" * 22
 
@@ -76,6 +79,26 @@ def raw_stream(channel: grpc.Channel) -> Iterator[RawStream]:
         yield stream
     finally:
         stream.close()
+
+
+class UnregisteredCall(Call):
+    """A call whose session the test registers itself."""
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        address, port = self.transceiver.getsockname()[:2]
+        return address, port
+
+
+@contextlib.contextmanager
+def unregistered_call(site: Site, family: int, session_id: str) -> Iterator[UnregisteredCall]:
+    addresses = site.addresses[family]
+    with (
+        site.client.socket(SOCKET_FAMILY[family], timeout=DEADLINE) as client,
+        site.transceiver.socket(SOCKET_FAMILY[family], timeout=DEADLINE) as transceiver,
+    ):
+        transceiver.bind((addresses.transceiver, 0))
+        yield UnregisteredCall(client, transceiver, (addresses.vip, VIP_PORT), session_id, new_ufrag())
 
 
 def session(

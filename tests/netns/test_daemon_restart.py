@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
@@ -13,12 +14,17 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.lab.calls import RTP, call, payload, wait_for
+from control import abi, libbpf
+from control.abi import FlowState
+from control.loader import open_pinned
+from control.maps import HashMap
+from control.records import ufrag_keys
+from tests.lab.calls import RTP, payload, wait_for
 from tests.lab.netns import Lab
 from tests.lab.relay_client import RelayClient
 from tests.lab.services import BIN, relay_target, start_relay
 from tests.lab.topology import Site, two_armed
-from tests.netns.raw_stream import add, raw_stream, renew
+from tests.netns.raw_stream import add, raw_stream, remove, renew, unregistered_call
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
@@ -58,42 +64,47 @@ def test_stop_says_so_first(site: Site, number: signal.Signals) -> None:
 
 def test_sessions_and_flows_go_on(site: Site, family: int) -> None:
     daemon = start_relay(site)
-    with RelayClient(relay_target(site)) as relay, relay.attach("t") as attachment:
-        made = call(site, attachment, family).__enter__()
-        made.bind(4)
-        (before,) = relay.flows()
-        session_before = relay.sessions()[0]
-        end(daemon)
-    made.up(payload(RTP, 100))
-    made.down(payload(RTP, 100))
-    start_relay(site)
-    with RelayClient(relay_target(site)) as relay:
-        (flow,) = relay.flows()
-        assert (flow.flow_id, flow.session_id, flow.transceiver) == (before.flow_id, made.session_id, "t")
-        assert flow.client == before.client
-        (session,) = relay.sessions()
-        assert session == session_before
+    with unregistered_call(site, family, "s") as made:
+        with (
+            RelayClient(relay_target(site)) as relay,
+            grpc.insecure_channel(relay_target(site)) as channel,
+            raw_stream(channel) as stream,
+        ):
+            stream.hello("t")
+            stream.batch(add("s", made.ufrag, to=[made.endpoint]))
+            made.bind(4)
+            (flow_before,), (session_before,) = relay.flows(), relay.sessions()
+            end(daemon)
         made.up(payload(RTP, 100))
         made.down(payload(RTP, 100))
-        with relay.attach("t") as attachment:
+        start_relay(site)
+        with RelayClient(relay_target(site)) as relay, relay.attach("t") as attachment:
             assert attachment.welcome.sessions == 1
-            assert attachment.remove(made.session_id).code == 0
+            assert relay.sessions() == [session_before]
+            (flow,) = relay.flows()
+            assert (flow.flow_id, flow.session_id, flow.transceiver) == (flow_before.flow_id, "s", "t")
+            assert flow.client == flow_before.client
+            made.up(payload(RTP, 100))
+            made.down(payload(RTP, 100))
+            assert attachment.remove("s").code == 0
             assert relay.flows() == []
             ended = next(event for event in attachment.events() if event.HasField("flow_ended"))
-            assert ended.flow_ended.flow.flow_id == before.flow_id
+            assert ended.flow_ended.flow.flow_id == flow.flow_id
 
 
 def test_nobody_comes_back(site: Site) -> None:
-    end_of_grace = ("--grace-seconds=1",)
-    daemon = start_relay(site, *end_of_grace)
-    with RelayClient(relay_target(site)) as relay, relay.attach("t") as attachment:
-        made = call(site, attachment, 4).__enter__()
-        made.bind(4)
-        end(daemon, signal.SIGTERM)
-    start_relay(site, *end_of_grace)
-    with RelayClient(relay_target(site)) as relay:
-        wait_for(lambda: relay.sessions() == [], "the end of the grace period")
-        assert relay.flows() == []
+    short_grace = "--grace-seconds=1"
+    daemon = start_relay(site, short_grace)
+    with unregistered_call(site, 4, "s") as made:
+        with grpc.insecure_channel(relay_target(site)) as channel, raw_stream(channel) as stream:
+            stream.hello("t")
+            stream.batch(add("s", made.ufrag, to=[made.endpoint]))
+            made.bind(4)
+            end(daemon)
+        start_relay(site, short_grace)
+        with RelayClient(relay_target(site)) as relay:
+            wait_for(lambda: relay.sessions() == [], "the end of the grace period")
+            assert relay.flows() == []
 
 
 def test_a_killed_daemon_leaves_an_owner_that_is_not_attached(site: Site) -> None:
@@ -107,6 +118,34 @@ def test_a_killed_daemon_leaves_an_owner_that_is_not_attached(site: Site) -> Non
     with grpc.insecure_channel(relay_target(site)) as channel, raw_stream(channel) as stream:
         assert stream.hello("t").sessions == 1
         assert stream.batch(renew("s"), add("s", "ufrag", "other")) == [(0, ""), (0, "")]
+
+
+def test_what_a_killed_daemon_left_half_done_is_finished(site: Site) -> None:
+    """A flow that was ended but not freed, and one whose session is gone from the map."""
+    daemon = start_relay(site)
+    with (
+        grpc.insecure_channel(relay_target(site)) as channel,
+        raw_stream(channel) as stream,
+        unregistered_call(site, 4, "ended") as ended,
+        unregistered_call(site, 4, "orphan") as orphan,
+    ):
+        stream.hello("t")
+        for made in (ended, orphan):
+            stream.batch(add(made.session_id, made.ufrag, to=[made.endpoint]))
+            made.bind(4)
+        stream.batch(remove("ended"))
+        daemon.kill()
+        daemon.wait(STOP_TIMEOUT)
+    fd = libbpf.get_pinned(site.lab.pins / "sessions_v1")
+    assert HashMap(fd, abi.UFRAG_KEY, abi.SESSION).delete_many(ufrag_keys([orphan.ufrag])) == 1
+    os.close(fd)
+    datapath = open_pinned(site.lab.pins)
+    try:
+        assert sorted(datapath.states()[datapath.states() > 0]) == [FlowState.LIVE, FlowState.DEAD]
+        start_relay(site)
+        wait_for(lambda: not datapath.states().any(), "all records are free")
+    finally:
+        datapath.close()
 
 
 def run_daemon(site: Site, *flags: str, **environment: str) -> tuple[int, str]:
@@ -135,7 +174,7 @@ def test_bad_configuration_is_named(site: Site) -> None:
         ((*good, "--grpc-socket=/proc/nowhere/x.sock"), {}, "grpc_socket"),
     ):
         code, said = run_daemon(site, *flags, **environment)
-        assert (code, f"event=bad_configuration field={field} " in said) == (2, True), said
+        assert (code, f"event=bad_configuration field={field}" in said) == (2, True), said
         assert "Traceback" not in said
 
 

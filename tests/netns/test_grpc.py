@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import socket
@@ -12,19 +11,23 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from earshot.relay.v1 import relay_pb2 as pb
 from earshot.relay.v1 import relay_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from control import abi, libbpf
+from control.maps import HashMap
+from control.records import ufrag_keys
 from control.requests import Code
 from tests.lab.calls import RTP, Call, binding_request, call, payload, wait_for
 from tests.lab.netns import Lab
 from tests.lab.relay_client import Attachment, RelayClient
 from tests.lab.services import relay_target, start_relay
 from tests.lab.topology import VIP_PORT, Site, two_armed
-from tests.netns.raw_stream import RawStream, add, raw_stream, remove, renew, session
+from tests.netns.raw_stream import RawStream, add, raw_stream, remove, renew, session, unregistered_call
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
@@ -60,27 +63,6 @@ def stream(channel: grpc.Channel, relay: RelayClient) -> Iterator[RawStream]:
         made.hello("raw")
         yield made
         made.snapshot()
-
-
-class Sockets:
-    """A client's and a transceiver's socket for each call; the test registers the session itself."""
-
-    def __init__(self, site: Site, stack: contextlib.ExitStack) -> None:
-        self._site = site
-        self._stack = stack
-
-    def call(self, session_id: str, ufrag: str) -> Call:
-        addresses = self._site.addresses[4]
-        client = self._stack.enter_context(self._site.client.socket(socket.AF_INET))
-        transceiver = self._stack.enter_context(self._site.transceiver.socket(socket.AF_INET))
-        transceiver.bind((addresses.transceiver, 0))
-        return Call(client, transceiver, (addresses.vip, VIP_PORT), session_id, ufrag)
-
-
-@pytest.fixture
-def sockets(site: Site) -> Iterator[Sockets]:
-    with contextlib.ExitStack() as stack:
-        yield Sockets(site, stack)
 
 
 def transceivers(channel: grpc.Channel) -> list[pb.TransceiverInfo]:
@@ -166,6 +148,28 @@ def test_full_table(stream: RawStream, relay: RelayClient) -> None:
     assert set(results[room:]) == {(Code.RESOURCE_EXHAUSTED, "credentials")}
     # What is removed makes room within the same batch.
     assert stream.batch(remove("s0"), add("late", "late")) == [(Code.OK, "")] * 2
+
+
+def test_map_that_someone_else_has_filled(site: Site, stream: RawStream, relay: RelayClient) -> None:
+    """The registry counts what is in the map; here its count is wrong."""
+    fd = libbpf.get_pinned(site.lab.pins / "sessions_v1")
+    sessions = HashMap(fd, abi.UFRAG_KEY, abi.SESSION)
+    there = len(sessions.read()[0])
+    strays = ufrag_keys([f"stray{n}" for n in range(MAX_SESSIONS - there - 2)])
+    sessions.put_many(strays, np.zeros(len(strays), abi.SESSION))
+    try:
+        results = stream.batch(add("fits", "fits"), add("half", "fits2", "over"), add("out", "none"))
+        assert results == [
+            (Code.OK, ""),
+            (Code.RESOURCE_EXHAUSTED, "credentials"),
+            (Code.RESOURCE_EXHAUSTED, "credentials"),
+        ]
+        assert {one.session_id for one in relay.sessions() if one.transceiver == "raw"} == {"fits"}
+        assert len(sessions.read()[0]) == MAX_SESSIONS - 1
+    finally:
+        sessions.delete_many(strays)
+        os.close(fd)
+    assert stream.batch(add("half", "fits2", "over")) == [(Code.OK, "")]
 
 
 @pytest.mark.parametrize(
@@ -314,11 +318,10 @@ def test_take_over_within_grace(channel: grpc.Channel, relay: RelayClient) -> No
         assert "s" in session_ids(relay)
 
 
-def test_grace_ends(site: Site, channel: grpc.Channel, relay: RelayClient, sockets: Sockets) -> None:
-    with raw_stream(channel) as stream:
+def test_grace_ends(site: Site, channel: grpc.Channel, relay: RelayClient) -> None:
+    with raw_stream(channel) as stream, unregistered_call(site, 4, "vanishing-1") as made:
         stream.hello("vanishing")
-        made = sockets.call("vanishing-1", "vanishing1")
-        stream.batch(add("vanishing-1", "vanishing1", to=[made.transceiver.getsockname()]))
+        stream.batch(add("vanishing-1", made.ufrag, to=[made.endpoint]))
         made.bind(4)
     wait_for(lambda: "vanishing-1" not in session_ids(relay), "the session's end")
     assert relay.flows("vanishing-1") == []
@@ -405,14 +408,13 @@ def test_client_that_moves_to_another_session(site: Site, attachment: Attachment
 
 
 def test_ice_restart_keeps_the_flow_and_a_new_endpoint_ends_it(
-    stream: RawStream, relay: RelayClient, sockets: Sockets
+    site: Site, stream: RawStream, relay: RelayClient
 ) -> None:
-    made = sockets.call("restarted", "before")
-    to = [made.transceiver.getsockname()]
-    stream.batch(add("restarted", "before", to=to))
-    made.bind(4)
-    assert stream.batch(add("restarted", "before", "after", to=to)) == [(Code.OK, "")]
-    made.up(payload(RTP, 100))
+    with unregistered_call(site, 4, "restarted") as made:
+        stream.batch(add("restarted", made.ufrag, to=[made.endpoint]))
+        made.bind(4)
+        assert stream.batch(add("restarted", made.ufrag, "after", to=[made.endpoint])) == [(Code.OK, "")]
+        made.up(payload(RTP, 100))
     assert len(relay.flows("restarted")) == 1
     assert stream.batch(add("restarted", "after", to=[("10.20.0.10", 9)])) == [(Code.OK, "")]
     assert relay.flows("restarted") == []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from control import abi
 from control.addresses import Endpoint
 from control.config import KEYS, Config, ListenAddress, PortRange, build, environment_name, flag_name
 from control.errors import ConfigError
@@ -17,6 +18,8 @@ MINIMAL: dict[str, object] = {
     "vips": ["192.0.2.1:3478"],
     "relay_addresses": ["10.0.0.1"],
 }
+
+TOO_MANY_RELAYS = [f"10.0.0.{n + 1}" for n in range(abi.RELAY_MAX + 1)]
 
 
 def test_defaults() -> None:
@@ -91,13 +94,13 @@ def test_required(missing: str) -> None:
         ("vips", ["0.0.0.0:3478"], "not a unicast"),
         ("vips", ["255.255.255.255:3478"], "not a unicast"),
         ("vips", ["127.0.0.1:3478"], "loopback"),
-        ("vips", [f"192.0.2.{n}:3478" for n in range(1, 18)], "at most 16"),
+        ("vips", [f"192.0.2.1:{n + 1}" for n in range(abi.VIP_MAX + 1)], f"at most {abi.VIP_MAX}"),
         ("relay_addresses", [], "at least one"),
         ("relay_addresses", ["fd00::1"], "no IPv4 one, which 192.0.2.1:3478 needs"),
         ("relay_addresses", ["10.0.0.1", "10.0.0.1"], "twice"),
         ("relay_addresses", ["10.0.0.1", "fe80::1"], "link-local"),
         ("relay_addresses", ["::ffff:10.0.0.1"], "IPv4-mapped"),
-        ("relay_addresses", [f"10.0.0.{n}" for n in range(1, 66)], "at most 64"),
+        ("relay_addresses", TOO_MANY_RELAYS, f"at most {abi.RELAY_MAX}"),
         ("relay_ports", "10000", "not a range of ports"),
         ("relay_ports", "20000-10000", "not a range within"),
         ("relay_ports", "0-100", "not a range within"),

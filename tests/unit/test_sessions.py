@@ -59,10 +59,12 @@ class Maps:
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
         self.backends: dict[int, Backend] = {}
+        self.hops: dict[int, int] = {}
         self.ended: list[tuple[str, frozenset[int]]] = []
 
     def apply(self, changes: Changes) -> None:
         self.backends.update(changes.backends)
+        self.hops.update(changes.hops)
         for ufrag, session in changes.entries.items():
             if session is None:
                 self.sessions.pop(ufrag, None)
@@ -78,8 +80,8 @@ def test_add_fills_the_backend_and_all_ufrags() -> None:
     session = maps.sessions["aaaa"]
     assert maps.sessions["bbbb"] is session
     assert session.backends == (NO_BACKEND, 1)
-    assert (maps.backends[1].endpoint, maps.backends[1].hop, maps.backends[1].users) == (END_6, 2, 1)
-    assert not reg.take_changes()
+    assert (maps.backends[1].endpoint, maps.backends[1].users, maps.hops) == (END_6, 1, {1: 2})
+    assert reg.take_changes() == Changes()
 
 
 def test_ice_restart_keeps_number_and_flows() -> None:
@@ -96,6 +98,19 @@ def test_ice_restart_keeps_number_and_flows() -> None:
     assert owner.sessions["s"].number == number
     assert maps.ended == []
     assert maps.backends[1].users == 1
+
+
+def test_only_an_addition_says_which_hop() -> None:
+    """Whoever follows the routes may have changed it since."""
+    reg = registry()
+    owner = attached(reg)
+    add(reg, owner, "s", "aaaa", ttl=5)
+    add(reg, owner, "u", "bbbb")
+    assert reg.take_changes().hops == {1: 1}
+    reg.renew(owner, "s", 1)
+    reg.remove(owner, "u", 1)
+    changes = reg.take_changes()
+    assert (set(changes.backends), changes.hops) == ({1}, {})
 
 
 def test_new_endpoint_ends_the_flows_to_the_old_one() -> None:
@@ -314,7 +329,7 @@ def test_restore_from_records() -> None:
     owners = np.concatenate([owner_record(owner), owner_record(None)])
 
     after = registry()
-    backends = [Backend(number, one.endpoint, one.hop) for number, one in maps.backends.items()]
+    backends = [Backend(number, one.endpoint) for number, one in maps.backends.items()]
     after.restore(owners_of(owners), backends, sessions_of(keys, values, 20), 2, 20)
     changes = after.take_changes()
     assert changes.entries == {}
@@ -332,7 +347,7 @@ def test_restore_removes_what_does_not_hang_together() -> None:
     no_owner = Session(1, "a", 5, (UfragKey("aaaa", b""),), (1, 0), 0, 0)
     no_backend = Session(2, "b", 0, (UfragKey("bbbb", b""),), (9, 0), 0, 0)
     none_at_all = Session(3, "c", 0, (UfragKey("cccc", b""),), (0, 0), 0, 0)
-    reg.restore([(0, "t1")], [Backend(1, END_A, 1)], [no_owner, no_backend, none_at_all], 3, 0)
+    reg.restore([(0, "t1")], [Backend(1, END_A)], [no_owner, no_backend, none_at_all], 3, 0)
     assert reg.take_changes().entries == {"aaaa": None, "bbbb": None, "cccc": None}
     assert reg.session_count() == 0
 

@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program loaded in a host of its own, and the state of its maps before and after a packet."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from control import abi, libbpf, loader
+from control.addresses import Endpoint, IPAddress, to_bytes
+from control.config import Config
+from control.datapath import STATE_MASK
+from control.hmac_keys import key_states
+from control.libbpf import Array
+from control.maps import ArrayMap, Queue
+from tests.bpf import world
+from tests.bpf.packets import checksum
+from tests.bpf.world import V4, V6, Family
+from tests.lab.host import Host
+from tests.lab.netns import Lab
+
+# In an expected state: the time of the run, which is compared with the clock.
+SEEN_NOW = 0xFFFFFFFF
+BOUND_NOW = abi.FlowState.LIVE | 0xFFFFFFFF & ~STATE_MASK
+SEEN_BEFORE = 12345
+BOUND_BEFORE = abi.FlowState.LIVE | 99 << abi.FLOW_STATE_BITS
+
+_CLOCK_MONOTONIC_COARSE = 6
+
+
+@dataclass
+class State:
+    """All that the program can change, as copies."""
+
+    flows: Array
+    index: dict[bytes, int]
+    hops: Array
+    hop_index: dict[bytes, int]
+    free_flows: dict[int, list[int]]
+    free_hops: list[int]
+    packets: list[int]  # by reason
+    bytes: list[int]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a packet and of the maps."""
+
+    action: str
+    frame: bytes
+    before: State
+    after: State
+    nanoseconds: tuple[int, int] = field(repr=False)  # the coarse clock before and after
+
+    @property
+    def reason(self) -> abi.Reason:
+        """The one reason that was counted."""
+        moved = [
+            abi.Reason(number)
+            for number, (old, new) in enumerate(zip(self.before.packets, self.after.packets, strict=True))
+            if old != new
+        ]
+        assert len(moved) == 1, f"not one reason moved but {moved}"
+        assert self.after.packets[moved[0]] == self.before.packets[moved[0]] + 1
+        return moved[0]
+
+    def assert_state(self, expected: State) -> None:
+        """The maps are as expected, and times are the time of the run."""
+        seen = expected.flows["last_seen"]
+        ticks = [clock >> abi.FLOW_TICK_SHIFT & 0xFFFFFFFF for clock in self.nanoseconds]
+        for number in np.flatnonzero(seen == SEEN_NOW):
+            assert ticks[0] <= self.after.flows["last_seen"][number] <= ticks[1]
+            seen[number] = self.after.flows["last_seen"][number]
+        states = expected.flows["state"]
+        for number in np.flatnonzero(states == BOUND_NOW):
+            state = int(self.after.flows["state"][number])
+            seconds = [clock // 1_000_000_000 for clock in self.nanoseconds]
+            assert state & STATE_MASK == abi.FlowState.LIVE
+            assert seconds[0] <= state >> abi.FLOW_STATE_BITS <= seconds[1]
+            states[number] = state
+        assert_same_records("flow", self.after.flows, expected.flows)
+        assert_same_records("hop", self.after.hops, expected.hops)
+        for name in ("index", "hop_index", "free_flows", "free_hops", "packets", "bytes"):
+            assert getattr(self.after, name) == getattr(expected, name), name
+
+
+def assert_same_records(what: str, actual: Array, expected: Array) -> None:
+    changed = np.flatnonzero(actual != expected)
+    assert not changed.size, f"{what} {changed[0]}: {actual[changed[0]]} instead of {expected[changed[0]]}"
+
+
+def delta(new: bytes, old: bytes) -> int:
+    """What a flow keeps of a change of words: a one's complement sum, in the host's byte order."""
+    total = (checksum(old) - checksum(new)) % 0xFFFF
+    return int.from_bytes(total.to_bytes(2, "big"), "little")
+
+
+class Rig:
+    """Runs packets through the program. Its methods are for inside the relay host."""
+
+    def __init__(self, relay: Host, config: Config) -> None:
+        self.relay = relay
+        with relay.inside():
+            self._loaded = loader.open_datapath(config)
+            self.ifindex = {link: socket.if_nametoindex(link) for link in world.LINK_MACS}
+        self.datapath = self._loaded.datapath
+        self._fds = {
+            name: libbpf.get_pinned(config.pin_path / name)
+            for name in ("locals_v1", "free_flows4_v1", "free_flows6_v1")
+        }
+        self.locals = ArrayMap(self._fds["locals_v1"], abi.LOCALS)
+        self._first_locals = self.locals.get(0)
+        self.free_flows = {4: Queue(self._fds["free_flows4_v1"]), 6: Queue(self._fds["free_flows6_v1"])}
+        with relay.inside():
+            self._empty(self.datapath.free_hops)
+
+    def close(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+        self._loaded.close()
+
+    # ---- state ---------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """The world of world.py, without any flow. Counters go on."""
+        datapath = self.datapath
+        datapath.flows[:] = np.zeros(1, abi.FLOW)[0]
+        datapath.flow_index.delete_many(datapath.flow_index.read()[0])
+        datapath.hops[:] = np.zeros(1, abi.HOP)[0]
+        datapath.hop_index.delete_many(datapath.hop_index.read()[0])
+        self.set_free_flows(4, *V4.free)
+        self.set_free_flows(6, *V6.free)
+        self.set_free_hops(*world.FREE_HOPS)
+        self.locals.put(0, self._first_locals)
+        self._put_hops()
+        self._put_backends()
+        self._put_sessions()
+
+    def set_free_flows(self, version: int, *numbers: int) -> None:
+        self._fill(self.free_flows[version], numbers)
+
+    def set_free_hops(self, *numbers: int) -> None:
+        self._fill(self.datapath.free_hops, numbers)
+
+    def put_hop(self, number: int, dmac: bytes, link: str, *, mtu: int = world.MTU) -> None:
+        put_hop(self.datapath.hops, number, dmac, self.ifindex[link], link, mtu=mtu)
+
+    def put_flow(
+        self,
+        family: Family,
+        record: int | None = None,
+        *,
+        client: Endpoint | None = None,
+        backend: int | None = None,
+        session: int = world.ALICE_SESSION,
+        hop: int = world.TO_CLIENT,
+        state: int = BOUND_BEFORE,
+    ) -> None:
+        """A flow as binding leaves it, in the family's live record unless told otherwise."""
+        put_flow(
+            self.datapath.flows,
+            family,
+            family.live if record is None else record,
+            client=client or family.client,
+            backend=backend or family.backends.usual,
+            session=session,
+            hop=hop,
+            state=state,
+        )
+        key = flow_key(family, client or family.client)
+        self.put_index(key, family.live if record is None else record)
+
+    def put_index(self, key: bytes, record: int) -> None:
+        self.datapath.flow_index.put(key, np.uint32(record).tobytes())
+
+    def put_local_number(self, address: IPAddress, number: int) -> None:
+        """Lets the table of locals give another number for an address."""
+        table = self.locals.get(0).copy()
+        slots = table["slots"][0]
+        slots["number"][slots["addr"] == np.void(to_bytes(address))] = number
+        self.locals.put(0, table)
+
+    def snapshot(self) -> State:
+        flows = self.datapath.flows.copy()
+        for name in ("ip_delta", "udp_delta"):
+            flows[name] %= 0xFFFF  # both zeros of one's complement are the same
+        reasons = self.datapath.reasons()
+        return State(
+            flows=flows,
+            index=_as_dict(*self.datapath.flow_index.read()),
+            hops=self.datapath.hops.copy(),
+            hop_index=_as_dict(*self.datapath.hop_index.read()),
+            free_flows={version: self._peek(queue) for version, queue in self.free_flows.items()},
+            free_hops=self._peek(self.datapath.free_hops),
+            packets=reasons["packets"].tolist(),
+            bytes=reasons["bytes"].tolist(),
+        )
+
+    # ---- packets -------------------------------------------------------------------------
+
+    def run(self, frame: bytes, link: str = world.CLIENTS) -> Outcome:
+        """Lets a frame come in by a link, and looks at all maps before and after."""
+        before = self.snapshot()
+        start = time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE)
+        ran = self.send(frame, link)
+        end = time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE)
+        return Outcome(ran.action, ran.data, before, self.snapshot(), (start, end))
+
+    def send(self, frame: bytes, link: str = world.CLIENTS) -> libbpf.ProgramRun:
+        """Lets a frame come in by a link."""
+        return libbpf.run_program(self._loaded.program_fd, frame, ifindex=self.ifindex[link])
+
+    # ---- inside --------------------------------------------------------------------------
+
+    def _put_hops(self) -> None:
+        self.put_hop(world.TO_BACKEND, world.BACKEND_MAC, world.BACKENDS)
+        self.put_hop(world.TO_CLIENT, world.CLIENT_MAC, world.CLIENTS)
+        self.put_hop(world.TO_NEAR_BACKEND, world.BACKEND_MAC, world.CLIENTS)
+        self.put_hop(world.NARROW, world.BACKEND_MAC, world.BACKENDS, mtu=world.NARROW_MTU)
+
+    def _put_backends(self) -> None:
+        backends = self.datapath.backends
+        for number, endpoint in world.BACKEND_ENDPOINTS.items():
+            backends["addr"][number] = np.void(to_bytes(endpoint.address))
+            backends["port"][number] = endpoint.port
+            backends["hop"][number] = world.BACKEND_HOPS[number]
+
+    def _put_sessions(self) -> None:
+        keys = np.array([(ufrag,) for ufrag in world.SESSIONS], abi.UFRAG_KEY)
+        values = np.zeros(len(keys), abi.SESSION)
+        values["number"] = [number for number, _ in world.SESSIONS.values()]
+        values["backend"] = [backends for _, backends in world.SESSIONS.values()]
+        values["flags"] = abi.SessionFlag.HAS_PWD
+        values["inner"], values["outer"] = key_states([world.PWD] * len(keys))
+        assert self.datapath.put_sessions(keys, values) == len(keys)
+
+    def _fill(self, queue: Queue, numbers: tuple[int, ...]) -> None:
+        self._empty(queue)
+        for number in numbers:
+            queue.push(number)
+
+    @staticmethod
+    def _empty(queue: Queue) -> list[int]:
+        return list(iter(queue.pop, None))
+
+    def _peek(self, queue: Queue) -> list[int]:
+        numbers = self._empty(queue)
+        for number in numbers:
+            queue.push(number)
+        return numbers
+
+
+def _as_dict(keys: Array, values: Array) -> dict[bytes, int]:
+    return {key.tobytes(): int(value) for key, value in zip(keys, values, strict=True)}
+
+
+# ---- records, in the maps or in a copy of them ----------------------------------------------
+
+
+def flow_key(family: Family, client: Endpoint) -> bytes:
+    return to_bytes(client.address) + client.port.to_bytes(2, "big") + np.uint16(family.vip_number).tobytes()
+
+
+def hop_key(neighbour: IPAddress, ifindex: int) -> bytes:
+    return to_bytes(neighbour) + np.uint32(ifindex).tobytes()
+
+
+def put_hop(
+    hops: Array,
+    number: int,
+    dmac: bytes,
+    ifindex: int,
+    link: str,
+    *,
+    mtu: int = world.MTU,
+    resolved: abi.HopState = abi.HopState.RESOLVED,
+) -> None:
+    hops["dmac"][number] = np.void(dmac)
+    hops["smac"][number] = np.void(world.LINK_MACS[link])
+    hops["mtu"][number] = mtu
+    hops["ifindex"][number] = ifindex
+    hops["resolved"][number] = resolved
+
+
+def put_flow(
+    flows: Array,
+    family: Family,
+    record: int,
+    *,
+    client: Endpoint,
+    backend: int,
+    session: int,
+    hop: int,
+    state: int,
+    last_seen: int = SEEN_BEFORE,
+) -> None:
+    """A fresh record, with the deltas that its addresses and ports call for."""
+    relay = world.RELAYS[record >> world.PORT_BITS]
+    inside = world.BACKEND_ENDPOINTS.get(backend, Endpoint(relay, 1))
+    new, old = relay.packed + inside.address.packed, client.address.packed + family.vip.address.packed
+    new_ports = family.relay_port(record).to_bytes(2, "big") + inside.port.to_bytes(2, "big")
+    old_ports = client.port.to_bytes(2, "big") + family.vip.port.to_bytes(2, "big")
+    flow = np.zeros(1, abi.FLOW)
+    flow["client_addr"] = np.void(to_bytes(client.address))
+    flow["client_port"] = client.port
+    flow["vip"] = family.vip_number
+    flow["backend"] = backend
+    flow["client_hop"] = hop
+    flow["session"] = session
+    flow["state"] = state
+    flow["last_seen"] = last_seen
+    flow["ip_delta"] = delta(new, old)
+    flow["udp_delta"] = delta(new + new_ports, old + old_ports)
+    flows[record] = flow[0]
+
+
+# ---- the host --------------------------------------------------------------------------------
+
+
+@contextmanager
+def loaded_rig() -> Iterator[Rig]:
+    """A rig in a lab of its own, which goes with it."""
+    with Lab() as lab:
+        relay, far = lab.host("relay", is_relay=True), lab.host("far")
+        # What the far ends' kernel would send by itself would be counted among the packets.
+        far.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+        subnets: Mapping[str, list[str]] = {
+            world.CLIENTS: [f"{V4.own}/24", f"{V6.own}/64"],
+            world.BACKENDS: [f"{V4.relay}/24", f"{world.SECOND_RELAY}/24", f"{V6.relay}/64"],
+            world.ELSEWHERE: ["198.19.0.1/24", "2001:db8:e::1/64"],
+        }
+        for link, addresses in subnets.items():
+            lab.link(relay, far, addresses, name_a=link, name_b=link, mtu=world.MTU)
+            relay.ip(f"link set dev {link} address {world.LINK_MACS[link].hex(':')}")
+        relay.ip(*(f"address add {vip.address} dev lo nodad" for vip in world.VIPS))
+        for family in world.FAMILIES:
+            relay.ip(
+                f"route add default via {family.gateway}",
+                f"route add unreachable {family.unreachable.address}",
+                *(
+                    f"neighbour add {address} lladdr {mac.hex(':')} dev {link} nud permanent"
+                    for address, mac, link in (
+                        (family.client.address, world.CLIENT_MAC, world.CLIENTS),
+                        (family.gateway, world.GATEWAY_MAC, world.CLIENTS),
+                        (family.elsewhere.address, world.CLIENT_MAC, world.ELSEWHERE),
+                    )
+                ),
+            )
+        config = Config(
+            interfaces=(world.CLIENTS, world.BACKENDS),
+            vips=world.VIPS,
+            relay_addresses=world.RELAYS,
+            relay_ports=world.PORTS,
+            pin_path=lab.pins / "relay",
+            max_sessions=64,
+            max_backends=len(world.BACKEND_ENDPOINTS),
+        )
+        rig = Rig(relay, config)
+        try:
+            yield rig
+        finally:
+            rig.close()

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The relay host that packets meet in these tests: who has which address, hop, backend, session.
+
+Numbers are those of the maps. Both families have the same world; what differs is in `Family`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from control.addresses import Endpoint, IPAddress
+from control.config import PortRange
+
+PORTS = PortRange(40000, 40019)  # not a power of two
+PORT_BITS = 5
+
+# Links of the relay host. The program is attached to the first two.
+CLIENTS, BACKENDS, ELSEWHERE = "clients", "backends", "elsewhere"
+LINK_MACS = {
+    CLIENTS: bytes.fromhex("020000000001"),
+    BACKENDS: bytes.fromhex("020000000002"),
+    ELSEWHERE: bytes.fromhex("020000000003"),
+}
+CLIENT_MAC = bytes.fromhex("0200000000c1")
+GATEWAY_MAC = bytes.fromhex("0200000000c2")
+QUIET_MAC = bytes.fromhex("0200000000c3")  # of a neighbour that the kernel has not met
+BACKEND_MAC = bytes.fromhex("0200000000b1")
+MTU = 1500
+
+# Hops that stand ready; XDP takes others off the free list.
+TO_BACKEND, TO_CLIENT, UNRESOLVED, TO_NEAR_BACKEND, NARROW, ABSENT_HOP = 1, 2, 3, 4, 5, 16384
+NARROW_MTU = 100
+FREE_HOPS = (20, 21, 22)
+
+ALICE_SESSION, BOB_SESSION = 7, 8
+PWD = b"a-password-of-22-bytes"
+ALICE, ALICE_AGAIN, BOB = b"alice000", b"alice111", b"bob00000"
+LONGEST = b"u" * 32
+ABSENT_BACKEND = 60000
+
+
+@dataclass(frozen=True)
+class Backends:
+    """Numbers of the backends of one family."""
+
+    usual: int
+    other: int
+    unresolved: int  # its neighbour is not known
+    near: int  # behind the clients' link
+    absent_hop: int
+    narrow: int  # behind a link with a small MTU
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family's addresses and records."""
+
+    version: int
+    vip: Endpoint
+    vip_number: int
+    own: IPAddress  # the relay host's own, neither a VIP nor a relay address
+    relay: IPAddress
+    relay_number: int
+    client: Endpoint  # its neighbour entry is there
+    gateway: IPAddress
+    distant: Endpoint  # behind the gateway
+    quiet: Endpoint  # on the clients' link, without a neighbour entry
+    unreachable: Endpoint  # its route says so
+    elsewhere: Endpoint  # by the link that the program is not attached to
+    backends: Backends
+    live: int  # the record that `established` fills
+    free: tuple[int, ...]  # records on the free list, in order
+
+    @property
+    def index(self) -> int:
+        """Of session.backend."""
+        return 0 if self.version == 4 else 1
+
+    @property
+    def overhead(self) -> int:
+        """Bytes of the IP and UDP headers."""
+        return 28 if self.version == 4 else 48
+
+    def relay_port(self, record: int) -> int:
+        return PORTS.first + (record & (1 << PORT_BITS) - 1)
+
+
+def _endpoint(address: str, port: int) -> Endpoint:
+    return Endpoint(ip_address(address), port)
+
+
+V4 = Family(
+    version=4,
+    vip=_endpoint("203.0.113.1", 3478),
+    vip_number=0,
+    own=ip_address("198.51.100.1"),
+    relay=ip_address("10.20.0.1"),
+    relay_number=0,
+    client=_endpoint("198.51.100.10", 50001),
+    gateway=ip_address("198.51.100.254"),
+    distant=_endpoint("192.0.2.77", 50002),
+    quiet=_endpoint("198.51.100.66", 50003),
+    unreachable=_endpoint("198.18.0.1", 50004),
+    elsewhere=_endpoint("198.19.0.9", 50005),
+    backends=Backends(usual=1, other=3, unresolved=5, near=7, absent_hop=9, narrow=11),
+    live=9,
+    free=(3, 66, 7),  # 66 is on the second relay address
+)
+V6 = Family(
+    version=6,
+    vip=_endpoint("2001:db8:f::1", 3478),
+    vip_number=1,
+    own=ip_address("2001:db8:c::1"),
+    relay=ip_address("fd00:20::1"),
+    relay_number=1,
+    client=_endpoint("2001:db8:c::10", 50001),
+    gateway=ip_address("2001:db8:c::fe"),
+    distant=_endpoint("2001:db8:77::77", 50002),
+    quiet=_endpoint("2001:db8:c::66", 50003),
+    unreachable=_endpoint("2001:db8:dead::1", 50004),
+    elsewhere=_endpoint("2001:db8:e::9", 50005),
+    backends=Backends(usual=2, other=4, unresolved=6, near=8, absent_hop=10, narrow=12),
+    live=41,
+    free=(35, 36, 37),
+)
+FAMILIES = (V4, V6)
+
+SECOND_VIP = _endpoint("203.0.113.2", 443)
+SECOND_RELAY = ip_address("10.20.0.2")
+VIPS = (V4.vip, V6.vip, SECOND_VIP)
+RELAYS = (V4.relay, V6.relay, SECOND_RELAY)
+
+BACKEND_ENDPOINTS = {
+    1: _endpoint("10.20.0.10", 5000),
+    2: _endpoint("fd00:20::10", 5000),
+    3: _endpoint("10.20.0.30", 5003),
+    4: _endpoint("fd00:20::30", 5003),
+    5: _endpoint("10.20.0.50", 5005),
+    6: _endpoint("fd00:20::50", 5005),
+    7: _endpoint("198.51.100.70", 5007),
+    8: _endpoint("2001:db8:c::70", 5007),
+    9: _endpoint("10.20.0.90", 5009),
+    10: _endpoint("fd00:20::90", 5009),
+    11: _endpoint("10.20.0.110", 5011),
+    12: _endpoint("fd00:20::110", 5011),
+}
+_HOPS = (TO_BACKEND, TO_BACKEND, UNRESOLVED, TO_NEAR_BACKEND, ABSENT_HOP, NARROW)
+BACKEND_HOPS = {number: _HOPS[(number - 1) // 2] for number in BACKEND_ENDPOINTS}
+
+# ufrag: number of the session, its backends for IPv4 and IPv6
+SESSIONS = {
+    ALICE: (ALICE_SESSION, (1, 2)),
+    ALICE_AGAIN: (ALICE_SESSION, (1, 2)),
+    BOB: (BOB_SESSION, (3, 4)),
+    LONGEST: (9, (1, 2)),
+    b"unresolved": (10, (5, 6)),
+    b"near": (11, (7, 8)),
+    b"absenthop": (12, (9, 10)),
+    b"narrow": (13, (11, 12)),
+    b"onlyv4": (14, (1, 0)),
+    b"onlyv6": (15, (0, 2)),
+    b"absentbackend": (16, (ABSENT_BACKEND, ABSENT_BACKEND)),
+}

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each check makes of what it finds, fit and unfit."""
+
+from __future__ import annotations
+
+import errno
+import json
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from control.check import addresses, host, interfaces
+from control.check.finding import Status
+from control.check.links import Link
+from control.cli.main import cli
+from control.config import PortRange
+
+ETH0 = Link("eth0", 2, True, True, True, 1500, "", 0, {})
+VETH = ETH0._replace(name="veth0", kind="veth", peer=5)
+PORTS = PortRange(10000, 32767)
+
+
+@pytest.mark.parametrize(
+    ("release", "status"),
+    [
+        ("6.1.0-18-amd64", Status.OK),
+        ("6.18.44", Status.OK),
+        ("10.0", Status.OK),
+        ("6.0.19", Status.FAILED),
+        ("5.15.0-100-generic", Status.FAILED),
+        ("unknown", Status.WARNING),
+    ],
+)
+def test_kernel(release: str, status: Status) -> None:
+    assert host.kernel(release).status == status
+
+
+def test_btf(tmp_path: Path) -> None:
+    assert host.btf(tmp_path).status == Status.OK
+    assert host.btf(tmp_path / "missing").status == Status.WARNING
+
+
+@pytest.mark.parametrize(
+    ("effective", "missing"),
+    [
+        ("000001ffffffffff", []),
+        ("000000c000001000", []),  # the three alone
+        ("0000000000201000", []),  # CAP_SYS_ADMIN has two of them in it
+        ("000000c000000000", ["CAP_NET_ADMIN"]),
+        ("0000008000001000", ["CAP_PERFMON"]),
+        ("0000000000000000", ["CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF"]),
+    ],
+)
+def test_capabilities(effective: str, missing: list[str]) -> None:
+    finding = host.capabilities(f"Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t{effective}\nCapBnd:\t0\n")
+    assert finding.status == (Status.FAILED if missing else Status.OK)
+    if missing:
+        assert finding.found == f"this process lacks {', '.join(missing)}"
+
+
+def test_a_pin_path_beside_the_bpf_file_system() -> None:
+    assert host.bpf_file_system(Path("/tmp/earshot")).status == Status.FAILED
+
+
+def test_lo_forwarding(tmp_path: Path) -> None:
+    setting = tmp_path / "forwarding"
+    assert host.lo_forwarding([setting]).status == Status.OK  # a kernel without that family
+    for value in ("0\n", "1\n"):
+        setting.write_text(value)
+        assert host.lo_forwarding([setting]).status == Status.OK
+        assert setting.read_text() == value
+    assert host.lo_forwarding([tmp_path]).status == Status.FAILED  # it cannot be written
+
+
+@pytest.mark.parametrize(
+    ("link", "status", "found"),
+    [
+        (ETH0, Status.OK, "up, driver virtio_net, MTU 1500"),
+        (ETH0._replace(is_ethernet=False), Status.FAILED, "is not an Ethernet link"),
+        (ETH0._replace(is_up=False), Status.FAILED, "is down"),
+        (ETH0._replace(has_carrier=False), Status.WARNING, "has no carrier"),
+    ],
+)
+def test_link_state(link: Link, status: Status, found: str) -> None:
+    finding = interfaces.link_state(link, "virtio_net")
+    assert (finding.status, finding.found) == (status, found)
+
+
+def attaches(ifindex: int) -> None:
+    """A driver that can."""
+
+
+def refuses(ifindex: int) -> None:
+    """A driver that cannot."""
+    raise OSError(errno.EOPNOTSUPP, "attach")
+
+
+def must_not_be_tried(ifindex: int) -> None:
+    raise AssertionError(ifindex)
+
+
+def test_xdp_on_a_link_without_a_program() -> None:
+    assert interfaces.xdp(ETH0, 0, "native", attaches).status == Status.OK
+    assert "was not tried" in interfaces.xdp(ETH0, 0, "native", None).found
+    refused = interfaces.xdp(ETH0, 0, "native", refuses)
+    assert refused.status == Status.FAILED
+    assert "Operation not supported" in refused.found
+    assert "xdp_mode = 'generic'" in refused.cure
+
+
+def test_xdp_on_a_link_with_a_program() -> None:
+    link = ETH0._replace(programs={"generic": 17})
+    ours = interfaces.xdp(link, 17, "native", must_not_be_tried)
+    assert (ours.status, ours.found) == (Status.OK, "earshotd's program is attached, generic")
+    other = interfaces.xdp(link, 16, "native", must_not_be_tried)
+    assert other.status == Status.FAILED
+    assert "id 17" in other.found
+
+
+def test_the_other_end_of_a_veth() -> None:
+    assert "another network namespace" in interfaces.veth_peer(VETH, None).found
+    peer = ETH0._replace(name="peer0")
+    assert interfaces.veth_peer(VETH, peer).status == Status.WARNING
+    assert interfaces.veth_peer(VETH, peer._replace(programs={"native": 3})).status == Status.OK
+
+
+def test_links_that_are_not_there_and_mtus_that_differ() -> None:
+    links = {2: ETH0, 3: ETH0._replace(name="eth1", ifindex=3, mtu=9000)}
+    found = list(interfaces.findings(["eth0", "eth9", "eth1"], links, {}, "native", None))
+    assert [(finding.name, finding.status) for finding in found] == [
+        ("interface eth9", Status.FAILED),
+        ("interface eth0", Status.OK),
+        ("xdp eth0", Status.OK),
+        ("interface eth1", Status.OK),
+        ("xdp eth1", Status.OK),
+        ("mtu", Status.WARNING),
+    ]
+    assert found[0].cure == "set interfaces to some of: eth0, eth1"
+    assert found[-1].found.startswith("eth0 1500, eth1 9000")
+
+
+def test_addresses_of_the_host() -> None:
+    own = {ip_address("203.0.113.1")}
+    assert addresses.is_own("vip", ip_address("203.0.113.1"), own).status == Status.OK
+    routed = addresses.is_own("vip", ip_address("2001:db8::1"), own)
+    assert routed.status == Status.WARNING
+    assert "ip address add 2001:db8::1/128 dev lo" in routed.cure
+
+
+@pytest.mark.parametrize(
+    ("ephemeral", "reserved", "status"),
+    [
+        (PortRange(32768, 60999), "", Status.OK),
+        (PortRange(1024, 60999), "", Status.WARNING),
+        (PortRange(32767, 60999), "", Status.WARNING),
+        (PortRange(32767, 60999), "32767", Status.OK),
+        (PortRange(1024, 60999), "22,10000-20000,20001-32767", Status.OK),
+        (PortRange(1024, 60999), "10000-32766", Status.WARNING),
+    ],
+)
+def test_relay_ports(ephemeral: PortRange, reserved: str, status: Status) -> None:
+    assert addresses.relay_ports(PORTS, ephemeral, addresses.reserved(f"{reserved}\n")).status == status
+
+
+def test_every_finding_that_is_not_ok_has_a_cure() -> None:
+    for finding in (
+        host.kernel("5.4"),
+        host.capabilities(""),
+        interfaces.veth_peer(VETH, None),
+        interfaces.same_mtu([ETH0, VETH._replace(mtu=1400)]),
+        interfaces.xdp(ETH0, 0, "generic", refuses),
+    ):
+        assert finding.status != Status.OK
+        assert finding.cure
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [("interfaces = [", "config"), ('interfaces = ["eth0"]', "vips"), ("nonsense = 1", "nonsense")],
+)
+def test_a_wrong_configuration_fails_and_names_the_field(tmp_path: Path, text: str, field: str) -> None:
+    path = tmp_path / "earshotd.toml"
+    path.write_text(text)
+    result = CliRunner().invoke(cli, ["check", "--config", str(path), "-o", "json"])
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["fit"] is False
+    assert report["findings"][0]["name"] == "configuration"
+    assert report["findings"][0]["status"] == "failed"
+    assert report["findings"][0]["found"].startswith(f"{field}: ")
+    assert {tuple(finding) for finding in report["findings"]} == {("name", "status", "found", "cure")}

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line itself: help, exit statuses, and what is said where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from control.cli.main import cli
+
+
+def commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(commands(cli))
+READS = [path for path, command in COMMANDS.items() if any(p.name == "form" for p in command.params)]
+PINNED = [path for path, command in COMMANDS.items() if any(p.name == "pin_path" for p in command.params)]
+ARGUMENTS = {("flow", "show"): ["1"], ("session", "show"): ["aaaa"]}
+
+
+def run(*argv: str, stdin: str = "", **environment: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli, argv, input=stdin, env=environment)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_what_there_is() -> None:
+    assert {" ".join(path) for path in COMMANDS} == {
+        "check",
+        "completion",
+        "datapath remove",
+        "datapath status",
+        "flow list",
+        "flow show",
+        "session list",
+        "session show",
+        "stats",
+        "transceiver list",
+        "vip list",
+    }
+    assert {" ".join(path) for path in set(COMMANDS) - set(READS)} == {"completion", "datapath remove"}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_help_has_examples_and_exit_statuses(path: tuple[str, ...]) -> None:
+    status, out, err = run(*path, "--help")
+    assert (status, err) == (0, "")
+    assert f"Examples:\n    earshot {' '.join(path)}" in out
+    assert "no datapath: nothing is pinned" in out
+
+
+def test_version() -> None:
+    status, out, _ = run("--version")
+    assert status == 0
+    assert out.startswith("earshot, version ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    status, out, _ = run("completion", shell)
+    assert status == 0
+    assert f"_EARSHOT_COMPLETE={shell}_complete" in out
+
+
+@pytest.mark.parametrize("path", PINNED, ids=" ".join)
+def test_without_a_datapath_one_line_says_so(path: tuple[str, ...], tmp_path: Path) -> None:
+    status, out, err = run(*path, *ARGUMENTS.get(path, []), "--pin-path", str(tmp_path / "none"))
+    assert (status, out) == (3, "")
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+
+
+def test_the_pin_path_may_come_from_the_environment(tmp_path: Path) -> None:
+    _, _, err = run("datapath", "status", EARSHOT_PIN_PATH=str(tmp_path / "elsewhere"))
+    assert "elsewhere" in err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("flow", "show", "not-a-number"),
+        ("flow", "show", "-1"),
+        ("flow", "list", "--client", "198.51.100"),
+        ("flow", "list", "--client", "198.51.100.7:0"),
+        ("flow", "list", "-o", "yaml"),
+        ("session", "show"),
+        ("completion", "tcsh"),
+        ("no-such-command",),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(argv: tuple[str, ...]) -> None:
+    status, out, err = run(*argv)
+    assert (status, out) == (2, "")
+    assert "Error: " in err
+
+
+def test_what_is_not_a_bpf_file_system_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "flows_v1").touch()
+    status, out, err = run("datapath", "remove", "--yes", "--pin-path", str(tmp_path))
+    assert (status, out) == (1, "")
+    assert "nothing is removed" in err
+    assert (tmp_path / "flows_v1").exists()

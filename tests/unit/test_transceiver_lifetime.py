@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How calls end, and how a transceiver and its relay lose and find each other."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+import aiohttp
+from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from click.testing import CliRunner
+
+from tests.lab.caller import CallResult, bind_to, place_call
+from tests.unit.test_transceiver_sdp import OFFER
+from tests.unit.transceiver_world import CLIENT, Transceiver, eventually, running_relay, running_transceiver
+from transceiver.main import main
+
+SDP = {"Content-Type": "application/sdp"}
+
+
+async def post(transceiver: Transceiver) -> int:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(transceiver.whip, data=OFFER, headers=SDP) as response,
+    ):
+        return response.status
+
+
+async def health(transceiver: Transceiver) -> int:
+    async with aiohttp.ClientSession() as http, http.get(f"{transceiver.url}/healthz") as response:
+        return response.status
+
+
+@asynccontextmanager
+async def calling(transceiver: Transceiver, seconds: float) -> AsyncIterator[asyncio.Task[CallResult]]:
+    """A call that is under way."""
+    connected = transceiver.log.count("event=call_connected")
+    task = asyncio.create_task(place_call(transceiver.whip, seconds=seconds, local_address=CLIENT))
+    try:
+        await eventually(lambda: transceiver.log.count("event=call_connected") > connected)
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_a_call_that_never_connects_is_cleaned_up() -> None:
+    async with running_relay() as relay, running_transceiver(relay, "--setup-timeout", "0.3") as transceiver:
+        assert await post(transceiver) == 201
+        assert len(relay.sessions) == 1
+        await eventually(lambda: not relay.sessions)
+        assert "reason=setup_timeout" in transceiver.log
+
+
+async def test_a_client_that_vanishes_is_cleaned_up() -> None:
+    async with (
+        running_relay() as relay,
+        running_transceiver(relay, "--silence-timeout", "0.5") as transceiver,
+    ):
+        async with calling(transceiver, 20):
+            relay.deaf = True
+            await eventually(lambda: not relay.sessions)
+        assert "reason=client_silent" in transceiver.log
+
+
+async def test_a_client_that_closes_dtls_is_cleaned_up() -> None:
+    async with running_relay() as relay, running_transceiver(relay) as transceiver:
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        peer.addTransceiver("audio")
+        bind_to(peer, CLIENT)
+        await peer.setLocalDescription(await peer.createOffer())
+        offer = peer.localDescription.sdp
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(transceiver.whip, data=offer, headers=SDP) as response,
+        ):
+            await peer.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
+        await eventually(lambda: "event=call_connected" in transceiver.log)
+        await peer.close()  # and no DELETE
+        await eventually(lambda: not relay.sessions)
+        assert "reason=client_closed" in transceiver.log
+
+
+async def test_a_silent_relay_means_503_and_the_call_is_undone() -> None:
+    async with running_relay() as relay, running_transceiver(relay, "--relay-timeout", "0.3") as transceiver:
+        relay.mute = True
+        assert await post(transceiver) == 503
+        relay.mute = False
+        await eventually(lambda: "reason=not_registered" in transceiver.log)
+        await eventually(lambda: not relay.sessions)
+
+
+async def test_a_call_outlives_its_relays_daemon_which_gets_a_snapshot_afterwards() -> None:
+    async with running_relay() as relay, running_transceiver(relay) as transceiver:
+        relay.max_batch = 1  # so that the snapshot has parts
+        async with calling(transceiver, 3.0) as task:
+            assert await post(transceiver) == 201
+            before = set(relay.sessions)
+            assert len(before) == 2
+            await relay.stop_grpc()
+            await eventually(lambda: "event=relay_away" in transceiver.log)
+            assert await health(transceiver) == 503
+            assert await post(transceiver) == 503
+            await relay.start()
+            await eventually(lambda: len(relay.snapshots) == 2)
+            assert set(relay.snapshots[1]) == before
+            assert await health(transceiver) == 200
+            result = await task
+        assert result.audio_verified, result
+        assert result.error is None
+        assert [hello.transceiver for hello in relay.hellos] == ["t1", "t1"]
+
+
+async def test_a_call_that_ended_while_the_relay_was_away_is_not_in_the_snapshot() -> None:
+    async with running_relay() as relay, running_transceiver(relay, "--setup-timeout", "0.5") as transceiver:
+        assert await post(transceiver) == 201
+        await relay.stop_grpc()
+        await eventually(lambda: "event=call_ended" in transceiver.log)
+        assert relay.sessions
+        await relay.start()
+        await eventually(lambda: len(relay.snapshots) == 2)
+        assert relay.snapshots[1] == []
+        assert not relay.sessions
+
+
+async def test_a_call_over_ipv6() -> None:
+    async with running_relay("::1", "::1") as relay, running_transceiver(relay, media="::1") as transceiver:
+        result = await place_call(transceiver.whip, seconds=1.0, local_address="::1")
+        assert result.audio_verified, result
+        assert result.data_channel_verified
+        assert relay.operations[0][0] == "add"
+
+
+async def test_damaged_offers_do_not_disturb_a_call() -> None:
+    random = Random(1)
+    async with running_relay() as relay, running_transceiver(relay, "--setup-timeout", "0.5") as transceiver:
+        async with calling(transceiver, 3.0) as task, aiohttp.ClientSession() as http:
+            for _ in range(100):
+                start, length = random.randrange(len(OFFER)), random.randrange(12)
+                patch = "".join(random.choices(OFFER, k=random.randrange(12)))
+                offer = OFFER[:start] + patch + OFFER[start + length :]
+                async with http.post(transceiver.whip, data=offer, headers=SDP) as response:
+                    assert response.status in (201, 400, 422)
+            result = await task
+        assert result.audio_verified, result
+        assert result.error is None
+        await eventually(lambda: not relay.sessions)
+
+
+async def test_sigterm_ends_the_calls_and_says_so_to_client_and_relay() -> None:
+    async with running_relay() as relay, running_transceiver(relay) as transceiver:
+        async with calling(transceiver, 20):
+            transceiver.process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(transceiver.process.wait(), 10) == 0
+        assert not relay.sessions
+        assert "reason=shutdown" in transceiver.log
+
+
+async def test_no_more_calls_than_allowed() -> None:
+    async with running_relay() as relay, running_transceiver(relay, "--max-calls", "1") as transceiver:
+        assert await post(transceiver) == 201
+        assert await post(transceiver) == 503
+        assert len(relay.sessions) == 1
+
+
+def test_wrong_settings_name_the_flag() -> None:
+    for flag, value in (
+        ("--http", "nonsense"),
+        ("--http", "127.0.0.1:99999"),
+        ("--media-address", "host.example"),
+        ("--media-address", "0.0.0.0"),
+        ("--media-address", "192.0.2.1,192.0.2.2"),
+        ("--name", "a b"),
+        ("--silence-timeout", "0"),
+    ):
+        result = CliRunner().invoke(main, ["--media-address", "2001:db8::1", flag, value])
+        assert result.exit_code == 2
+        assert flag in result.output
+    assert CliRunner().invoke(main, []).exit_code == 2
+
+
+def test_settings_come_from_the_environment_too() -> None:
+    result = CliRunner().invoke(main, [], env={"EARSHOT_TRANSCEIVER_MEDIA_ADDRESS": "nonsense"})
+    assert result.exit_code == 2
+    assert "nonsense" in result.output
