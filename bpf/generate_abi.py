@@ -29,6 +29,7 @@ STRUCTS = (
     "backend",
     "flow",
     "flow_key",
+    "prefix_key",
     "settings",
 )
 ENUMS = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes bpf/crc32.h: the tables of CRC-32 (IEEE 802.3, reflected), four bytes at a time.
 
-    python bpf/generate_crc32.py > bpf/crc32.h
+python bpf/generate_crc32.py > bpf/crc32.h
 """
 
 POLYNOMIAL = 0xEDB88320

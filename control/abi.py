@@ -19,6 +19,7 @@ RELAY_MAX = 16
 HOP_MAX = 16384
 OWNER_MAX = 1024
 FLOW_STATE_BITS = 4
+PROVISIONAL_KEY = 32768
 FLOW_TICK_SHIFT = 20
 
 
@@ -68,6 +69,10 @@ class Reason(IntEnum):
     DROP_STUN_FINGERPRINT = 42
     DROP_STUN_NO_INTEGRITY = 43
     DROP_STUN_INTEGRITY = 44
+    FORWARD_PROVISIONAL = 45
+    DROP_PROVISIONAL = 46
+    DROP_SOURCE_BUDGET = 47
+    DROP_BINDING_BUDGET = 48
 
 
 class LocalKind(IntEnum):
@@ -88,6 +93,7 @@ class FlowState(IntEnum):
     LIVE = 2
     SUPERSEDED = 3
     DEAD = 4
+    PROVISIONAL = 5
 
 
 class HopState(IntEnum):
@@ -248,11 +254,23 @@ FLOW_KEY = _dtype(
     ],
 )
 
+PREFIX_KEY = _dtype(
+    20,
+    [
+        ("bits", "<u4", 0),
+        ("addr", "V16", 4),
+    ],
+)
+
 SETTINGS = _dtype(
-    32,
+    64,
     [
         ("port_min", "<u2", 0),
         ("port_max", "<u2", 2),
         ("port_bits", "<u4", 4),
+        ("source_interval", "<u8", 8),
+        ("source_burst", "<u8", 16),
+        ("binding_interval", "<u8", 24),
+        ("binding_burst", "<u8", 32),
     ],
 )

@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +51,8 @@ class ListenAddress(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+IPNetwork = IPv4Network | IPv6Network
+
 DEFAULT_RELAY_PORTS = PortRange(10000, 32767)
 DEFAULT_METRICS_LISTEN = ListenAddress("127.0.0.1", 9464)
 
@@ -77,6 +79,9 @@ class Config:
     max_backends: int = 65535
     flow_idle_seconds: int = 60
     grace_seconds: int = 30
+    source_requests_per_second: int = 1000
+    source_exempt: tuple[IPNetwork, ...] = ()
+    bindings_per_second: int = 100_000
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -112,6 +117,8 @@ class Config:
             ("max_backends", 2, 65535),
             ("flow_idle_seconds", 1, 86400),
             ("grace_seconds", 0, 86400),
+            ("source_requests_per_second", 0, 1_000_000),
+            ("bindings_per_second", 0, 10_000_000),
         ):
             if not least <= getattr(self, key) <= most:
                 raise ConfigError(key, f"{getattr(self, key)} is not within {least} to {most}")
@@ -209,6 +216,9 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "max_backends": _integer,
     "flow_idle_seconds": _integer,
     "grace_seconds": _integer,
+    "source_requests_per_second": _integer,
+    "source_exempt": _list_of(ip_network),
+    "bindings_per_second": _integer,
     "log_level": _text,
 }
 KEYS = tuple(_PARSERS)
@@ -227,10 +237,18 @@ HELP = {
     "max_backends": "Endpoints of transceivers that can be registered.  [default: 65535]",
     "flow_idle_seconds": "A flow without packets for so long is ended.  [default: 60]",
     "grace_seconds": "How long sessions outlive their transceiver's stream.  [default: 30]",
+    "source_requests_per_second": "Requests without a flow from one /32 or /64; 0: any.  [default: 1000]",
+    "source_exempt": "Prefix without that limit; may be repeated.",
+    "bindings_per_second": "New flows on one CPU; 0: any.  [default: 100000]",
     "log_level": "debug, info, warning or error.  [default: info]",
 }
 # A list is given as one flag for each of its members.
-LIST_FLAGS = {"interfaces": "--interface", "vips": "--vip", "relay_addresses": "--relay-address"}
+LIST_FLAGS = {
+    "interfaces": "--interface",
+    "vips": "--vip",
+    "relay_addresses": "--relay-address",
+    "source_exempt": "--source-exempt",
+}
 
 
 def flag_name(key: str) -> str:

@@ -129,6 +129,7 @@ _lookup = _declare("bpf_map_lookup_elem", _I, _I, _P, _P)
 _lookup_and_delete = _declare("bpf_map_lookup_and_delete_elem", _I, _I, _P, _P)
 _update = _declare("bpf_map_update_elem", _I, _I, _P, _P, ct.c_uint64)
 _delete = _declare("bpf_map_delete_elem", _I, _I, _P)
+_get_next_key = _declare("bpf_map_get_next_key", _I, _I, _P, _P)
 _lookup_batch = _declare(
     "bpf_map_lookup_batch", _I, _I, _P, _P, _P, _P, ct.POINTER(_U32), ct.POINTER(_BatchOpts)
 )
@@ -382,6 +383,19 @@ def delete(fd: int, key: bytes) -> bool:
         return False
     _check(result, "map delete")
     return True
+
+
+def iterate_keys(fd: int, key_size: int) -> Iterator[bytes]:
+    """The keys of a map, while nobody else writes to it."""
+    key: bytes | None = None
+    following = ct.create_string_buffer(key_size)
+    while True:
+        result = _get_next_key(fd, key, following)
+        if result == -_ENOENT:
+            return
+        _check(result, "next key")
+        key = following.raw
+        yield key
 
 
 def queue_push(fd: int, value: int) -> None:

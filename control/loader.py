@@ -78,6 +78,7 @@ def open_datapath(config: Config) -> Loaded:
             undo.callback(datapath.close)
             _enter_addresses(datapath, config)
             _enter_links(datapath, links)
+            datapath.set_exempt(config.source_exempt)
             datapath.refill_free_flows()
             if not reused:
                 for number in range(1, abi.HOP_MAX):
@@ -164,7 +165,14 @@ def _set_up(program: BpfObject, config: Config) -> set[str]:
     settings = np.zeros(1, abi.SETTINGS)
     settings["port_min"], settings["port_max"] = config.relay_ports.first, config.relay_ports.last
     settings["port_bits"] = port_bits
-    program.set_rodata(settings.tobytes()[: abi.SETTINGS.fields["port_bits"][1] + 4])  # type: ignore[index]
+    # A budget saves up two seconds' worth.
+    for budget, rate in (
+        ("source", config.source_requests_per_second),
+        ("binding", config.bindings_per_second),
+    ):
+        settings[f"{budget}_interval"] = 1_000_000_000 // rate if rate else 0
+        settings[f"{budget}_burst"] = 2_000_000_000
+    program.set_rodata(settings.tobytes())
     for name, entries in sizes.items():
         program.set_max_entries(name, entries)
 

@@ -62,8 +62,13 @@ class RelayCollector(Collector):
 
     def _flows(self) -> Iterator[Metric]:
         datapath = self._relay.datapath
-        live = in_state(datapath.flows["state"], abi.FlowState.LIVE)
+        states = datapath.flows["state"].copy()
+        live = in_state(states, abi.FlowState.LIVE)
         yield GaugeMetricFamily("earshot_flows", "Flows that are live.", len(live))
+        held = in_state(states, abi.FlowState.PROVISIONAL)
+        yield GaugeMetricFamily(
+            "earshot_flows_provisional", "Flows that their transceiver has not confirmed yet.", len(held)
+        )
         yield GaugeMetricFamily("earshot_flow_capacity", "Flows that fit.", datapath.capacity())
 
     def _sessions(self) -> Iterator[Metric]:

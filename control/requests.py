@@ -83,6 +83,7 @@ class SessionRequest:
     credentials: tuple[Credential, ...]
     endpoints: Mapping[str, Endpoint]
     ttl_seconds: int
+    fingerprint_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,7 @@ def check_session(session: pb.Session, local: LocalAddresses) -> SessionRequest:
         credentials=_check_credentials(session.credentials),
         endpoints=_check_endpoints(session.endpoints, local),
         ttl_seconds=session.ttl_seconds,
+        fingerprint_optional=session.fingerprint_optional,
     )
 
 

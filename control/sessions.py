@@ -44,6 +44,7 @@ class Session:
     backends: tuple[int, int]  # for IPv4, for IPv6 clients; NO_BACKEND where it has none
     ttl_seconds: int
     expires: int  # 0: never
+    fingerprint_optional: bool = False
 
     @property
     def ufrags(self) -> list[str]:
@@ -225,7 +226,14 @@ class Registry:
             self._last_number = number
         expires = math.ceil(now + wanted.ttl_seconds) if wanted.ttl_seconds else 0
         after = Session(
-            number, wanted.session_id, owner.number, tuple(keys), backends, wanted.ttl_seconds, expires
+            number,
+            wanted.session_id,
+            owner.number,
+            tuple(keys),
+            backends,
+            wanted.ttl_seconds,
+            expires,
+            wanted.fingerprint_optional,
         )
         self._swap(before, after, now)
         if owner.snapshot is not None:
