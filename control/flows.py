@@ -65,6 +65,11 @@ def in_state(states: NDArray[np.uint32], *wanted: abi.FlowState) -> Numbers:
     return np.flatnonzero(np.isin(states & _STATE_MASK, wanted)).astype(np.uint32)
 
 
+def is_live(record: np.void) -> bool:
+    """Whether one record is live now."""
+    return bool(record["state"] & _STATE_MASK == abi.FlowState.LIVE)
+
+
 def idle_ticks(flows: Records, numbers: Numbers, now_ticks: int) -> NDArray[np.uint32]:
     """Ticks since the last packet in either direction, across the wrap of the 32-bit counter."""
     idle: NDArray[np.uint32] = np.uint32(now_ticks) - flows["last_seen"][numbers]

@@ -64,15 +64,16 @@ async def serving(relay: Relay, config: Config) -> AsyncIterator[None]:
 
 def _listen(server: Any, config: Config) -> None:
     path = config.grpc_socket
-    # The mode has to be right from the first moment on.
-    before = os.umask(0o777 & ~_SOCKET_MODE)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        server.add_insecure_port(f"unix:{path}")
+        # The mode has to be right from the first moment on.
+        before = os.umask(0o777 & ~_SOCKET_MODE)
+        try:
+            server.add_insecure_port(f"unix:{path}")
+        finally:
+            os.umask(before)
     except (OSError, RuntimeError) as error:
         raise ConfigError("grpc_socket", f"cannot listen on {path}: {error}") from error
-    finally:
-        os.umask(before)
     if config.grpc_listen is not None:
         try:
             server.add_insecure_port(str(config.grpc_listen))

@@ -13,7 +13,7 @@ from earshot.relay.v1 import relay_pb2 as pb
 from earshot.relay.v1 import relay_pb2_grpc
 
 from control import abi
-from control.flows import count_by_session, describe, endpoint_message, in_state
+from control.flows import count_by_session, describe, endpoint_message, in_state, is_live
 from control.relay import Relay, clock
 from control.requests import Code, RequestError
 from control.sessions import Attachment, Session, SessionName
@@ -62,7 +62,9 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
         flows = count_by_session(self._relay.datapath.flows)
         owners = [one for one in self._relay.registry.owners() if request.transceiver in ("", one.name)]
         sessions = [session for owner in owners for session in owner.sessions.values()]
-        for page in _pages(self._session_info(session, flows) for session in sessions):
+        # A page may wait for its reader, and sessions and flows go on meanwhile.
+        current = filter(None, (self._relay.registry.session(session.number) for session in sessions))
+        for page in _pages(self._session_info(session, flows) for session in current):
             await context.write(pb.ListSessionsResponse(sessions=page))
 
     async def ListFlows(self, request: pb.ListFlowsRequest, context: Any) -> None:
@@ -117,7 +119,10 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
     def _flows(self, request: pb.ListFlowsRequest) -> Iterator[pb.Flow]:
         datapath, registry = self._relay.datapath, self._relay.registry
         for number in in_state(datapath.flows["state"], abi.FlowState.LIVE).tolist():
-            session = registry.session(int(datapath.flows[number]["session"]))
+            record = datapath.flows[number]
+            if not is_live(record):
+                continue
+            session = registry.session(int(record["session"]))
             name = registry.name_of(session) if session else SessionName("", "")
             if request.transceiver in ("", name.transceiver) and request.session_id in ("", name.session_id):
                 yield describe(datapath, number, name, clock())

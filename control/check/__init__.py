@@ -26,16 +26,16 @@ def run(config: Config | None, pin_path: Path, *, attach: bool) -> Iterator[Find
     Args:
         attach: whether a program may be attached for a moment.
     """
-    usable = True
+    loadable = False
     for finding in host.findings(pin_path):
-        usable &= finding.status != Status.FAILED
+        loadable |= finding.name == host.PROGRAM and finding.status == Status.OK
         yield finding
     if config is None:
         return
     with ExitStack() as loaded:
         # Where the program cannot be loaded, which was said above, it cannot be attached.
-        trial = _attach_trial(config.xdp_mode, loaded) if attach and usable else None
-        ours = _attached(pin_path) if usable else {}
+        trial = _attach_trial(config.xdp_mode, loaded) if attach and loadable else None
+        ours = _attached(pin_path) if loadable else None
         yield from interfaces.findings(config.interfaces, links.read(), ours, config.xdp_mode, trial)
     yield from addresses.findings(config, links.addresses())
 
@@ -55,8 +55,14 @@ def _attach_trial(mode: str, loaded: ExitStack) -> Attach:
     return attach
 
 
-def _attached(pin_path: Path) -> dict[int, int]:
-    """The program that is attached by the pins of a datapath, by ifindex."""
+def _attached(pin_path: Path) -> dict[int, int] | None:
+    """The program that is attached by the pins of a datapath, by ifindex; None: they may not be read."""
     from control import loader
 
+    try:
+        os.scandir(pin_path).close()
+    except FileNotFoundError:
+        return {}
+    except PermissionError:
+        return None
     return {link.ifindex: link.program_id for link in loader.attached(pin_path)}

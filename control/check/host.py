@@ -12,6 +12,7 @@ from control import bpffs, fdinfo
 from control.check.finding import Finding, failed, ok, warning
 
 OLDEST_KERNEL = (6, 1)
+PROGRAM = "program"  # the name of the finding that says whether the kernel takes it
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _CAP_SYS_ADMIN = 21
 _LO_FORWARDING = [Path(f"/proc/sys/net/{family}/conf/lo/forwarding") for family in ("ipv4", "ipv6")]
@@ -91,7 +92,7 @@ def program() -> Iterator[Finding]:
     try:
         path = loader.object_path()
     except DatapathError as error:
-        yield failed("program", str(error), "install Earshot again, or run scripts/build in its sources")
+        yield failed(PROGRAM, str(error), "install Earshot again, or run scripts/build in its sources")
         return
     try:
         with libbpf.BpfObject(path) as bpf:
@@ -99,9 +100,9 @@ def program() -> Iterator[Finding]:
             told = fdinfo.read(bpf.program_fd(loader.PROGRAM))
     except OSError as error:
         found = f"the kernel refuses it: {os.strerror(error.errno or 0)}"
-        yield failed("program", found, "see capabilities and kernel above; earshotd's log has the details")
+        yield failed(PROGRAM, found, "see capabilities and kernel above; earshotd's log has the details")
         return
-    yield ok("program", f"accepted by the kernel ({told.get('verified_insns', '?')} instructions verified)")
+    yield ok(PROGRAM, f"accepted by the kernel ({told.get('verified_insns', '?')} instructions verified)")
     if told.get("prog_jited") == "1":
         yield ok("jit", "the program is compiled to machine code")
     else:

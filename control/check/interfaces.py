@@ -16,7 +16,7 @@ Attach = Callable[[int], None]  # tries it on an ifindex; raises OSError
 def findings(
     wanted: Sequence[str],
     links: Mapping[int, Link],
-    ours: Mapping[int, int],
+    ours: Mapping[int, int] | None,
     mode: str,
     attach: Attach | None,
 ) -> Iterator[Finding]:
@@ -25,7 +25,7 @@ def findings(
     Args:
         wanted: names of the links.
         links: of the host, by ifindex.
-        ours: program that earshotd has attached, by ifindex.
+        ours: program that earshotd has attached, by ifindex; None: it cannot be told.
         mode: native or generic.
         attach: None: do not try it.
     """
@@ -39,7 +39,7 @@ def findings(
         state = link_state(link, ethtool.driver(link.name))
         yield state
         if link.is_ethernet:
-            yield xdp(link, ours.get(link.ifindex, 0), mode, attach)
+            yield xdp(link, None if ours is None else ours.get(link.ifindex, 0), mode, attach)
         if link.kind == "veth":
             yield veth_peer(link, links.get(link.peer))
     if len(found) > 1:
@@ -57,14 +57,17 @@ def link_state(link: Link, driver: str) -> Finding:
     return ok(name, f"up, driver {driver or 'unknown'}, MTU {link.mtu}")
 
 
-def xdp(link: Link, our_program: int, mode: str, attach: Attach | None) -> Finding:
+def xdp(link: Link, our_program: int | None, mode: str, attach: Attach | None) -> Finding:
     """Whether earshotd's program is attached, or could be."""
     name = f"xdp {link.name}"
     for attached_mode, program in link.programs.items():
+        found = f"XDP program (id {program}, {attached_mode}) is attached"
+        if our_program is None:
+            return warning(name, f"an {found}, and whose cannot be told", "check with earshotd's privileges")
         if program == our_program:
-            return ok(name, f"earshotd's program is attached, {attached_mode}")
+            return ok(name, f"earshotd's {found}")
         cure = f"detach it (ip link set dev {link.name} xdp off), or use another link"
-        return failed(name, f"another XDP program (id {program}, {attached_mode}) is attached", cure)
+        return failed(name, f"another {found}", cure)
     if attach is None:
         return ok(name, f"nothing is attached; whether {mode} mode works was not tried")
     try:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from pyroute2 import IPRoute
 
+from control import hostlinks
 from control.addresses import IPAddress
 
 _ARPHRD_ETHER = 1
@@ -46,7 +46,7 @@ def addresses() -> set[IPAddress]:
         found = [
             message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in netlink.get_addr()
         ]
-    return {ip_address(address) for address in found if address}
+    return {hostlinks.address(text) for text in found if text}
 
 
 def _from_netlink(message: Any) -> Link:

@@ -62,7 +62,8 @@ def _findings(path: Path | None, attach: bool) -> Iterator[Finding]:
             yield Finding("configuration", Status.FAILED, str(error), f"correct {error.field!r} in {path}")
         else:
             yield Finding("configuration", Status.OK, str(path))
-    yield from checks.run(settings, settings.pin_path if settings else DEFAULT_PIN_PATH, attach=attach)
+    pin_path = Path(os.environ.get(config.environment_name("pin_path"), DEFAULT_PIN_PATH))
+    yield from checks.run(settings, settings.pin_path if settings else pin_path, attach=attach)
 
 
 def _write_json(found: Iterator[Finding]) -> bool:

@@ -10,7 +10,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from control.cli import check, datapath, flow, relay, session
-from control.cli.options import Command, NoDatapathError, write_exit_status
+from control.cli.options import Command, FailedError, NoDatapathError, write_exit_status
 from control.errors import DatapathError
 
 PROGRAM = "earshot"
@@ -24,6 +24,8 @@ class Root(click.Group):
             return super().invoke(ctx)
         except (DatapathError, PermissionError) as error:
             raise NoDatapathError(str(error)) from error
+        except OSError as error:
+            raise FailedError(str(error)) from error
         except ImportError as error:
             raise NoDatapathError(f"{error}; see: earshot check") from error
 

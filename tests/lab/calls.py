@@ -20,7 +20,7 @@ from aioice import stun
 from tests.lab.relay_client import Attachment
 from tests.lab.topology import VIP_PORT, Site
 
-STUN_PWD = "a-pwd-of-at-least-22-ice-chars".replace("-", "+")
+STUN_PWD = "aPwdOfAtLeast22IceChars"
 DTLS, RTP = 22, 128  # first bytes by which RFC 7983 tells them apart
 SOCKET_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 DEADLINE = 5.0

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from tests.lab import leftovers
 from tests.lab.host import LabError
 from tests.lab.live import LiveTable
@@ -86,7 +88,11 @@ def demonstrate(options: argparse.Namespace) -> int:
         start_transceiver(site, [family])
         print(f"earshot-transceiver runs and is attached to the relay; WHIP at {whip_url()}\n")
         with RelayClient(relay_target(site)) as relay:
-            results = place_calls(site, relay, options.calls, options.seconds)
+            try:
+                results = place_calls(site, relay, options.calls, options.seconds)
+            except grpc.RpcError as error:
+                print_logs(lab)
+                raise LabError(f"the relay does not answer: {error.code()}") from None
             report = Report.of(
                 results,
                 seconds=options.seconds,
@@ -112,8 +118,9 @@ def demonstrate(options: argparse.Namespace) -> int:
 def describe(site: Site, family: int) -> None:
     addresses = site.addresses[family]
     vip = endpoint(addresses.vip, VIP_PORT)
-    print(f"client {addresses.client}  <->  {vip} [relay] {addresses.relay}  <->  transceiver")
-    print(f"{'':>8}three hosts, no subnet shared; the relay host itself forwards nothing\n")
+    relay = f"{vip} relay {addresses.relay}"
+    print(f"  client {addresses.client} <-> {relay} <-> {addresses.transceiver} transceiver")
+    print("  Three network namespaces that share no subnet; the relay host's own forwarding is off.\n")
 
 
 def place_calls(site: Site, relay: RelayClient, calls: int, seconds: int) -> list[dict[str, Any]]:
@@ -163,7 +170,7 @@ Everything is left running. To look around:
   more calls           {" ".join(site.client.command(str(python), "-m", "tests.lab.caller"))} \\
                          --whip {whip_url()} --calls 3 --seconds 10
   a shell in a host    nsenter --net={site.relay.path}   (or -client, -transceiver)
-  maps and links       ls {site.lab.pins}
+  what the relay holds {BIN / "earshot"} stats --pin-path {site.lab.pins}   (or session list, flow list ...)
 To remove it:          scripts/demo --clean {site.lab.prefix}""")
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from typing import TextIO
@@ -23,18 +24,20 @@ class LiveTable:
         self._shown: Sequence[str] = ()
         self._newest: Sequence[str] = ()
 
-    def due(self) -> bool:
-        return time.monotonic() >= self._next
-
     def show(self, lines: Sequence[str]) -> None:
-        self._newest = lines
-        if self.due():
+        self._newest = self._fitted(lines) if self._terminal else lines
+        if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._period
             self._draw()
 
     def finish(self) -> None:
         if self._newest != self._shown:
             self._draw()
+
+    def _fitted(self, lines: Sequence[str]) -> list[str]:
+        """What can be drawn over: a line that wraps, or one that has scrolled away, cannot."""
+        size = shutil.get_terminal_size()
+        return [line[: size.columns] for line in lines[: size.lines - 2]]
 
     def _draw(self) -> None:
         if self._terminal and self._shown:

@@ -12,7 +12,8 @@ from earshot.relay.v1 import relay_pb2 as pb
 
 MOST_ROWS = 24
 SESSION_WIDTH = 8  # of its id: enough to tell calls apart
-HEADINGS = ("SESSION", "CLIENT", "TRANSCEIVER", "TO TRANSCEIVER", "TO CLIENT", "AGE")
+HEADINGS = ("SESSION", "CLIENT", "TRANSCEIVER", "PACKETS UP", "KB UP", "PACKETS DOWN", "KB DOWN", "AGE")
+FIRST_NUMBER = HEADINGS.index("PACKETS UP")  # numbers stand to the right
 TO_TRANSCEIVER = ("forward_to_transceiver", "forward_bound", "forward_rebound")
 TO_CLIENT = ("forward_to_client",)
 # A removed session stops at once, and its client goes on sending for a moment.
@@ -119,8 +120,8 @@ class Report:
         return [
             f"{self.connected} of {self.calls} calls connected; offer to media: "
             f"median {middle:.0f} ms, slowest {worst:.0f} ms",
-            f"{self.audio_verified} of {self.calls} got their own audio back: correlation of the echo "
-            f"with what was sent {min(self.correlation):.2f} or more",
+            f"{self.audio_verified} of {self.calls} got their own audio back: echo and sent sound "
+            f"correlate, {min(self.correlation):.2f} at the least",
             f"{self.data_channel_verified} of {self.calls} got their data channel's answer",
             f"{relay.to_transceiver_packets:,} packets to the transceiver, {relay.to_client_packets:,} "
             f"to the clients, all by XDP ({self.xdp_mode})",
@@ -130,17 +131,24 @@ class Report:
 
 
 def flow_table(flows: Sequence[pb.Flow]) -> list[str]:
-    """Live flows as an operator wants to see them: one line each, oldest first."""
+    """Live flows as an operator wants to see them: one line each, oldest first.
+
+    Up is from the client to the transceiver.
+    """
     ordered = sorted(flows, key=lambda flow: (flow.flow_id >> 32, flow.session_id))
     rows = [HEADINGS, *map(_row, ordered[:MOST_ROWS])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    lines = [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines = ["  ".join(_cells(row, widths)) for row in rows]
     if len(ordered) > MOST_ROWS:
         lines.append(f"and {len(ordered) - MOST_ROWS} more")
     return lines
+
+
+def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [
+        cell.ljust(width) if column < FIRST_NUMBER else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
 
 
 def _row(flow: pb.Flow) -> tuple[str, ...]:
@@ -148,8 +156,10 @@ def _row(flow: pb.Flow) -> tuple[str, ...]:
         flow.session_id[:SESSION_WIDTH],
         _endpoint(flow.client),
         f"{flow.transceiver} {_endpoint(flow.backend)}",
-        _traffic(flow.to_transceiver_packets, flow.to_transceiver_bytes),
-        _traffic(flow.to_client_packets, flow.to_client_bytes),
+        f"{flow.to_transceiver_packets:,}",
+        f"{flow.to_transceiver_bytes / 1000:,.1f}",
+        f"{flow.to_client_packets:,}",
+        f"{flow.to_client_bytes / 1000:,.1f}",
         f"{flow.age_seconds} s",
     )
 
@@ -157,7 +167,3 @@ def _row(flow: pb.Flow) -> tuple[str, ...]:
 def _endpoint(endpoint: pb.Endpoint) -> str:
     address = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
     return f"{address}:{endpoint.port}"
-
-
-def _traffic(packets: int, size: int) -> str:
-    return f"{packets:>6,} packets {size / 1000:>8,.1f} kB"

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -347,3 +348,36 @@ def test_remove_leaves_alone_what_is_not_ours(loaded_site: Site) -> None:
     assert refused.status == 1
     assert "it holds other" in refused.err
     assert set(loaded_site.xdp_modes().values()) == {"native"}
+
+
+def test_a_full_disk(entered: Entered) -> None:
+    said = earshot(entered.site, "stats", wrapper=("sh", "-c", 'exec "$@" > /dev/full', "sh"))
+    assert said.status == 1
+    assert said.err.startswith("Error: ")
+    assert said.err.count("\n") == 1
+
+
+def test_the_manual_has_every_key(entered: Entered) -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    site = entered.site
+    reports = [
+        earshot(site, *argv, "-o", "json").json
+        for argv in (
+            ["session", "show", "aaaa"],
+            ["transceiver", "list"],
+            ["vip", "list"],
+            ["datapath", "status"],
+            ["check", "--no-attach"],
+        )
+    ]
+    usage = earshot(site, "stats", "-o", "json").json
+    del usage["reasons"]  # their names are those of bpf/README.md
+    assert not {key for key in keys([*reports, usage]) if f"`{key}`" not in manual}
+
+
+def keys(value: object) -> Iterator[str]:
+    """All keys of a JSON document."""
+    if isinstance(value, dict):
+        yield from value
+    for member in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from keys(member)

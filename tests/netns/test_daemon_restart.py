@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -178,8 +179,11 @@ def test_bad_configuration_is_named(site: Site) -> None:
         assert "Traceback" not in said
 
 
-def test_tcp(site: Site) -> None:
-    start_relay(site, "--grpc-listen=127.0.0.1:9000")
+def test_listens_on_tcp_and_in_a_folder_that_it_makes(site: Site) -> None:
+    folder = site.lab.dir / "made" / "by the daemon"
+    start_relay(site, "--grpc-listen=127.0.0.1:9000", f"--grpc-socket={folder}/earshotd.sock")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    assert (folder / "earshotd.sock").is_socket()
     check = (
         "import grpc; from grpc_health.v1 import health_pb2 as h, health_pb2_grpc as g;"
         "stub = g.HealthStub(grpc.insecure_channel('127.0.0.1:9000'));"

@@ -7,15 +7,18 @@ import socket
 from collections.abc import Iterator
 from http.client import HTTPConnection
 
+import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from control import abi
-from tests.lab.calls import RTP, call, payload
+from control.streams import MAX_EVENTS
+from tests.lab.calls import RTP, binding_request, call, payload, wait_for
 from tests.lab.netns import Lab
 from tests.lab.relay_client import Attachment, RelayClient
-from tests.lab.services import start_relay
+from tests.lab.services import relay_target, start_relay
 from tests.lab.topology import Site, two_armed
+from tests.netns.raw_stream import add, raw_stream, remove, unregistered_call
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
@@ -72,3 +75,28 @@ def test_values_follow_the_maps(site: Site, relay: RelayClient, attachment: Atta
         assert after["earshot_transceivers", "detached"] == 0
         assert after["earshot_stream_events_dropped_total",] == 0
         assert any(name == "earshot_build_info" for name, *_ in after)
+
+
+def test_transceiver_that_does_not_read(site: Site, relay: RelayClient) -> None:
+    """Its events are dropped and counted; others are served, and it loses nothing else."""
+    key = ("earshot_stream_events_dropped_total",)
+    with (
+        # Without this, gRPC makes room for megabytes on the way to whoever does not read.
+        grpc.insecure_channel(relay_target(site), [("grpc.http2.bdp_probe", 0)]) as channel,
+        raw_stream(channel) as deaf,
+        unregistered_call(site, 4, "deaf") as made,
+    ):
+        deaf.hello("deaf")
+        deaf.batch(add("deaf", made.ufrag, to=[made.endpoint]))
+        made.bind(4)
+        request = binding_request(made.ufrag)
+        for port in range(20000, 20000 + 2 * MAX_EVENTS):
+            with site.client.socket(socket.AF_INET) as client:
+                client.bind(("", port))
+                client.sendto(request, made.vip)
+        wait_for(lambda: scrape(site)[key] > 0, "events are dropped")
+        with relay.attach("other") as other, call(site, other, 4) as another:
+            another.bind(4)
+            assert next(other.events()).HasField("flow_bound")
+        assert deaf.batch(remove("deaf")) == [(0, "")]
+        wait_for(lambda: relay.flows("deaf") == [], "the end of all its flows")

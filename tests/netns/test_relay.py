@@ -10,6 +10,7 @@ import pytest
 from tests.lab.calls import (
     DTLS,
     RTP,
+    SOCKET_FAMILY,
     binding_request,
     binding_response,
     call,
@@ -40,7 +41,7 @@ class Counted:
         return {reason: count for reason, count in moved.items() if count and not reason.startswith("pass_")}
 
     def wait(self, reason: str, count: int = 1) -> None:
-        wait_for(lambda: self().get(reason, 0) >= count, f"{count} of {reason}, only {self()}")
+        wait_for(lambda: self().get(reason, 0) >= count, f"{count} of {reason}")
 
 
 def test_the_program_is_attached_in_native_mode(site: Site) -> None:
@@ -175,7 +176,7 @@ def test_counters_match_exactly_what_was_sent(
 
 
 def test_the_relay_host_stays_reachable_by_tcp(site: Site, family: int) -> None:
-    kind = {4: socket.AF_INET, 6: socket.AF_INET6}[family]
+    kind = SOCKET_FAMILY[family]
     addresses = site.addresses[family]
     for host, address in ((site.client, addresses.vip), (site.transceiver, addresses.relay)):
         with (
@@ -194,7 +195,7 @@ def test_the_relay_host_stays_reachable_by_tcp(site: Site, family: int) -> None:
 
 
 def test_the_relay_host_can_ask_a_name_server(site: Site, family: int) -> None:
-    kind = {4: socket.AF_INET, 6: socket.AF_INET6}[family]
+    kind = SOCKET_FAMILY[family]
     addresses = site.addresses[family]
     with site.transceiver.socket(kind) as server, site.relay.socket(kind) as resolver:
         server.bind((addresses.transceiver, 53))

@@ -113,10 +113,11 @@ def test_xdp_on_a_link_without_a_program() -> None:
 def test_xdp_on_a_link_with_a_program() -> None:
     link = ETH0._replace(programs={"generic": 17})
     ours = interfaces.xdp(link, 17, "native", must_not_be_tried)
-    assert (ours.status, ours.found) == (Status.OK, "earshotd's program is attached, generic")
+    assert (ours.status, ours.found) == (Status.OK, "earshotd's XDP program (id 17, generic) is attached")
     other = interfaces.xdp(link, 16, "native", must_not_be_tried)
     assert other.status == Status.FAILED
-    assert "id 17" in other.found
+    assert other.found == "another XDP program (id 17, generic) is attached"
+    assert interfaces.xdp(link, None, "native", None).status == Status.WARNING
 
 
 def test_the_other_end_of_a_veth() -> None:

@@ -110,3 +110,9 @@ def test_what_is_not_a_bpf_file_system_is_not_removed(tmp_path: Path) -> None:
     assert (status, out) == (1, "")
     assert "nothing is removed" in err
     assert (tmp_path / "flows_v1").exists()
+
+
+def test_the_manual_names_every_command() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    for path in COMMANDS:
+        assert f"`earshot {' '.join(path)}" in manual

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loaded relay with as many flows as asked for, entered into its maps directly."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import numpy as np
+
+from control import abi, libbpf, loader
+from control.addresses import Endpoint, IPAddress, to_bytes
+from control.datapath import Datapath
+from control.hostlinks import HostLink
+from control.libbpf import Array
+
+LO = 1  # where a test run's packets come from
+BACKENDS = 64
+BACKEND_PORT = 5000
+VIP_PORT = 443
+CLIENT_PORTS = 0x4000
+PORT_MIN = 1024
+UFRAG, SESSION = b"alice000", 7
+TO_CLIENTS, TO_BACKENDS = 1, 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Addresses of number 0; the others count up from them."""
+
+    vip: IPAddress
+    relay: IPAddress
+    backend: IPAddress
+    client: IPAddress
+
+
+PLANS = {
+    4: Plan(*map(ip_address, ("203.0.113.1", "10.20.0.1", "10.30.0.0", "11.0.0.0"))),
+    6: Plan(*map(ip_address, ("2001:db8:f::1", "fd00:20::1", "fd00:30::", "2001:db8:c::"))),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """So many relay addresses, each with so many ports from PORT_MIN on."""
+
+    family: int
+    relays: int
+    span: int
+
+    @property
+    def flows(self) -> int:
+        return self.relays * self.span
+
+    @property
+    def port_bits(self) -> int:
+        return (self.span - 1).bit_length()
+
+    def records(self) -> Array:
+        """The numbers of all records."""
+        relay = np.arange(self.relays, dtype=np.uint32)[:, None] << np.uint32(self.port_bits)
+        return (relay | np.arange(self.span, dtype=np.uint32)[None, :]).ravel()
+
+
+class Table:
+    """The relay, its maps just large enough for a shape."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        records = shape.relays << shape.port_bits
+        with libbpf.BpfObject(loader.object_path()) as program:
+            for name, entries in (
+                ("sessions_v1", 16),
+                ("backends_v1", BACKENDS + 1),
+                ("flows_v1", records),
+                ("flow_index_v1", records),
+                ("free_flows4_v1", records),
+                ("free_flows6_v1", records),
+            ):
+                program.set_max_entries(name, entries)
+            port_max = PORT_MIN + shape.span - 1
+            program.set_rodata(np.array([PORT_MIN, port_max, shape.port_bits, 0], np.uint16).tobytes())
+            program.load()
+            self.datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
+            self.program_fd = os.dup(program.program_fd(loader.PROGRAM))
+        plan = PLANS[shape.family]
+        relays = {number: plan.relay + number for number in range(shape.relays)}
+        vip = Endpoint(plan.vip, VIP_PORT)
+        self.datapath.set_addresses({0: vip}, relays, (PORT_MIN, port_max), shape.port_bits)
+        self._put_hops()
+        self._put_backends()
+
+    def close(self) -> None:
+        self.datapath.close()
+        os.close(self.program_fd)
+
+    def fill(self) -> None:
+        """A live flow in each record: of client number `record`, to backend `record % BACKENDS`."""
+        records = self.shape.records()
+        clients = addresses(PLANS[self.shape.family].client, records)
+        ports = CLIENT_PORTS + (records & 0x3FFF)
+        flows = np.zeros(len(records), abi.FLOW)
+        flows["client_addr"], flows["client_port"] = clients, ports
+        flows["backend"] = records % BACKENDS + 1
+        flows["client_hop"] = TO_CLIENTS
+        flows["session"] = SESSION
+        flows["state"] = abi.FlowState.LIVE
+        # No sum is right in these packets, so none needs to come out right.
+        flows["ip_delta"] = flows["udp_delta"] = 0x1234
+        self.datapath.flows[records] = flows
+        keys = np.zeros(len(records), abi.FLOW_KEY)
+        keys["client_addr"], keys["client_port"] = clients, ports
+        stored = self.datapath.flow_index.put_many(keys, records)
+        if stored != len(records):
+            raise RuntimeError(f"only {stored} of {len(records)} flows fit")
+
+    def empty(self) -> None:
+        """No flow at all, every record free, counters as they are."""
+        self.datapath.flows[:] = np.zeros(1, abi.FLOW)[0]
+        self.datapath.flow_index.delete_many(self.datapath.flow_index.read()[0])
+        self.datapath.refill_free_flows()
+
+    def let_bind(self, clients: HostLink) -> None:
+        """What binding needs besides: the session, free hops, and the link of the clients."""
+        keys = np.array([(UFRAG,)], abi.UFRAG_KEY)
+        values = np.zeros(1, abi.SESSION)
+        values["number"], values["backend"] = SESSION, (1, 1)
+        self.datapath.put_sessions(keys, values)
+        link = np.array([(clients.mac, clients.mtu)], abi.LINK_INFO)
+        self.datapath.links.put(np.uint32(clients.ifindex).tobytes(), link.tobytes())
+        for number in range(8, 16):
+            self.datapath.free_hops.push(number)
+        self.empty()
+
+    def _put_hops(self) -> None:
+        hops = self.datapath.hops
+        for number in (TO_CLIENTS, TO_BACKENDS):
+            hops["dmac"][number] = np.void(b"\x02\0\0\0\0" + bytes([number]))
+            hops["smac"][number] = np.void(b"\x02\0\0\0\x01" + bytes([number]))
+            hops["mtu"][number], hops["ifindex"][number] = 1500, LO
+            hops["resolved"][number] = abi.HopState.RESOLVED
+
+    def _put_backends(self) -> None:
+        backends = self.datapath.backends[1:]
+        backends["addr"] = addresses(PLANS[self.shape.family].backend, np.arange(BACKENDS))
+        backends["port"], backends["hop"] = BACKEND_PORT, TO_BACKENDS
+
+
+def addresses(base: IPAddress, numbers: Array) -> Array:
+    """Addresses counted up from a base, as the maps hold them."""
+    raw = np.tile(np.frombuffer(to_bytes(base), np.uint8), (len(numbers), 1))
+    last = int.from_bytes(base.packed[-4:], "big") + numbers.astype(np.uint32)
+    raw[:, 12:] = last.astype(">u4").view(np.uint8).reshape(-1, 4)
+    return raw.view("V16").ravel()
