@@ -37,7 +37,7 @@ struct packet {
 	struct address dst;
 	__be16 sport;
 	__be16 dport;	   /* 0: cannot be told */
-	__u16 ip_len;	   /* of the IP packet, header included; 0: there is none */
+	__u32 ip_len;	   /* of the IP packet, header included; 0: there is none */
 	__u16 udp_len;	   /* as the UDP header says */
 	__u16 payload_len; /* set by check_lengths() */
 	__u8 family;	   /* IPV4 or IPV6, also the index in session.backend */
