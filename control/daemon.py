@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import tomllib
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from importlib.metadata import version
@@ -18,7 +17,7 @@ from typing import Any
 import click
 
 from control import config as settings
-from control import logs, metrics, server
+from control import config_file, logs, metrics, server
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import ConfigError, EarshotError
@@ -27,7 +26,6 @@ from control.nexthops import NextHops
 from control.reaper import SCAN_SECONDS
 from control.relay import Relay, clock
 
-DEFAULT_CONFIG = Path("/etc/earshot/earshotd.toml")
 SWEEP_SECONDS = 0.5
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
@@ -91,14 +89,9 @@ def _say_ready(config: Config, relay: Relay) -> None:
 
 
 def _read_file(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        if not DEFAULT_CONFIG.exists():
-            return {}
-        path = DEFAULT_CONFIG
-    try:
-        return tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError("config", f"{path}: {error}") from error
+    if path is None and not config_file.DEFAULT.exists():
+        return {}
+    return config_file.read(path or config_file.DEFAULT)
 
 
 def _flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -112,13 +105,13 @@ def _flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--config",
-    "config_file",
+    "config_path",
     type=click.Path(path_type=Path),
-    help=f"TOML file.  [default: {DEFAULT_CONFIG}, if it is there]",
+    help=f"TOML file.  [default: {config_file.DEFAULT}, if it is there]",
 )
 @_flags
 @click.version_option(version("earshot"), prog_name="earshotd")
-def main(config_file: Path | None, **flags: Any) -> None:
+def main(config_path: Path | None, **flags: Any) -> None:
     """Run Earshot's node daemon in the foreground.
 
     Each setting may stand in the TOML file under its flag's name with underscores (lists in the
@@ -132,7 +125,7 @@ def main(config_file: Path | None, **flags: Any) -> None:
     logs.set_up("info")
     given = {key: value for key, value in flags.items() if value not in (None, ())}
     try:
-        config = settings.build(_read_file(config_file), os.environ, given)
+        config = settings.build(_read_file(config_path), os.environ, given)
         logs.set_up(config.log_level)
         with closing(open_datapath(config)) as loaded:
             asyncio.run(run(config, loaded.datapath))

@@ -5,7 +5,8 @@
     ├── ConfigError         a setting is wrong; names the field
     ├── DatapathError       the program or its maps cannot be loaded, attached or opened
     │   └── MapFullError    a map has no room left
-    └── UnreachableError    no resolved next hop towards an address
+    ├── UnreachableError    no resolved next hop towards an address
+    └── RequestError        a caller's request is refused (control/requests.py); becomes a gRPC status
 
 Messages are for an operator: what, where, and what to do about it. They never hold a pwd.
 """

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from control import abi
 from control.addresses import Endpoint, from_bytes
+from control.model import SessionName
 from control.records import backend_endpoint
-from control.sessions import SessionName
 
 Records = NDArray[np.void]
 Numbers = NDArray[np.uint32]

@@ -13,7 +13,7 @@ from pyroute2 import IPRoute
 from control.addresses import IPAddress
 from control.errors import ConfigError, DatapathError
 
-_LO_FORWARDING = (
+LO_FORWARDING = (
     Path("/proc/sys/net/ipv4/conf/lo/forwarding"),
     Path("/proc/sys/net/ipv6/conf/lo/forwarding"),
 )
@@ -65,7 +65,7 @@ def let_lo_forward() -> None:
     Raises:
         DatapathError: the setting cannot be written.
     """
-    for path in _LO_FORWARDING:
+    for path in LO_FORWARDING:
         try:
             if path.read_text().strip() != "1":
                 path.write_text("1")

@@ -9,6 +9,7 @@ name, and ``link_<ifindex>`` for each of the host's links that the program is at
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from control.libbpf import BpfObject
 
 PROGRAM = "earshot"
 _LINK_PIN = "link_"
+_OURS = re.compile(r"[a-z0-9_]+_v\d+|link_\d+")
 _XDP_FLAGS = {"native": libbpf.XDP_FLAGS_DRV_MODE, "generic": libbpf.XDP_FLAGS_SKB_MODE}
 
 
@@ -125,10 +127,14 @@ def open_pinned(pin_path: Path) -> Datapath:
 def remove(pin_path: Path) -> list[str]:
     """Detaches the program everywhere and forgets the maps: calls through it end.
 
-    Returns what was removed, by pin name. Raises DatapathError when a daemon runs there.
+    Returns what was removed, by pin name.
+
+    Raises:
+        DatapathError: a daemon runs there, or something is there that Earshot has not made.
     """
     if not pin_path.is_dir():
         return []
+    refuse_foreign(pin_path)
     with bpffs.locked(pin_path):
         # Links first, so that no packet meets a program whose maps are going.
         pins = sorted(pin_path.iterdir(), key=lambda pin: (not pin.name.startswith(_LINK_PIN), pin.name))
@@ -136,6 +142,14 @@ def remove(pin_path: Path) -> list[str]:
             pin.unlink()
         pin_path.rmdir()
     return [pin.name for pin in pins]
+
+
+def refuse_foreign(pin_path: Path) -> None:
+    """Raises DatapathError unless everything in a folder was pinned by some version of Earshot."""
+    others = sorted(pin.name for pin in pin_path.iterdir() if not _OURS.fullmatch(pin.name))
+    if others or not bpffs.is_mounted(pin_path):
+        holds = ", ".join(others) or "ordinary files"
+        raise DatapathError(f"{pin_path} is not Earshot's alone, it holds {holds}: nothing is removed")
 
 
 def attached(pin_path: Path) -> list[libbpf.LinkInfo]:

@@ -36,6 +36,7 @@ CONFIRM_SECONDS = 10.0  # the kernel's neighbours go stale after 15 to 45 s
 RETRY_SECONDS = 1.0  # for what does not resolve
 UNUSED_SECONDS = 60.0  # after which a hop that nothing refers to is given up
 QUARANTINE_SECONDS = 2.0  # in which a binding under way may still store it
+RESOLVE_POLL_SECONDS = 0.05
 RESOLVE_SECONDS = 3.0  # how long hop_for waits; the kernel gives up after three requests, 3 s
 
 _NTF_USE = 0x01
@@ -99,19 +100,25 @@ class NextHops:
                 or nobody who answers within RESOLVE_SECONDS.
         """
         neighbour = await self._route(address)
-        number = self._numbers.get(neighbour) or self._enter(neighbour)
-        self._towards[address] = number
-        if self._datapath.hops["resolved"][number] != HopState.RESOLVED:
+        number = self._numbers.get(neighbour)
+        if number is None or self._datapath.hops["resolved"][number] != HopState.RESOLVED:
+            # First answered, then entered: addresses that nobody has take up no hops.
+            await self._resolve(neighbour)
+            number = self._numbers.get(neighbour) or self._enter(neighbour)
             await self._read_neighbour(neighbour)
-        for attempt in range(int(RESOLVE_SECONDS / 0.05)):
-            if self._datapath.hops["resolved"][number] == HopState.RESOLVED:
-                return number
+        self._towards[address] = number
+        return number
+
+    async def _resolve(self, neighbour: Neighbour) -> None:
+        """Returns once the kernel knows the neighbour's MAC."""
+        for attempt in range(int(RESOLVE_SECONDS / RESOLVE_POLL_SECONDS)):
+            if any(_is_valid(message) for message in await self._kernel_knows(neighbour)):
+                return
             if attempt % 20 == 0:
                 await self._solicit(neighbour)
-            await asyncio.sleep(0.05)
-        raise UnreachableError(
-            f"{address}: {neighbour.address} on {self._links[neighbour.ifindex].name} does not answer"
-        )
+            await asyncio.sleep(RESOLVE_POLL_SECONDS)
+        name = self._links[neighbour.ifindex].name
+        raise UnreachableError(f"{neighbour.address} on {name} does not answer")
 
     async def _route(self, address: IPAddress) -> Neighbour:
         try:
@@ -224,12 +231,16 @@ class NextHops:
         except NetlinkError as error:
             log.debug("event=solicit_failed neighbour=%s error=%s", neighbour.address, error)
 
-    async def _read_neighbour(self, neighbour: Neighbour) -> None:
+    async def _kernel_knows(self, neighbour: Neighbour) -> list[Any]:
         try:
-            messages = await self._netlink.neigh("get", dst=str(neighbour.address), ifindex=neighbour.ifindex)
+            return list(
+                await self._netlink.neigh("get", dst=str(neighbour.address), ifindex=neighbour.ifindex)
+            )
         except NetlinkError:
-            return  # the kernel does not know it
-        for message in messages:
+            return []  # nothing
+
+    async def _read_neighbour(self, neighbour: Neighbour) -> None:
+        for message in await self._kernel_knows(neighbour):
             self._take_neighbour(message)
 
     async def _follow_routes(self) -> None:
@@ -262,7 +273,7 @@ class NextHops:
 
     def _take_neighbour(self, message: Any) -> None:
         destination, mac = message.get("dst"), message.get("lladdr")
-        if destination is None or mac is None or not message["state"] & _NUD_VALID:
+        if destination is None or not _is_valid(message):
             return  # a neighbour that stopped answering keeps its last MAC: there is no better one
         neighbour = Neighbour(hostlinks.address(destination), message["ifindex"])
         number = self._numbers.get(neighbour)
@@ -284,6 +295,11 @@ class NextHops:
         self._datapath.links.put(np.uint32(link.ifindex).tobytes(), info.tobytes())
         for number in np.flatnonzero(self._datapath.hops["ifindex"] == link.ifindex):
             _store_word(self._datapath.hops, int(number), "smac", link.mac, min(link.mtu, 0xFFFF))
+
+
+def _is_valid(message: Any) -> bool:
+    """Whether an RTM_NEWNEIGH message has a MAC to send to."""
+    return message.get("lladdr") is not None and bool(message["state"] & _NUD_VALID)
 
 
 def hops_in_use(datapath: Datapath) -> frozenset[int]:

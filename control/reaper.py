@@ -29,7 +29,8 @@ from control.flows import (
     ticks_of,
     unconfirmed,
 )
-from control.sessions import EndedSession, Registry, Session
+from control.model import EndedSession, Session
+from control.sessions import Registry
 from control.streams import Streams
 
 SCAN_SECONDS = 0.2

@@ -13,7 +13,7 @@ from control import abi
 from control.addresses import Endpoint, from_bytes, to_bytes
 from control.backends import Backend
 from control.hmac_keys import STATE_WORDS
-from control.sessions import Owner, Session, UfragKey
+from control.model import Owner, Session, UfragKey
 
 Records = NDArray[np.void]
 _STATE_BYTES = 4 * STATE_WORDS

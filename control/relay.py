@@ -23,9 +23,10 @@ from control.errors import UnreachableError
 from control.flows import Clock, endpoint_message
 from control.hmac_keys import key_states
 from control.logs import event
+from control.model import Attachment, Owner, Session, UfragKey
 from control.reaper import Reaper
 from control.requests import Code, LocalAddresses, RequestError, SessionRequest, check_hello, check_session
-from control.sessions import Attachment, Owner, Registry, Session, UfragKey
+from control.sessions import Registry
 from control.store import Store
 from control.streams import Outbox, Streams
 

@@ -14,9 +14,9 @@ from earshot.relay.v1 import relay_pb2_grpc
 
 from control import abi
 from control.flows import count_by_session, describe, endpoint_message, in_state, is_live
+from control.model import Attachment, Session, SessionName
 from control.relay import Relay, clock
 from control.requests import Code, RequestError
-from control.sessions import Attachment, Session, SessionName
 from control.streams import Outbox
 
 PAGE = 500

@@ -12,90 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from control import abi
 from control.addresses import Endpoint
 from control.backends import NO_BACKEND, Backend, BackendTable
+from control.model import Attachment, Changes, EndedSession, Owner, Session, SessionName, UfragKey
 from control.requests import Code, RequestError, SessionRequest
 
 # The flows of a backend's last user are ended at once, and what a packet in flight made of it at the
 # next scan, a fifth of a second later; this leaves room for a late scan.
 BACKEND_REST_SECONDS = 3.0
 _NUMBER_MAX = (1 << 32) - 1
-
-
-class UfragKey(NamedTuple):
-    """A server ufrag and its HMAC key states (inner, then outer, 40 bytes; empty without a pwd)."""
-
-    ufrag: str
-    states: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A session as it stands in the map, under each of its ufrags."""
-
-    number: int
-    session_id: str
-    owner: int
-    keys: tuple[UfragKey, ...]
-    backends: tuple[int, int]  # for IPv4, for IPv6 clients; NO_BACKEND where it has none
-    ttl_seconds: int
-    expires: int  # 0: never
-    fingerprint_optional: bool = False
-
-    @property
-    def ufrags(self) -> list[str]:
-        return [key.ufrag for key in self.keys]
-
-
-@dataclass(slots=True)
-class Owner:
-    """A transceiver. `stream` tells the stream that is open from those before it."""
-
-    number: int
-    name: str
-    software: str = ""
-    attached: bool = False
-    since: float = 0.0
-    stream: int = 0
-    sessions: dict[str, Session] = field(default_factory=dict)
-    snapshot: set[str] | None = None  # ids named by an unfinished snapshot
-
-
-class SessionName(NamedTuple):
-    """How people and programs know a session."""
-
-    transceiver: str
-    session_id: str
-
-
-class Attachment(NamedTuple):
-    """The right of one stream to speak for a transceiver."""
-
-    owner: int
-    stream: int
-
-
-class EndedSession(NamedTuple):
-    """Flows of this session that go to one of these backends have to end."""
-
-    session: Session
-    backends: frozenset[int]
-
-
-@dataclass(slots=True)
-class Changes:
-    """What the maps lack. The last word on each ufrag, backend and owner is the one that counts."""
-
-    entries: dict[str, Session | None] = field(default_factory=dict)  # by ufrag; None: delete
-    backends: dict[int, Backend] = field(default_factory=dict)
-    # Next hops of backends, by their numbers; those not named here are left to who follows the routes.
-    hops: dict[int, int] = field(default_factory=dict)
-    owners: dict[int, Owner | None] = field(default_factory=dict)
-    ended: list[EndedSession] = field(default_factory=list)
 
 
 class Registry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from control.datapath import Datapath
 from control.flows import Clock
+from control.model import Changes, Session
 from control.reaper import Reaper
 from control.records import (
     backends_of,
@@ -15,7 +16,7 @@ from control.records import (
     ufrag_keys,
     write_backend,
 )
-from control.sessions import Changes, Registry, Session
+from control.sessions import Registry
 
 
 class Store:

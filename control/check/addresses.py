@@ -48,7 +48,7 @@ def relay_ports(ports: PortRange, ephemeral: PortRange, kept_free: list[PortRang
     return warning(
         "relay-ports",
         f"{ports}: this host gives {first}-{last} to its own sockets too, which then get no replies",
-        f"sysctl net.ipv4.ip_local_reserved_ports={ports}",
+        f"add {ports} to net.ipv4.ip_local_reserved_ports (sysctl)",
     )
 
 

@@ -27,6 +27,7 @@ def has_tx_checksum(interface: str) -> bool:
 
 def _ask(interface: str, command: int, size: int) -> bytes:
     """The kernel's reply; empty where the driver has none."""
+    # struct ifreq holds a pointer to the command, which the reply replaces.
     buffer = array("B", struct.pack("=I", command).ljust(size, b"\0"))
     request = struct.pack("16sP16x", interface.encode(), buffer.buffer_info()[0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from control import bpffs, fdinfo
+from control import bpffs, fdinfo, hostlinks
 from control.check.finding import Finding, failed, ok, warning
 
 OLDEST_KERNEL = (6, 1)
 PROGRAM = "program"  # the name of the finding that says whether the kernel takes it
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _CAP_SYS_ADMIN = 21
-_LO_FORWARDING = [Path(f"/proc/sys/net/{family}/conf/lo/forwarding") for family in ("ipv4", "ipv6")]
 
 
 def findings(pin_path: Path) -> Iterator[Finding]:
@@ -28,7 +27,7 @@ def findings(pin_path: Path) -> Iterator[Finding]:
     yield libraries
     if libraries.status == "ok":
         yield from program()
-    yield lo_forwarding(_LO_FORWARDING)
+    yield lo_forwarding(hostlinks.LO_FORWARDING)
 
 
 def kernel(release: str) -> Finding:
@@ -99,17 +98,18 @@ def program() -> Iterator[Finding]:
             bpf.load()
             told = fdinfo.read(bpf.program_fd(loader.PROGRAM))
     except OSError as error:
-        found = f"the kernel refuses it: {os.strerror(error.errno or 0)}"
-        yield failed(PROGRAM, found, "see capabilities and kernel above; earshotd's log has the details")
+        found = (error.strerror or "the kernel refused it").splitlines()[0]  # the verifier's log follows
+        log = f"bpftool -d prog load {path} {bpffs.MOUNT_POINT}/trial"
+        yield failed(PROGRAM, found, f"see capabilities and kernel above; for the verifier's log: {log}")
         return
     yield ok(PROGRAM, f"accepted by the kernel ({told.get('verified_insns', '?')} instructions verified)")
     if told.get("prog_jited") == "1":
         yield ok("jit", "the program is compiled to machine code")
     else:
-        yield warning("jit", "the program is interpreted", "sysctl net.core.bpf_jit_enable=1")
+        yield warning("jit", "the program is interpreted", "sysctl -w net.core.bpf_jit_enable=1")
 
 
-def lo_forwarding(settings: list[Path]) -> Finding:
+def lo_forwarding(settings: Sequence[Path]) -> Finding:
     """Whether the daemon can do what control/hostlinks.py says about lo, or need not."""
     for path in settings:
         try:

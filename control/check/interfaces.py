@@ -33,11 +33,10 @@ def findings(
     found = [by_name[name] for name in wanted if name in by_name]
     for name in wanted:
         if name not in by_name:
-            known = ", ".join(sorted(by_name))
+            known = ", ".join(sorted(link.name for link in links.values() if link.is_ethernet)) or "none"
             yield failed(f"interface {name}", "does not exist", f"set interfaces to some of: {known}")
     for link in found:
-        state = link_state(link, ethtool.driver(link.name))
-        yield state
+        yield link_state(link, ethtool.driver(link.name))
         if link.is_ethernet:
             yield xdp(link, None if ours is None else ours.get(link.ifindex, 0), mode, attach)
         if link.kind == "veth":
@@ -60,14 +59,8 @@ def link_state(link: Link, driver: str) -> Finding:
 def xdp(link: Link, our_program: int | None, mode: str, attach: Attach | None) -> Finding:
     """Whether earshotd's program is attached, or could be."""
     name = f"xdp {link.name}"
-    for attached_mode, program in link.programs.items():
-        found = f"XDP program (id {program}, {attached_mode}) is attached"
-        if our_program is None:
-            return warning(name, f"an {found}, and whose cannot be told", "check with earshotd's privileges")
-        if program == our_program:
-            return ok(name, f"earshotd's {found}")
-        cure = f"detach it (ip link set dev {link.name} xdp off), or use another link"
-        return failed(name, f"another {found}", cure)
+    if link.programs:
+        return _attached(name, link, our_program)
     if attach is None:
         return ok(name, f"nothing is attached; whether {mode} mode works was not tried")
     try:
@@ -76,6 +69,17 @@ def xdp(link: Link, our_program: int | None, mode: str, attach: Attach | None) -
         found = f"cannot attach in {mode} mode: {os.strerror(error.errno or 0)}"
         return failed(name, found, _attach_cure(link, mode))
     return ok(name, f"a program can be attached in {mode} mode")
+
+
+def _attached(name: str, link: Link, our_program: int | None) -> Finding:
+    mode, program = next(iter(link.programs.items()))
+    found = f"XDP program (id {program}, {mode}) is attached"
+    if our_program is None:
+        return warning(name, f"an {found}, and whose cannot be told", "check with earshotd's privileges")
+    if program == our_program:
+        return ok(name, f"earshotd's {found}")
+    cure = f"detach it (ip link set dev {link.name} xdp off), or use another link"
+    return failed(name, f"another {found}", cure)
 
 
 def _attach_cure(link: Link, mode: str) -> str:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import click
 
-from control import check as checks
 from control import config, config_file
-from control.check import Finding, Status
+from control.check.finding import Finding, Status
 from control.cli.options import DEFAULT_PIN_PATH, EXIT_FAILED, PATH, Command, form_option
 from control.cli.output import write_one
 from control.errors import ConfigError
@@ -52,6 +51,8 @@ def check(ctx: click.Context, config_path: Path | None, attach: bool, form: str)
 
 
 def _findings(path: Path | None, attach: bool) -> Iterator[Finding]:
+    from control.check.run import run  # not before it is needed: pyroute2 is slow to load
+
     if path is None and config_file.DEFAULT.exists():
         path = config_file.DEFAULT
     settings = None
@@ -63,7 +64,7 @@ def _findings(path: Path | None, attach: bool) -> Iterator[Finding]:
         else:
             yield Finding("configuration", Status.OK, str(path))
     pin_path = Path(os.environ.get(config.environment_name("pin_path"), DEFAULT_PIN_PATH))
-    yield from checks.run(settings, settings.pin_path if settings else pin_path, attach=attach)
+    yield from run(settings, settings.pin_path if settings else pin_path, attach=attach)
 
 
 def _write_json(found: Iterator[Finding]) -> bool:

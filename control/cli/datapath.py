@@ -81,10 +81,8 @@ def remove(yes: bool, pin_path: Path) -> None:
     from control import loader
 
     found = pins.names(pin_path)
-    if not bpffs.is_mounted(pin_path) or pins.foreign(found):
-        others = ", ".join(pins.foreign(found)) or "ordinary files"
-        raise FailedError(f"{pin_path} is not Earshot's alone, it holds {others}: nothing is removed")
     try:
+        loader.refuse_foreign(pin_path)
         with bpffs.locked(pin_path):
             flows = _live_flows(pin_path)
         if not yes:

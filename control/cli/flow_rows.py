@@ -23,6 +23,7 @@ Numbers = NDArray[np.uint32]
 
 # Not BINDING: the record is still being filled then, for less than a microsecond.
 SHOWN_STATES = (abi.FlowState.LIVE, abi.FlowState.SUPERSEDED, abi.FlowState.DEAD)
+_STATE_MASK = (1 << abi.FLOW_STATE_BITS) - 1
 _CHUNK = 4096
 
 
@@ -65,10 +66,11 @@ def of_client(flows: Records, numbers: Numbers, client: Client) -> Numbers:
 def find(flows: Records, wanted: int) -> Numbers:
     """The record of a flow's id; empty if there is no such flow, or not any more."""
     number = wanted & 0xFFFFFFFF
-    numbers = np.array([number] if number < len(flows) else [], np.uint32)
-    states = flows["state"][numbers]
-    there = in_state(states, *SHOWN_STATES)
-    return numbers[there] if [flow_id(number, int(state)) for state in states] == [wanted] else numbers[:0]
+    if number >= len(flows):
+        return np.empty(0, np.uint32)
+    state = int(flows["state"][number])
+    there = flow_id(number, state) == wanted and state & _STATE_MASK in SHOWN_STATES
+    return np.array([number] if there else [], np.uint32)
 
 
 def rows(table: FlowTable, numbers: Numbers, sessions: SessionTable, now: Clock) -> Iterator[Row]:
@@ -96,7 +98,7 @@ def rows(table: FlowTable, numbers: Numbers, sessions: SessionTable, now: Clock)
             yield {
                 # Text: it may pass 2^53, from where on many JSON parsers round.
                 "flow_id": str(flow_id(number, state)),
-                "state": abi.FlowState(state & ((1 << abi.FLOW_STATE_BITS) - 1)).name.lower(),
+                "state": abi.FlowState(state & _STATE_MASK).name.lower(),
                 "transceiver": name[0],
                 "session_id": name[1],
                 "client": format_endpoint(from_bytes(record["client_addr"]), record["client_port"]),

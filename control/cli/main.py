@@ -26,7 +26,7 @@ class Root(click.Group):
             raise NoDatapathError(str(error)) from error
         except OSError as error:
             raise FailedError(str(error)) from error
-        except ImportError as error:
+        except ImportError as error:  # bcc is the system's, and may be missing
             raise NoDatapathError(f"{error}; see: earshot check") from error
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

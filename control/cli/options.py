@@ -86,9 +86,8 @@ def now() -> Clock:
 @contextmanager
 def pinned_maps(pin_path: Path) -> Iterator[Datapath]:
     """The maps that are pinned there, read-only."""
-    from control.loader import (
-        open_pinned,  # not before it is needed: loads LLVM, where --help has no use of it
-    )
+    # Not before it is needed: it loads LLVM, which --help has no use of.
+    from control.loader import open_pinned
 
     datapath = open_pinned(pin_path)
     try:

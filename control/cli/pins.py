@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from control.errors import DatapathError
 if TYPE_CHECKING:
     from control.check.links import Link
 
-_OURS = re.compile(r"[a-z0-9_]+_v\d+|link_\d+")
 _TYPES = {1: "hash", 2: "array", 6: "percpu_array", 22: "queue"}
 
 
@@ -32,25 +30,19 @@ def names(pin_path: Path) -> list[str]:
     return found
 
 
-def foreign(pins: list[str]) -> list[str]:
-    """Those of the pins that no version of Earshot has made."""
-    return [name for name in pins if not _OURS.fullmatch(name)]
-
-
 def link_rows(pin_path: Path, links: Mapping[int, Link]) -> Iterator[Row]:
     """Where the program is attached. `links`: those of the host, by ifindex."""
-    from control import loader  # not before it is needed: loads LLVM, where --help has no use of it
+    from control import loader  # as in pinned_maps()
 
     for attached in loader.attached(pin_path):
         link = links.get(attached.ifindex)
-        modes = (
-            [mode for mode, number in link.programs.items() if number == attached.program_id] if link else []
-        )
+        modes = {number: mode for mode, number in link.programs.items()} if link else {}
+        # A link of another network namespace may have the ifindex of one here, but not the program.
+        here = link is not None and attached.program_id in modes
         yield {
-            # A link of another network namespace may have the ifindex of one here.
-            "interface": link.name if link and modes else None,
+            "interface": link.name if link and here else None,
             "ifindex": attached.ifindex or None,
-            "mode": modes[0] if modes else None,
+            "mode": modes.get(attached.program_id),
             "program_id": attached.program_id,
         }
 

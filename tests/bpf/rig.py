@@ -131,6 +131,7 @@ class Rig:
         """The world of world.py, without any flow. Counters go on."""
         datapath = self.datapath
         datapath.flows[:] = np.zeros(1, abi.FLOW)[0]
+        datapath.delete_sessions(datapath.read_sessions()[0])
         datapath.flow_index.delete_many(datapath.flow_index.read()[0])
         datapath.hops[:] = np.zeros(1, abi.HOP)[0]
         datapath.hop_index.delete_many(datapath.hop_index.read()[0])

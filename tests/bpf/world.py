@@ -128,7 +128,8 @@ FAMILIES = (V4, V6)
 
 SECOND_VIP = _endpoint("203.0.113.2", 443)
 SECOND_RELAY = ip_address("10.20.0.2")
-VIPS = (V4.vip, V6.vip, SECOND_VIP)
+CAPTURED_VIP = _endpoint("10.77.9.9", 3478)  # of the captured calls
+VIPS = (V4.vip, V6.vip, SECOND_VIP, CAPTURED_VIP)
 RELAYS = (V4.relay, V6.relay, SECOND_RELAY)
 
 BACKEND_ENDPOINTS = {

@@ -15,7 +15,7 @@ from control import abi, flows
 from control.abi import FlowState
 from control.addresses import Endpoint, to_bytes
 from control.flows import Clock
-from control.sessions import SessionName
+from control.model import SessionName
 
 TICKS = 1 << 32
 ticks = st.integers(0, TICKS - 1)

@@ -14,9 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from control import abi
 from control.addresses import Endpoint
 from control.backends import NO_BACKEND, Backend
+from control.model import Changes, Owner, Session, UfragKey
 from control.records import owner_record, owners_of, session_records, sessions_of
 from control.requests import Code, Credential, RequestError, SessionRequest
-from control.sessions import BACKEND_REST_SECONDS, Changes, Owner, Registry, Session, UfragKey
+from control.sessions import BACKEND_REST_SECONDS, Registry
 
 GRACE = 30
 END_A = Endpoint(ip_address("10.0.0.9"), 4000)
@@ -189,6 +190,8 @@ def test_backend_number_rests_before_it_means_another_endpoint() -> None:
     with pytest.raises(RequestError):
         add(reg, owner, "s", "aaaa", to=END_B, now=10 + BACKEND_REST_SECONDS - 0.1)
     add(reg, owner, "s", "aaaa", to=END_A, now=11)  # the same endpoint may have it back at once
+    with pytest.raises(RequestError):
+        add(reg, owner, "other", "bbbb", to=END_B, now=11 + BACKEND_REST_SECONDS)
     reg.remove(owner, "s", 12)
     with pytest.raises(RequestError):
         add(reg, owner, "s", "aaaa", to=END_B, now=10 + BACKEND_REST_SECONDS + 1)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All checks, in their order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from control.check import addresses, host, interfaces, links
+from control.check.finding import Finding, Status
+from control.check.interfaces import Attach
+from control.config import Config
+
+
+def run(config: Config | None, pin_path: Path, *, attach: bool) -> Iterator[Finding]:
+    """All checks; those of links and addresses need a configuration.
+
+    Args:
+        attach: whether a program may be attached for a moment.
+    """
+    loadable = False
+    for finding in host.findings(pin_path):
+        loadable |= finding.name == host.PROGRAM and finding.status == Status.OK
+        yield finding
+    if config is None:
+        return
+    with ExitStack() as loaded:
+        # Where the program cannot be loaded, which was said above, it cannot be attached.
+        trial = _attach_trial(config.xdp_mode, loaded) if attach and loadable else None
+        ours = _attached(pin_path) if loadable else None
+        yield from interfaces.findings(config.interfaces, links.read(), ours, config.xdp_mode, trial)
+    yield from addresses.findings(config, links.addresses())
+
+
+def _attach_trial(mode: str, loaded: ExitStack) -> Attach:
+    """Attaches the real program, which knows no address and so passes every packet, and detaches it."""
+    from control import libbpf, loader  # not before it is known that they can be imported
+
+    program = loaded.enter_context(libbpf.BpfObject(loader.object_path()))
+    program.load()
+    fd = program.program_fd(loader.PROGRAM)
+    flags = libbpf.XDP_FLAGS_DRV_MODE if mode == "native" else libbpf.XDP_FLAGS_SKB_MODE
+
+    def attach(ifindex: int) -> None:
+        os.close(libbpf.create_xdp_link(fd, ifindex, flags))
+
+    return attach
+
+
+def _attached(pin_path: Path) -> dict[int, int] | None:
+    """The program that is attached by the pins of a datapath, by ifindex; None: they may not be read."""
+    from control import loader
+
+    try:
+        os.scandir(pin_path).close()
+    except FileNotFoundError:
+        return {}
+    except PermissionError:
+        return None
+    return {link.ifindex: link.program_id for link in loader.attached(pin_path)}

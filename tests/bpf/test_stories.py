@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several packets in a row: what one leaves in the maps is what the next one meets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from control import abi
+from control.abi import FlowState, Reason
+from tests.bpf import world
+from tests.bpf.case import DTLS, from_backend, from_client, request, to_backend, to_client
+from tests.bpf.packets import Datagram
+from tests.bpf.rig import Rig
+from tests.bpf.world import ALICE, ALICE_AGAIN, BACKENDS, BOB, CLIENTS, FAMILIES, Family
+
+pytestmark = [pytest.mark.root, pytest.mark.netns]
+
+
+@pytest.fixture(params=FAMILIES, ids=["v4", "v6"])
+def family(request: pytest.FixtureRequest) -> Family:
+    made: Family = request.param
+    return made
+
+
+def up(rig: Rig, family: Family, datagram: Datagram, record: int, backend: int | None = None) -> Reason:
+    """A client's packet, which must come out for this record's backend."""
+    outcome = rig.run(datagram.frame(), CLIENTS)
+    assert outcome.frame == to_backend(datagram, family, record, backend=backend)
+    return outcome.reason
+
+
+def down(rig: Rig, family: Family, datagram: Datagram) -> Reason:
+    """A transceiver's packet, which must come out for the family's client."""
+    outcome = rig.run(datagram.frame(), BACKENDS)
+    assert outcome.frame == to_client(datagram, family)
+    return outcome.reason
+
+
+def test_a_call(rig: Rig, family: Family) -> None:
+    record = family.free[0]
+    assert rig.run(from_client(family).frame()).reason == Reason.DROP_NO_FLOW
+    assert up(rig, family, request(family), record) == Reason.FORWARD_BOUND
+    for payload in (DTLS, b"\x80media", request(family).payload):
+        assert up(rig, family, from_client(family, payload), record) == Reason.FORWARD_TO_TRANSCEIVER
+        assert down(rig, family, from_backend(family, payload, record=record)) == Reason.FORWARD_TO_CLIENT
+    flow = rig.datapath.flows[record]
+    assert (flow["up_packets"], flow["down_packets"]) == (4, 3)
+
+
+def test_a_nat_gives_a_port_to_another_client(rig: Rig, family: Family) -> None:
+    first, second, _ = family.free
+    other = family.backends.other
+    up(rig, family, request(family), first)
+    assert up(rig, family, request(family, BOB), second, other) == Reason.FORWARD_REBOUND
+    assert up(rig, family, from_client(family), second, other) == Reason.FORWARD_TO_TRANSCEIVER
+    assert down(rig, family, from_backend(family, record=second, backend=other)) == Reason.FORWARD_TO_CLIENT
+    # The first session's transceiver is not heard by the second's client.
+    late = from_backend(family, record=first).frame()
+    assert rig.run(late, BACKENDS).reason == Reason.DROP_STALE_FLOW
+    # Nor may it use the new port, nor the new one the old.
+    for record, backend in ((second, None), (first, other)):
+        crossed = from_backend(family, record=record, backend=backend).frame()
+        assert rig.run(crossed, BACKENDS).action == "DROP"
+    states = [state & 15 for state in rig.datapath.flows["state"][[first, second]].tolist()]
+    assert states == [FlowState.SUPERSEDED, FlowState.LIVE]
+
+
+def test_an_ice_restart_on_the_same_socket_keeps_the_flow(rig: Rig, family: Family) -> None:
+    record = family.free[0]
+    up(rig, family, request(family, ALICE), record)
+    assert up(rig, family, request(family, ALICE_AGAIN), record) == Reason.FORWARD_TO_TRANSCEIVER
+    assert up(rig, family, request(family, ALICE), record) == Reason.FORWARD_TO_TRANSCEIVER
+    assert rig.snapshot().free_flows[family.version] == list(family.free[1:])
+
+
+def test_a_client_that_roams_has_two_flows(rig: Rig, family: Family) -> None:
+    first, second, _ = family.free
+    up(rig, family, request(family), first)
+    assert up(rig, family, request(family, client=family.distant), second) == Reason.FORWARD_BOUND
+    for client, record in ((family.client, first), (family.distant, second)):
+        media = from_client(family, client=client)
+        assert up(rig, family, media, record) == Reason.FORWARD_TO_TRANSCEIVER
+    assert down(rig, family, from_backend(family, record=first)) == Reason.FORWARD_TO_CLIENT
+
+
+def test_clients_behind_one_gateway_share_a_hop(rig: Rig, family: Family) -> None:
+    for number in range(2):
+        client = family.distant._replace(port=family.distant.port + number)
+        assert rig.run(request(family, client=client).frame()).reason == Reason.FORWARD_BOUND
+    state = rig.snapshot()
+    assert state.free_hops == list(world.FREE_HOPS[1:])
+    assert len(state.hop_index) == 1
+
+
+def test_ended_and_freed(rig: Rig, family: Family) -> None:
+    """The daemon's way with a flow, seen by packets."""
+    record, numbers = family.free[0], np.array(family.free[:1], np.uint32)
+    up(rig, family, request(family), record)
+    rig.datapath.end_flows(numbers)
+    assert rig.run(from_client(family).frame()).reason == Reason.DROP_NO_FLOW
+    late = from_backend(family, record=record).frame()
+    assert rig.run(late, BACKENDS).reason == Reason.DROP_STALE_FLOW
+    rig.datapath.free_flows(numbers)
+    assert rig.run(late, BACKENDS).reason == Reason.DROP_NO_RELAY_FLOW
+    assert rig.snapshot().free_flows[family.version] == [*family.free[1:], record]
+
+
+def test_the_superseded_record_ends_without_harm_to_the_new_one(rig: Rig, family: Family) -> None:
+    first, second, _ = family.free
+    up(rig, family, request(family), first)
+    rig.run(request(family, BOB).frame())
+    rig.datapath.end_flows(np.array([first], np.uint32))
+    media = from_client(family)
+    assert up(rig, family, media, second, family.backends.other) == Reason.FORWARD_TO_TRANSCEIVER
+
+
+def test_until_no_record_is_free(rig: Rig, family: Family) -> None:
+    reasons = []
+    for number in range(len(family.free) + 1):
+        client = family.client._replace(port=family.client.port + number)
+        reasons.append(rig.run(request(family, client=client).frame()).reason)
+    assert reasons == [Reason.FORWARD_BOUND] * len(family.free) + [Reason.DROP_FLOWS_FULL]
+    # Those that are bound go on.
+    assert rig.run(from_client(family).frame()).reason == Reason.FORWARD_TO_TRANSCEIVER
+
+
+def test_a_hop_that_is_resolved_later(rig: Rig, family: Family) -> None:
+    asked = request(family, client=family.quiet)
+    arrived = rig.run(asked.frame(), BACKENDS)  # by a link that says nothing about the way back
+    assert arrived.reason == Reason.FORWARD_BOUND
+    answer = from_backend(family, record=family.free[0])
+    assert rig.run(answer.frame(), BACKENDS).reason == Reason.DROP_HOP_UNRESOLVED
+    rig.put_hop(world.FREE_HOPS[0], world.QUIET_MAC, CLIENTS)
+    ran = rig.run(answer.frame(), BACKENDS)
+    expected = to_client(answer, family, client=family.quiet)
+    assert ran.frame == world.QUIET_MAC + expected[6:]
+
+
+def test_removed_session_binds_nobody(rig: Rig, family: Family) -> None:
+    rig.datapath.delete_sessions(np.array([(ALICE,)], abi.UFRAG_KEY))
+    assert rig.run(request(family).frame()).reason == Reason.DROP_UNKNOWN_UFRAG
+    # A flow is ended by the daemon, not by its session's absence.
+    rig.put_flow(family)
+    media = replace(from_client(family), tos=0x2E)
+    assert up(rig, family, media, family.live) == Reason.FORWARD_TO_TRANSCEIVER
