@@ -87,6 +87,7 @@ enum reason {
 	REASON_DROP_PROVISIONAL,      /* its flow is not confirmed: not STUN, or too much of it */
 	REASON_DROP_SOURCE_BUDGET,    /* too many requests without a flow from one prefix */
 	REASON_DROP_BINDING_BUDGET,   /* too many new flows on this CPU */
+	REASON_DROP_SESSION_BUDGET,   /* too many new flows of one session */
 	REASON_MAX,
 };
 
@@ -196,6 +197,7 @@ struct session {
 	__u32 inner[5];	    /* SHA-1 state after the block of pwd ^ ipad */
 	__u32 outer[5];	    /* SHA-1 state after the block of pwd ^ opad */
 	char id[SESSION_ID_MAX];
+	__u64 full_at;	    /* XDP's: when its budget of new flows is whole again (budget.h) */
 };
 
 struct owner {
@@ -283,7 +285,7 @@ _Static_assert(sizeof(struct locals) == 16 + 24 * LOCAL_SLOTS, "locals");
 _Static_assert(sizeof(struct vip) == 24, "vip");
 _Static_assert(sizeof(struct hop_key) == 20, "hop_key");
 _Static_assert(sizeof(struct hop) == 32, "hop");
-_Static_assert(sizeof(struct session) == 88, "session");
+_Static_assert(sizeof(struct session) == 96, "session");
 _Static_assert(sizeof(struct backend) == 32, "backend");
 _Static_assert(sizeof(struct flow) == 64, "one flow, one cache line");
 _Static_assert(sizeof(struct flow_key) == 20, "flow_key has no padding");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * What a flood may cost. Two budgets, each a token bucket kept as one number:
+ * What a flood may cost. Three budgets, each a token bucket kept as one number:
  * the time at which the bucket would be full again (the "virtual scheduling"
  * form of the generic cell rate algorithm, ITU-T I.371). An interval of 0
  * switches a budget off. Races between CPUs let a few packets more pass.
@@ -48,17 +48,29 @@ static __always_inline enum reason charge_source(const struct packet *p)
 	return REASON_DROP_SOURCE_BUDGET;
 }
 
-/* For new records: one bucket a CPU, against whoever does know a secret. */
+/*
+ * For new records, against whoever does know a secret, or has overheard a good
+ * request: MESSAGE-INTEGRITY does not cover where it comes from. A bucket for
+ * each session, so that one cannot fill the table, and then one for the CPU.
+ * The session's ufrag is in scratch since it was looked up there.
+ */
 static __always_inline enum reason charge_binding(void)
 {
+	__u64 now = bpf_ktime_get_coarse_ns(), *full_at;
+	struct session *session;
+	struct scratch *scratch;
 	__u32 zero = 0;
-	__u64 *full_at = bpf_map_lookup_elem(&bindings_v1, &zero);
 
-	if (!full_at || !settings.binding_interval)
-		return UNDECIDED;
-	return take(full_at, settings.binding_interval, settings.binding_burst, bpf_ktime_get_coarse_ns())
-		       ? UNDECIDED
-		       : REASON_DROP_BINDING_BUDGET;
+	scratch = bpf_map_lookup_elem(&scratch_v1, &zero);
+	session = scratch ? bpf_map_lookup_elem(&sessions_v1, &scratch->ufrag) : NULL;
+	if (session && settings.session_interval &&
+	    !take(&session->full_at, settings.session_interval, settings.session_burst, now))
+		return REASON_DROP_SESSION_BUDGET;
+	full_at = bpf_map_lookup_elem(&bindings_v1, &zero);
+	if (full_at && settings.binding_interval &&
+	    !take(full_at, settings.binding_interval, settings.binding_burst, now))
+		return REASON_DROP_BINDING_BUDGET;
+	return UNDECIDED;
 }
 
 #endif

@@ -31,6 +31,8 @@ struct settings {
 	__u64 source_burst;
 	__u64 binding_interval;
 	__u64 binding_burst;
+	__u64 session_interval;
+	__u64 session_burst;
 	struct abi_enums enums;
 };
 const volatile struct settings settings = { .port_min = 1024, .port_max = 65535, .port_bits = 16 };
@@ -96,7 +98,10 @@ struct {
 	__uint(max_entries, HOP_MAX);
 } free_hops_v1 SEC(".maps");
 
-/* Sessions by server ufrag. Written by the daemon; read for Binding Requests. */
+/*
+ * Sessions by server ufrag. Written by the daemon; read for Binding Requests,
+ * which write full_at.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct ufrag_key);

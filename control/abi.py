@@ -73,6 +73,7 @@ class Reason(IntEnum):
     DROP_PROVISIONAL = 46
     DROP_SOURCE_BUDGET = 47
     DROP_BINDING_BUDGET = 48
+    DROP_SESSION_BUDGET = 49
 
 
 class LocalKind(IntEnum):
@@ -193,7 +194,7 @@ UFRAG_KEY = _dtype(
 )
 
 SESSION = _dtype(
-    88,
+    96,
     [
         ("number", "<u4", 0),
         ("backend", ("<u2", (2,)), 4),
@@ -203,6 +204,7 @@ SESSION = _dtype(
         ("inner", ("<u4", (5,)), 16),
         ("outer", ("<u4", (5,)), 36),
         ("id", "S32", 56),
+        ("full_at", "<u8", 88),
     ],
 )
 
@@ -263,7 +265,7 @@ PREFIX_KEY = _dtype(
 )
 
 SETTINGS = _dtype(
-    64,
+    80,
     [
         ("port_min", "<u2", 0),
         ("port_max", "<u2", 2),
@@ -272,5 +274,7 @@ SETTINGS = _dtype(
         ("source_burst", "<u8", 16),
         ("binding_interval", "<u8", 24),
         ("binding_burst", "<u8", 32),
+        ("session_interval", "<u8", 40),
+        ("session_burst", "<u8", 48),
     ],
 )

@@ -179,13 +179,14 @@ def _set_up(program: BpfObject, config: Config) -> set[str]:
     settings = np.zeros(1, abi.SETTINGS)
     settings["port_min"], settings["port_max"] = config.relay_ports.first, config.relay_ports.last
     settings["port_bits"] = port_bits
-    # A budget saves up two seconds' worth.
-    for budget, rate in (
-        ("source", config.source_requests_per_second),
-        ("binding", config.bindings_per_second),
+    for budget, tokens, seconds in (
+        ("source", 2 * config.source_requests_per_second, 2),
+        ("binding", 2 * config.bindings_per_second, 2),
+        ("session", config.flows_per_session, config.flow_idle_seconds),
     ):
-        settings[f"{budget}_interval"] = 1_000_000_000 // rate if rate else 0
-        settings[f"{budget}_burst"] = 2_000_000_000
+        # Both in ns: what a token costs, and how much may be saved up.
+        settings[f"{budget}_interval"] = seconds * 1_000_000_000 // tokens if tokens else 0
+        settings[f"{budget}_burst"] = (seconds * 1_000_000_000 // tokens) * (tokens - 1) if tokens else 0
     program.set_rodata(settings.tobytes())
     for name, entries in sizes.items():
         program.set_max_entries(name, entries)
