@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 STRUCTS = (
@@ -55,11 +56,19 @@ import numpy as np
 '''
 
 
+def bpftool() -> str:
+    """The bpftool to call. Ubuntu's is a wrapper that wants one of the running kernel's version,
+    which here does not matter: any of those installed will do.
+    """
+    versions = sorted(Path("/usr/lib/linux-tools").glob("*/bpftool"))
+    return str(versions[-1]) if versions else "bpftool"
+
+
 class Btf:
     """BTF types by number and by name, as bpftool prints them."""
 
     def __init__(self, path: str) -> None:
-        dump = subprocess.run(["bpftool", "-j", "btf", "dump", "file", path], check=True, capture_output=True)
+        dump = subprocess.run([bpftool(), "-j", "btf", "dump", "file", path], check=True, capture_output=True)
         types: list[dict[str, Any]] = json.loads(dump.stdout)["types"]
         self.by_id = {entry["id"]: entry for entry in types}
         self.by_name = {(entry["kind"], entry["name"]): entry for entry in types}

@@ -344,14 +344,21 @@ def loaded_rig() -> Iterator[Rig]:
             relay.ip(
                 f"route add default via {family.gateway}",
                 f"route add unreachable {family.unreachable.address}",
+                f"route add default via {family.other_gateway} table 100",
                 *(
                     f"neighbour add {address} lladdr {mac.hex(':')} dev {link} nud permanent"
                     for address, mac, link in (
                         (family.client.address, world.CLIENT_MAC, world.CLIENTS),
                         (family.gateway, world.GATEWAY_MAC, world.CLIENTS),
+                        (family.other_gateway, world.OTHER_GATEWAY_MAC, world.CLIENTS),
                         (family.elsewhere.address, world.CLIENT_MAC, world.ELSEWHERE),
                     )
                 ),
+            )
+            version = "" if family is V4 else "-6 "
+            relay.run(
+                "ip",
+                *f"{version}rule add from {family.vip.address} to {family.ruled.address} table 100".split(),
             )
         config = Config(
             interfaces=(world.CLIENTS, world.BACKENDS),

@@ -92,8 +92,13 @@ def _binding(
 def _next_hops(family: Family) -> Iterator[Case]:
     name = f"v{family.version}"
     yield _binding(family, "neighbour binds", family.client, new_hop(family.client.address))
+    # What a record had before it was free is gone.
+    used = _binding(family, "a record with remains binds", family.client, new_hop(family.client.address))
+    yield replace(used, arrange=(lambda rig: _leave_remains(rig, family.free[0]),))
     by_gateway = new_hop(family.gateway, world.GATEWAY_MAC)
     yield _binding(family, "distant client binds", family.distant, by_gateway)
+    by_rule = new_hop(family.other_gateway, world.OTHER_GATEWAY_MAC)
+    yield _binding(family, "client by a route for the vip alone", family.ruled, by_rule)
 
     def known(rig: Rig) -> None:
         key = hop_key(family.gateway, rig.ifindex[world.CLIENTS])
@@ -134,6 +139,12 @@ def _next_hops(family: Family) -> Iterator[Case]:
     yield Case(
         f"{name} absent free hop", Reason.ABORTED_BAD_NUMBER, frame, arrange=(absent,), changes=(popped,)
     )
+
+
+def _leave_remains(rig: Rig, record: int) -> None:
+    flow = np.frombuffer(b"\xa5" * abi.FLOW.itemsize, abi.FLOW).copy()
+    flow["state"] = FlowState.FREE
+    rig.datapath.flows[record] = flow[0]
 
 
 def _fill_hop_index(rig: Rig) -> None:
@@ -234,6 +245,20 @@ def _rebinding(family: Family) -> Iterator[Case]:
         out=None,
         arrange=(established(family), lambda rig: rig.set_free_flows(family.version)),
         changes=(hop,),
+    )
+    # One that the same transceiver has: its record says which session it is for.
+    beside = request(family, world.LONGEST)
+    yield replace(
+        taken_over,
+        name=f"{name} another session of the same transceiver takes the flow over",
+        frame=beside.frame(),
+        out=to_backend(beside, family, record),
+        changes=(
+            hop,
+            bound(family, session=world.SESSIONS[world.LONGEST][0]),
+            superseded(family.live),
+            counted_up(record, beside.ip_bytes),
+        ),
     )
     alice = request(family)
     again = (hop, bound(family), counted_up(record, alice.ip_bytes))

@@ -24,6 +24,7 @@ LINK_MACS = {
 }
 CLIENT_MAC = bytes.fromhex("0200000000c1")
 GATEWAY_MAC = bytes.fromhex("0200000000c2")
+OTHER_GATEWAY_MAC = bytes.fromhex("0200000000c4")
 QUIET_MAC = bytes.fromhex("0200000000c3")  # of a neighbour that the kernel has not met
 BACKEND_MAC = bytes.fromhex("0200000000b1")
 MTU = 1500
@@ -65,6 +66,8 @@ class Family:
     client: Endpoint  # its neighbour entry is there
     gateway: IPAddress
     distant: Endpoint  # behind the gateway
+    ruled: Endpoint  # behind another gateway, for packets from the VIP alone
+    other_gateway: IPAddress
     quiet: Endpoint  # on the clients' link, without a neighbour entry
     unreachable: Endpoint  # its route says so
     elsewhere: Endpoint  # by the link that the program is not attached to
@@ -100,6 +103,8 @@ V4 = Family(
     client=_endpoint("198.51.100.10", 50001),
     gateway=ip_address("198.51.100.254"),
     distant=_endpoint("192.0.2.77", 50002),
+    ruled=_endpoint("192.0.2.99", 50006),
+    other_gateway=ip_address("198.51.100.253"),
     quiet=_endpoint("198.51.100.66", 50003),
     unreachable=_endpoint("198.18.0.1", 50004),
     elsewhere=_endpoint("198.19.0.9", 50005),
@@ -117,6 +122,8 @@ V6 = Family(
     client=_endpoint("2001:db8:c::10", 50001),
     gateway=ip_address("2001:db8:c::fe"),
     distant=_endpoint("2001:db8:77::77", 50002),
+    ruled=_endpoint("2001:db8:99::99", 50006),
+    other_gateway=ip_address("2001:db8:c::fd"),
     quiet=_endpoint("2001:db8:c::66", 50003),
     unreachable=_endpoint("2001:db8:dead::1", 50004),
     elsewhere=_endpoint("2001:db8:e::9", 50005),

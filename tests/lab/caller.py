@@ -225,19 +225,26 @@ async def _call(
     finally:
         # The counters are those before the end: closing sends packets of its own.
         sent, received = await _packets(peer)
-        async with http.delete(resource) as response:
-            deleted = response.status
+        fault = await _hang_up(http, resource)
         for recording in recordings:
             recording.cancel()
-    if result.error is None and deleted != 200:
-        result = replace(result, error=f"DELETE was answered {deleted}")
     result = replace(
         result,
+        error=result.error or fault,
         data_channel_verified=messenger.verified,
         packets_sent=sent,
         packets_received=received,
     )
     return Recording(result, sound, recorder.samples(len(sound) + RATE))
+
+
+async def _hang_up(http: aiohttp.ClientSession, resource: str) -> str | None:
+    """What went wrong with it, if anything: what the call has shown by then stands."""
+    try:
+        async with http.delete(resource) as response:
+            return None if response.status == 200 else f"DELETE was answered {response.status}"
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return f"DELETE: {type(error).__name__}: {error}"
 
 
 async def _post(http: aiohttp.ClientSession, whip_url: str, offer: str) -> tuple[str, str]:
