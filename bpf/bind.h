@@ -71,6 +71,9 @@ static __always_inline enum reason new_flow(const struct packet *p, const struct
 	struct flow *flow;
 	enum reason reason;
 
+	backend = bpf_map_lookup_elem(&backends_v1, &backend_number);
+	if (!backend)
+		return REASON_ABORTED_BAD_NUMBER;
 	reason = charge_binding();
 	if (reason != UNDECIDED)
 		return reason;
@@ -79,9 +82,8 @@ static __always_inline enum reason new_flow(const struct packet *p, const struct
 		return REASON_DROP_FLOWS_FULL;
 	relay_number = *number >> settings.port_bits;
 	flow = bpf_map_lookup_elem(&flows_v1, number);
-	backend = bpf_map_lookup_elem(&backends_v1, &backend_number);
 	relay = bpf_map_lookup_elem(&relays_v1, &relay_number);
-	if (!flow || !backend || !relay)
+	if (!flow || !relay)
 		return REASON_ABORTED_BAD_NUMBER;
 	/* The number is not put back: the daemon finds it when it next starts. */
 	if (__sync_val_compare_and_swap(&flow->state, FLOW_FREE, FLOW_BINDING) != FLOW_FREE)
@@ -198,13 +200,15 @@ __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct
 	struct scratch *scratch;
 	enum reason reason;
 	struct stun stun;
+	int known;
 
 	if (!p || !b)
 		return REASON_ABORTED_BAD_NUMBER;
 	reason = check_source(p);
 	if (reason != UNDECIDED)
 		return reason;
-	if (!has_flow(&b->key)) {
+	known = has_flow(&b->key);
+	if (!known) {
 		reason = charge_source(p);
 		if (reason != UNDECIDED)
 			return reason;
@@ -221,6 +225,8 @@ __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct
 	session = bpf_map_lookup_elem(&sessions_v1, &scratch->ufrag);
 	if (!session)
 		return REASON_DROP_UNKNOWN_UFRAG;
+	if (!known && (session->flags & SESSION_HAS_PWD) && session_spent(session))
+		return REASON_DROP_SESSION_BUDGET;
 	b->transaction = *(__u64 *)&scratch->words[2]; /* before it is spoiled */
 	b->confirmed = session->flags & SESSION_HAS_PWD;
 	reason = check_integrity(scratch, &stun, session);

@@ -11,14 +11,18 @@
 #include "maps.h"
 #include "parse.h"
 
+/* Whether the last token has been taken. */
+static __always_inline int spent(__u64 full_at, __u64 burst, __u64 now)
+{
+	return full_at > now && full_at - now > burst;
+}
+
 /* Takes one token; 0 where there is none. */
 static __always_inline int take(__u64 *full_at, __u64 interval, __u64 burst, __u64 now)
 {
-	__u64 from = *full_at > now ? *full_at : now;
-
-	if (from - now > burst)
+	if (spent(*full_at, burst, now))
 		return 0;
-	*full_at = from + interval;
+	*full_at = (*full_at > now ? *full_at : now) + interval;
 	return 1;
 }
 
@@ -46,6 +50,13 @@ static __always_inline enum reason charge_source(const struct packet *p)
 	    bpf_map_lookup_elem(&exempt_v1, &exempt))
 		return UNDECIDED;
 	return REASON_DROP_SOURCE_BUDGET;
+}
+
+/* A session that could not have another flow anyway: no need to check its requests for one. */
+static __always_inline int session_spent(const struct session *session)
+{
+	return settings.session_interval &&
+	       spent(session->full_at, settings.session_burst, bpf_ktime_get_coarse_ns());
 }
 
 /*

@@ -54,7 +54,7 @@ static __always_inline enum reason relay_packet(struct xdp_md *ctx, struct packe
 	/* ---- ours from here on: a surprise is dropped, and counted ---- */
 	if (parsed != UNDECIDED)
 		return parsed;
-	reason = check_lengths(ctx, p);
+	reason = check_packet(ctx, p);
 	if (reason != UNDECIDED)
 		return reason;
 	if (!is_rtc(p->first))

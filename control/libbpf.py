@@ -32,6 +32,7 @@ XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 XDP_ACTIONS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
 
 _ENOENT, _ENOSPC = 2, 28
+_LIVE_FRAMES = 1 << 1
 _BATCH = 8192
 
 
@@ -353,6 +354,26 @@ def run_program(program_fd: int, data: bytes, *, ifindex: int = 0, repeat: int =
 def versions() -> tuple[str, str]:
     """libbpf's, as v1.1, and bcc's."""
     return _version_string().decode(), str(bcc.__version__)
+
+
+def run_live_frames(program_fd: int, data: bytes, frames: int, *, batch: int = 64) -> None:
+    """Runs an XDP program on frames that really go where it sends them (BPF_F_TEST_XDP_LIVE_FRAMES).
+
+    The frames start as data, and come back as their receivers left them. In the calling
+    thread's network namespace.
+    """
+    context = _XdpMd(data_end=len(data))
+    opts = _TestRunOpts(
+        sz=ct.sizeof(_TestRunOpts),
+        data_in=ct.cast(ct.c_char_p(data), _P),
+        data_size_in=len(data),
+        ctx_in=ct.cast(ct.byref(context), _P),
+        ctx_size_in=ct.sizeof(context),
+        repeat=frames,
+        flags=_LIVE_FRAMES,
+        batch_size=batch,
+    )
+    _check(_test_run(program_fd, ct.byref(opts)), "live-frame run")
 
 
 def possible_cpus() -> int:
