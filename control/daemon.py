@@ -16,15 +16,15 @@ from typing import Any
 
 import click
 
-from control import config as settings
-from control import config_file, logs, metrics, server
+from control import config_file, logs, metrics, server, settings
+from control.batches import clock
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import ConfigError, EarshotError
 from control.loader import open_datapath
 from control.nexthops import NextHops
 from control.reaper import SCAN_SECONDS
-from control.relay import Relay, clock
+from control.relay import Relay
 
 SWEEP_SECONDS = 0.5
 EXIT_FAILED = 1
@@ -46,12 +46,13 @@ async def run(config: Config, datapath: Datapath) -> None:
     async with AsyncExitStack() as stack:
         hops = await stack.enter_async_context(NextHops(datapath, config.interfaces))
         relay = Relay(config, datapath, hops)
-        stack.enter_context(metrics.serving(relay, config.metrics_listen))
-        await stack.enter_async_context(server.serving(relay, config))
+        entrance = server.Entrance.of(config)
+        stack.enter_context(metrics.serving(relay, entrance, config.metrics_listen))
+        await stack.enter_async_context(server.serving(relay, config, entrance))
         async with asyncio.TaskGroup() as tasks:
             chores = [
-                tasks.create_task(_every(SCAN_SECONDS, lambda: relay.reaper.scan(clock()))),
-                tasks.create_task(_every(SWEEP_SECONDS, lambda: _sweep(relay))),
+                tasks.create_task(_scan(relay)),
+                tasks.create_task(_sweep(relay)),
             ]
             _say_ready(config, relay)
             await stopping.wait()
@@ -60,15 +61,17 @@ async def run(config: Config, datapath: Datapath) -> None:
                 chore.cancel()
 
 
-async def _every(seconds: float, work: Callable[[], None]) -> None:
+async def _scan(relay: Relay) -> None:
     while True:
-        await asyncio.sleep(seconds)
-        work()
+        await asyncio.sleep(SCAN_SECONDS)
+        relay.reaper.scan(clock())
 
 
-def _sweep(relay: Relay) -> None:
-    if ended := relay.sweep():
-        logs.event(_log, logging.INFO, "sessions_expired", sessions=len(ended))
+async def _sweep(relay: Relay) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        if ended := await relay.sweep():
+            logs.event(_log, logging.INFO, "sessions_expired", sessions=ended)
 
 
 def _say_ready(config: Config, relay: Relay) -> None:
@@ -97,7 +100,12 @@ def _read_file(path: Path | None) -> dict[str, Any]:
 def _flags(command: Callable[..., None]) -> Callable[..., None]:
     for key in reversed(settings.KEYS):
         command = click.option(
-            settings.flag_name(key), key, multiple=key in settings.LIST_FLAGS, help=settings.HELP[key]
+            settings.flag_name(key),
+            key,
+            multiple=key in settings.LIST_FLAGS,
+            is_flag=key in settings.BOOLEANS,
+            default=None,
+            help=settings.HELP[key],
         )(command)
     return command
 

@@ -18,6 +18,7 @@ from control.config import ListenAddress
 from control.errors import ConfigError
 from control.flows import in_state
 from control.relay import Relay
+from control.server import Entrance
 
 
 class RelayCollector(Collector):
@@ -27,8 +28,9 @@ class RelayCollector(Collector):
     transceivers, each of them whole under the interpreter's lock.
     """
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, entrance: Entrance) -> None:
         self._relay = relay
+        self._entrance = entrance
         self._lock = threading.Lock()
         self._closed = False
 
@@ -86,10 +88,15 @@ class RelayCollector(Collector):
             "Flow events not sent because a transceiver did not read.",
             self._relay.streams.dropped_events,
         )
+        yield CounterMetricFamily(
+            "earshot_calls_refused",
+            "gRPC connections and calls that were one too many, of a caller or in all.",
+            self._entrance.refused,
+        )
 
 
 @contextmanager
-def serving(relay: Relay, listen: ListenAddress | None) -> Iterator[None]:
+def serving(relay: Relay, entrance: Entrance, listen: ListenAddress | None) -> Iterator[None]:
     """Serves /metrics over HTTP, from a thread of its own.
 
     Raises:
@@ -98,7 +105,7 @@ def serving(relay: Relay, listen: ListenAddress | None) -> Iterator[None]:
     if listen is None:
         yield
         return
-    collector = RelayCollector(relay)
+    collector = RelayCollector(relay, entrance)
     registry = CollectorRegistry()
     registry.register(collector)
     try:

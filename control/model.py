@@ -45,6 +45,7 @@ class Owner:
     since: float = 0.0
     stream: int = 0
     sessions: dict[str, Session] = field(default_factory=dict)
+    ufrags: int = 0  # of all its sessions
     snapshot: set[str] | None = None  # ids named by an unfinished snapshot
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from control import abi
 from control.addresses import Endpoint
-from control.config import KEYS, Config, ListenAddress, PortRange, build, environment_name, flag_name
+from control.config import Config, ListenAddress, PortRange
 from control.errors import ConfigError
+from control.settings import FILE_KEY, KEYS, build, environment_name, flag_name
 
 MINIMAL: dict[str, object] = {
     "interfaces": ["eth0"],
@@ -61,7 +62,7 @@ def test_names_of_flags_and_variables() -> None:
     assert flag_name("relay_addresses") == "--relay-address"
     assert flag_name("grace_seconds") == "--grace-seconds"
     assert environment_name("grace_seconds") == "EARSHOT_GRACE_SECONDS"
-    assert set(KEYS) == set(Config.__dataclass_fields__)
+    assert {*KEYS, FILE_KEY} == set(Config.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("missing", ["interfaces", "vips", "relay_addresses"])
@@ -109,7 +110,7 @@ def test_required(missing: str) -> None:
         ("log_level", "loud", "none of"),
         ("name", "", "is not 1 to 253"),
         ("grpc_socket", "earshotd.sock", "not an absolute path"),
-        ("grpc_socket", "/" + "x" * 107, "at most 107 bytes"),
+        ("grpc_socket", "/" + "x" * 103, "at most 103 bytes"),
         ("pin_path", "earshot", "not an absolute path"),
         ("grpc_listen", "1234", "is not HOST:PORT"),
         ("grpc_listen", "host:0", "is not HOST:PORT"),
