@@ -8,39 +8,50 @@ from ipaddress import ip_network
 
 from tests.model.wire import IPAddress
 
-SAVED_SECONDS = 2  # how much a budget saves up
+SECOND = 1_000_000_000
 
 
 @dataclass
 class Bucket:
-    """So many tokens a second, saved up for two seconds; full at first. Times are in nanoseconds."""
+    """Tokens that are full at first and come back at an even pace."""
 
-    rate: int
-    time: int
-    credit: int = SAVED_SECONDS * 1_000_000_000  # in nanoseconds: a token costs a second's / rate
+    tokens: int  # when it is full
+    interval: int  # in which one token comes back, in ns
+    time: int  # of the last look, in ns
+    credit: int  # in ns: a token is an interval
+
+    def is_spent(self, now: int) -> bool:
+        """Whether there is no token."""
+        self.credit = min(self.tokens * self.interval, self.credit + max(0, now - self.time))
+        self.time = now
+        return self.credit < self.interval
 
     def take(self, now: int) -> bool:
         """Whether there was a token."""
-        self.credit = min(SAVED_SECONDS * 1_000_000_000, self.credit + max(0, now - self.time))
-        self.time = now
-        cost = 1_000_000_000 // self.rate
-        if self.credit < cost:
+        if self.is_spent(now):
             return False
-        self.credit -= cost
+        self.credit -= self.interval
         return True
 
 
 @dataclass
 class Budget:
-    """A bucket for each of something; rate 0: there is no budget."""
+    """So many tokens, in so many seconds, for each of something. No tokens: there is no budget."""
 
-    rate: int = 0
+    tokens: int = 0
+    seconds: int = 2
     buckets: dict[object, Bucket] = field(default_factory=dict)
 
+    def is_spent(self, key: object, now: int) -> bool:
+        return self.tokens > 0 and self._bucket(key, now).is_spent(now)
+
     def take(self, key: object, now: int) -> bool:
-        if not self.rate:
-            return True
-        return self.buckets.setdefault(key, Bucket(self.rate, now)).take(now)
+        """Whether there was a token."""
+        return self.tokens == 0 or self._bucket(key, now).take(now)
+
+    def _bucket(self, key: object, now: int) -> Bucket:
+        interval = self.seconds * SECOND // self.tokens
+        return self.buckets.setdefault(key, Bucket(self.tokens, interval, now, self.tokens * interval))
 
 
 def prefix_of(source: IPAddress) -> object:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -25,7 +26,21 @@ class Decision:
     action: str  # PASS, DROP, ABORTED, TX, REDIRECT
     frame: bytes
     reason: str
+    counted: int  # bytes
     changes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A Binding Request that held, and where it leads."""
+
+    packet: Packet
+    key: FlowKey
+    ufrag: bytes
+    session: Session
+    backend: int
+    hop: int
+    transaction: bytes
 
 
 class Relay:
@@ -48,9 +63,13 @@ class Relay:
         except Decided as decided:
             reason = decided.reason
             action = reason.partition("_")[0].upper()
-        counter = self.state.counters.setdefault(reason, Tally())
-        counter.count(wire.counted_bytes(frame, reason))
-        return Decision(action, out, reason, tuple(self._changes))
+        counted = wire.counted_bytes(frame, reason)
+        self.state.counters.setdefault(reason, Tally()).count(counted)
+        return Decision(action, out, reason, counted, tuple(self._changes))
+
+    def preview(self, frame: bytes, link: str) -> Decision:
+        """What handle() would say, without changing the state."""
+        return Relay(copy.deepcopy(self.state)).handle(frame, link)
 
     def _decide(self) -> tuple[str, bytes, str]:
         packet = wire.parse(self._frame)
@@ -104,22 +123,25 @@ class Relay:
             raise Decided("drop_source_budget")
 
         request = stun.read_request(message)  # 3.3
-        session = state.sessions.get(stun.server_ufrag(request.username))  # 3.4
+        ufrag = stun.server_ufrag(request.username)  # 3.4
+        session = state.sessions.get(ufrag)
         if session is None:
             raise Decided("drop_unknown_ufrag")
+        spent = state.session_budget.is_spent(ufrag, state.clock())
+        if self._live(key) is None and session.pwd is not None and spent:
+            raise Decided("drop_session_budget")
         self._check_authentic(request, session)
         backend = session.backends.get(packet.version)  # 3.7
         if backend is None:
             raise Decided("drop_no_backend")
         hop = self._hop_towards(packet)  # 3.8
+        accepted = Accepted(packet, key, ufrag, session, backend, hop, stun.transaction(message))
 
         number = self._live(key)  # 3.9
-        if number is not None and self._is_of(number, session, backend):
+        if number is not None and self._is_of(number, accepted):
             self._record(number).hop = hop
             return self._to_transceiver(packet, number, "forward_to_transceiver")
-        if session.pwd is not None:
-            return self._bind(packet, key, session, backend, hop)
-        return self._bind_provisionally(packet, key, session, backend, hop, stun.transaction(message))
+        return self._bind(accepted) if session.pwd is not None else self._bind_provisionally(accepted)
 
     def _source_has_token(self, packet: Packet) -> bool:
         had = self.state.source_budget.take(prefix_of(packet.source), self.state.clock())
@@ -140,7 +162,7 @@ class Relay:
     def _hop_towards(self, packet: Packet) -> int:
         """3.8: the number of the next hop towards a packet's source."""
         state = self.state
-        route = state.fib.towards(packet.source)
+        route = state.fib.route(packet.destination, packet.source)
         if route is None or route.kind != UNICAST or route.link not in state.links:
             raise Decided("drop_unroutable")
         neighbour = route.gateway or packet.source
@@ -161,53 +183,48 @@ class Relay:
         self._note(f"hop {number} is {neighbour} on {route.link}, resolved: {resolved.value}")
         return number
 
-    def _bind(
-        self, packet: Packet, key: FlowKey, session: Session, backend: int, hop: int
-    ) -> tuple[str, bytes, str]:
+    def _bind(self, accepted: Accepted) -> tuple[str, bytes, str]:
         """3.10."""
-        number = self._new_record(packet, key, session, backend, hop, Life.LIVE)
-        former = self.state.index.get(key)
+        number = self._new_record(accepted, Life.LIVE)
+        former = self.state.index.get(accepted.key)
         self._supersede(former)
-        self.state.index[key] = number
+        self.state.index[accepted.key] = number
         reason = "forward_bound" if former is None else "forward_rebound"
-        return self._to_transceiver(packet, number, reason)
+        return self._to_transceiver(accepted.packet, number, reason)
 
-    def _bind_provisionally(
-        self, packet: Packet, key: FlowKey, session: Session, backend: int, hop: int, transaction: bytes
-    ) -> tuple[str, bytes, str]:
+    def _bind_provisionally(self, accepted: Accepted) -> tuple[str, bytes, str]:
         """3.11."""
-        state = self.state
-        number = state.provisional.get(key)
-        fits = (
-            number is not None
-            and self._record(number).life is Life.PROVISIONAL
-            and self._is_of(number, session, backend)
-        )
-        if number is None or not fits:
-            self._supersede(number)
-            number = self._new_record(packet, key, session, backend, hop, Life.PROVISIONAL)
-            state.provisional[key] = number
+        number = self.state.provisional.get(accepted.key)
+        if (
+            number is None
+            or self._record(number).life is not Life.PROVISIONAL
+            or not self._is_of(number, accepted)
+        ):
+            former, number = number, self._new_record(accepted, Life.PROVISIONAL)
+            self._supersede(former)
+            self.state.provisional[accepted.key] = number
         record = self._record(number)
         if record.up.packets >= PROVISIONAL_MAX:
             raise Decided("drop_provisional")
-        record.transaction = transaction
-        return self._to_transceiver(packet, number, "forward_provisional")
+        record.transaction = accepted.transaction
+        return self._to_transceiver(accepted.packet, number, "forward_provisional")
 
-    def _new_record(
-        self, packet: Packet, key: FlowKey, session: Session, backend: int, hop: int, life: Life
-    ) -> int:
-        """A record off the queue, filled."""
+    def _new_record(self, accepted: Accepted, life: Life) -> int:
+        """3.10: a record off the queue, filled."""
         state = self.state
+        if not state.session_budget.take(accepted.ufrag, state.clock()):
+            raise Decided("drop_session_budget")
         if not state.binding_budget.take("this CPU", state.clock()):
             raise Decided("drop_binding_budget")
-        queue = state.free_records[packet.version]
+        queue = state.free_records[accepted.packet.version]
         if not queue:
             raise Decided("drop_flows_full")
         number = queue.popleft()
         if self._record(number).life is not Life.FREE:
             raise Decided("drop_free_list")
-        state.records[number] = Record(life, key, backend, session.number, hop, seen=True)
-        self._note(f"record {number} is {life.value}, of {key}, session {session.number}, backend {backend}")
+        session, backend = accepted.session.number, accepted.backend
+        state.records[number] = Record(life, accepted.key, backend, session, accepted.hop, seen=True)
+        self._note(f"record {number} is {life.value}: {accepted.key}, session {session}, backend {backend}")
         return number
 
     def _supersede(self, number: int | None) -> None:
@@ -280,10 +297,6 @@ class Relay:
             raise Decided("drop_hop_unresolved")
         if packet.ip_bytes > hop.mtu:
             raise Decided("drop_too_big")
-        if packet.ttl <= 1:
-            raise Decided("drop_ttl")
-        if packet.version == 6 and not wire.number(self._frame, packet.udp + 6):
-            raise Decided("drop_ipv6_no_checksum")
         out = rewrite.forwarded(self._frame, packet, source, destination, hop)  # 5.2
         tally.count(packet.ip_bytes)  # 5.3
         record.seen = True
@@ -312,9 +325,9 @@ class Relay:
         number = self.state.index.get(key)
         return number if number is not None and self._record(number).life is Life.LIVE else None
 
-    def _is_of(self, number: int, session: Session, backend: int) -> bool:
+    def _is_of(self, number: int, accepted: Accepted) -> bool:
         record = self._record(number)
-        return (record.session, record.backend) == (session.number, backend)
+        return (record.session, record.backend) == (accepted.session.number, accepted.backend)
 
     def _note(self, change: str) -> None:
         self._changes.append(change)

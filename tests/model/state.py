@@ -122,6 +122,7 @@ class State:
     free_hops: deque[int] = field(default_factory=deque)
     counters: dict[str, Tally] = field(default_factory=dict)
     source_budget: Budget = field(default_factory=Budget)
+    session_budget: Budget = field(default_factory=Budget)
     binding_budget: Budget = field(default_factory=Budget)
     exempt: list[IPv4Network | IPv6Network] = field(default_factory=list)
     clock: Callable[[], int] = lambda: 0  # nanoseconds

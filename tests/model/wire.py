@@ -133,11 +133,11 @@ def _walk_extensions(frame: bytes, following: int) -> tuple[int, bool, str]:
             return at, False, "drop_truncated"
         kind, following, length = following, frame[at], frame[at + 1]
         if kind == FRAGMENT:
-            if following != UDP:
+            if following != UDP and following not in EXTENSIONS:
                 raise Decided("pass_not_udp")
             first = number(frame, at + 2) >> 3 == 0
             at += 8
-            return at, first and len(frame) >= at + 4, "drop_fragment"
+            return at, first and following == UDP and len(frame) >= at + 4, "drop_fragment"
         at += (length + 2) * 4 if kind == AUTHENTICATION else (length + 1) * 8
         walked += 1
     if following != UDP:
@@ -149,7 +149,7 @@ def payload(frame: bytes, packet: Packet) -> bytes:
     """2.1 and 2.2: what UDP carries (RFC 768).
 
     Raises:
-        Decided: lengths do not agree, or there is nothing.
+        Decided: lengths do not agree, there is nothing, or it may not go on.
     """
     if len(frame) < ETHERNET_BYTES + packet.ip_bytes:
         raise Decided("drop_truncated")
@@ -158,6 +158,10 @@ def payload(frame: bytes, packet: Packet) -> bytes:
         raise Decided("drop_bad_length")
     if udp_bytes == UDP_BYTES:
         raise Decided("drop_empty")
+    if packet.ttl <= 1:
+        raise Decided("drop_ttl")
+    if packet.version == 6 and not number(frame, packet.udp + 6):
+        raise Decided("drop_ipv6_no_checksum")  # RFC 8200, 8.1
     return frame[packet.udp + UDP_BYTES : packet.udp + udp_bytes]
 
 
