@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from control import config_file, logs, metrics, server, settings
+from control import config_file, garbage, logs, metrics, server, settings
 from control.batches import clock
 from control.config import Config
 from control.datapath import Datapath
@@ -53,7 +53,9 @@ async def run(config: Config, datapath: Datapath) -> None:
             chores = [
                 tasks.create_task(_scan(relay)),
                 tasks.create_task(_sweep(relay)),
+                tasks.create_task(garbage.collect_now_and_then()),
             ]
+            garbage.settle()
             _say_ready(config, relay)
             await stopping.wait()
             logs.event(_log, logging.INFO, "stopping")
