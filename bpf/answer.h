@@ -58,7 +58,9 @@ static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *
 		return failed;
 
 	flow->down_packets++;
-	flow->down_bytes += p->ip_len;
+	/* The transaction stands there until it is confirmed. */
+	if (!provisional || state_of(flow) != FLOW_PROVISIONAL)
+		flow->down_bytes += p->ip_len;
 	flow->last_seen = now_ticks();
 	return REASON_FORWARD_TO_CLIENT;
 }

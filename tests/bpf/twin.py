@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -167,11 +167,7 @@ class Twin:
             "frame": ran.data.hex(),
             **self._program_facts(),
         }
-        differences = [
-            f"  {name}:\n    model:   {expected.get(name, 'none')}\n    program: {actual.get(name, 'none')}"
-            for name in expected | actual
-            if expected.get(name) != actual.get(name)
-        ]
+        differences = list(_differences(expected, actual))
         if differences:
             heading = [
                 f"the program differs from the model, on a frame that came by {link}:",
@@ -275,6 +271,16 @@ class Twin:
         """Packets and bytes by reason."""
         reasons = self.rig.datapath.reasons()
         return np.stack((reasons["packets"], reasons["bytes"]), axis=1).astype(np.int64)
+
+
+def _differences(expected: Facts, actual: Facts, of: str = "") -> Iterator[str]:
+    """Of all facts that are not the same, one entry each."""
+    for name in expected | actual:
+        said, did = expected.get(name, "none"), actual.get(name, "none")
+        if isinstance(said, dict) and isinstance(did, dict):
+            yield from _differences(said, did, f"{of}{name}, ")
+        elif said != did:
+            yield f"  {of}{name}:\n    model:   {said}\n    program: {did}"
 
 
 def _read_record(row: np.void) -> Facts:

@@ -135,6 +135,7 @@ class Relay:
         if backend is None:
             raise Decided("drop_no_backend")
         hop = self._hop_towards(packet)  # 3.8
+        self._backend(backend)  # must exist
         accepted = Accepted(packet, key, ufrag, session, backend, hop, stun.transaction(message))
 
         number = self._live(key)  # 3.9
@@ -251,7 +252,7 @@ class Relay:
         if record.life is Life.PROVISIONAL:
             if not stun.is_stun(payload) or record.down.packets >= PROVISIONAL_MAX:
                 raise Decided("drop_provisional")
-            answers = stun.transaction(payload) == record.transaction
+            answers = stun.transaction(payload)[:8] == record.transaction[:8]
             if stun.kind(payload) == stun.BINDING_SUCCESS and answers:
                 self._confirm(number, record)
         return self._to_client(packet, number)
@@ -260,7 +261,7 @@ class Relay:
         """4.2: the transceiver has accepted the request."""
         state = self.state
         assert record.key is not None
-        record.life, record.transaction = Life.LIVE, b""
+        record.life, record.transaction, record.down = Life.LIVE, b"", Tally()
         if state.provisional.get(record.key) == number:
             del state.provisional[record.key]
         self._supersede(state.index.get(record.key))
@@ -299,6 +300,8 @@ class Relay:
             raise Decided("drop_too_big")
         out = rewrite.forwarded(self._frame, packet, source, destination, hop)  # 5.2
         tally.count(packet.ip_bytes)  # 5.3
+        if record.life is Life.PROVISIONAL:
+            record.down.bytes = 0
         record.seen = True
         return ("TX" if hop.link == self._link else "REDIRECT"), out, reason
 

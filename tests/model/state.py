@@ -46,11 +46,11 @@ class Resolved(Enum):
 
 @dataclass
 class Tally:
-    packets: int = 0
+    packets: int = 0  # modulo 2^32
     bytes: int = 0
 
     def count(self, length: int) -> None:
-        self.packets += 1
+        self.packets = (self.packets + 1) % 2**32
         self.bytes += length
 
 
