@@ -130,3 +130,52 @@ def test_refused(key: str, value: object, match: str) -> None:
     with pytest.raises(ConfigError, match=match) as caught:
         build({**MINIMAL, key: value}, {}, {})
     assert caught.value.field == key
+
+
+TLS: dict[str, object] = {
+    "grpc_listen": "10.0.0.1:9000",
+    "tls_certificate": "/c.crt",
+    "tls_key": "/c.key",
+    "tls_client_ca": "/ca.crt",
+}
+
+
+def test_tls_over_tcp() -> None:
+    config = build({**MINIMAL, **TLS}, {}, {})
+    assert (config.tls_certificate, config.insecure) == (Path("/c.crt"), False)
+    for address in ("127.0.0.1:9000", "[::1]:9000"):
+        assert build({**MINIMAL, "grpc_listen": address, "insecure": True}, {}, {}).insecure
+    assert build(MINIMAL, {"EARSHOT_INSECURE": "true"}, {}).insecure
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"tls_certificate": ""}, "tls_certificate"),
+        ({"tls_key": ""}, "tls_key"),
+        ({"tls_client_ca": ""}, "tls_client_ca"),
+        ({"tls_key": "c.key"}, "tls_key"),
+        ({"insecure": True}, "insecure"),
+        ({"insecure": "yes"}, "insecure"),
+        (
+            {"insecure": True, **dict.fromkeys(("tls_certificate", "tls_key", "tls_client_ca"), "")},
+            "insecure",
+        ),
+        (
+            {
+                **dict.fromkeys(("tls_certificate", "tls_key", "tls_client_ca"), ""),
+                "insecure": True,
+                "grpc_listen": "localhost:9000",
+            },
+            "insecure",
+        ),
+        ({"max_streams": 0}, "max_streams"),
+        ({"max_streams_per_identity": 0}, "max_streams_per_identity"),
+        ({"max_sessions_per_transceiver": 0}, "max_sessions_per_transceiver"),
+        ({"transceivers": [{}]}, "transceivers[0].identity"),
+    ],
+)
+def test_refused_over_tcp(change: dict[str, object], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({**MINIMAL, **TLS, **change}, {}, {})
+    assert caught.value.field == field
