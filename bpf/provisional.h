@@ -47,7 +47,10 @@ static __always_inline void confirm(struct flow *flow, __u32 number)
 	if (old != number)
 		supersede(old);
 	key.vip |= PROVISIONAL_KEY;
-	bpf_map_delete_elem(&flow_index_v1, &key);
+	/* Another session may ask for the same 5-tuple by now: its entry stays. */
+	found = bpf_map_lookup_elem(&flow_index_v1, &key);
+	if (found && *found == number)
+		bpf_map_delete_elem(&flow_index_v1, &key);
 }
 
 /*

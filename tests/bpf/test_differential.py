@@ -73,13 +73,14 @@ def often(usual: T, *others: T, times: int = 3) -> st.SearchStrategy[T]:
 
 
 families = st.sampled_from([4, 6])
-usual_clients = st.integers(0, USUAL_CLIENTS - 1)
-clients = st.one_of(usual_clients, usual_clients, st.integers(0, max(map(len, CLIENTS.values())) - 1))
+usual_clients = st.sampled_from([0, 0, 0, *range(USUAL_CLIENTS)])
+any_client = st.integers(0, max(map(len, CLIENTS.values())) - 1)
+clients = st.one_of(usual_clients, usual_clients, usual_clients, usual_clients, any_client)
 attribute_kinds = st.sampled_from([0x0006, 0x0008, 0x8028, 0x0024, 0x802A, 0xC057, 0x0000, 0xFFFF])
 attributes = st.lists(
     st.tuples(attribute_kinds, st.sampled_from([0, 1, 3, 4, 8, 19, 20, 21, 40])), max_size=3
 ).map(tuple)
-few_attributes = st.one_of(st.just(()), st.just(()), st.just(()), attributes)
+few_attributes = st.one_of(*[st.just(())] * 6, attributes)
 # Beside USERNAME, MESSAGE-INTEGRITY and FINGERPRINT: up to 15 in all, and more.
 many_attributes = st.integers(10, 14).map(lambda count: ((0x8022, 4),) * count)
 
@@ -95,7 +96,7 @@ rests = often(
     *(b":", b"", b"no", b"\0:peer", b"::", b"peer:", b":" + b"p" * 470, b":" + b"p" * 506, b":" + b"p" * 507),
     b":" + b"p" * 511,
     b":" + b"p" * 512,
-    times=4,
+    times=10,
 )
 
 twists: st.SearchStrategy[Twist] = st.one_of(
@@ -140,7 +141,12 @@ twists: st.SearchStrategy[Twist] = st.one_of(
     ),
     st.builds(ComesBy, st.sampled_from([world.CLIENTS, world.BACKENDS])),
 )
-few_twists = st.one_of(st.just(()), st.just(()), twists.map(lambda one: (one,)), st.tuples(twists, twists))
+few_twists = st.one_of(
+    *[st.just(())] * 4,
+    twists.map(lambda one: (one,)),
+    twists.map(lambda one: (one,)),
+    st.tuples(twists, twists),
+)
 
 requests = st.builds(
     Request,
@@ -149,17 +155,19 @@ requests = st.builds(
     ufrags,
     rests,
     st.integers(0, 2),
-    often(0x0001, 0x0101, 0x0111, 0x0011, 0x0003, 0x0200, 0x0000, 0x03FF, times=6),
+    often(0x0001, 0x0101, 0x0111, 0x0011, 0x0003, 0x0200, 0x0000, 0x03FF, times=20),
     few_attributes,
-    st.one_of(few_attributes, few_attributes, many_attributes),
-    often("right", *INTEGRITIES),
+    st.one_of(*[few_attributes] * 10, many_attributes),
+    often("right", *INTEGRITIES, times=6),
     few_attributes,
-    often("right", *FINGERPRINTS, times=4),
-    often(0, -4, 4, -1, 1, 2, times=6),
-    often(0x2112A442, 0x2112A443, 0x2012A442, 0, times=10),
+    often("right", *FINGERPRINTS, times=8),
+    often(0, -4, 4, -1, 1, 2, times=20),
+    often(0x2112A442, 0x2112A443, 0x2012A442, 0, times=30),
     often(False, True, times=6),
     twists=few_twists,
 )
+# What makes flows, so that what follows meets some.
+openings = st.lists(st.builds(Request, families, usual_clients, st.sampled_from(everyday_ufrags)), max_size=3)
 media = st.builds(Media, families, clients, st.sampled_from(sorted(MEDIA)), twists=few_twists)
 answers = st.builds(
     Answer,
@@ -171,6 +179,7 @@ answers = st.builds(
     often(0, 1, -1, times=6),
     twists=few_twists,
 )
+steps = st.one_of(requests, requests, media, answers)
 
 
 @st.composite
@@ -220,8 +229,7 @@ def cases(draw: st.DrawFn) -> tuple[Start, list[Step]]:
     start = draw(starts())
     name = draw(st.sampled_from([*CAPTURE_NAMES, *[None] * 10]))
     if name is None:
-        kinds = st.one_of(requests, requests, media, answers)
-        return start, draw(st.lists(kinds, min_size=1, max_size=STEPS_MAX))
+        return start, [*draw(openings), *draw(st.lists(steps, min_size=1, max_size=STEPS_MAX))]
     start = Start(start.flows, start.free4, start.free6, start.free_hops, captured_sessions(name))
     packets = st.builds(Captured, st.just(name), st.integers(0, 199), twists=few_twists)
     return start, draw(st.lists(packets, min_size=1, max_size=STEPS_MAX))
