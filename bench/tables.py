@@ -12,6 +12,7 @@ import numpy as np
 from control import abi, libbpf, loader
 from control.addresses import Endpoint, IPAddress, to_bytes
 from control.datapath import Datapath
+from control.hmac_keys import key_states
 from control.hostlinks import HostLink
 from control.libbpf import Array
 
@@ -21,7 +22,7 @@ BACKEND_PORT = 5000
 VIP_PORT = 443
 CLIENT_PORTS = 0x4000
 PORT_MIN = 1024
-UFRAG, SESSION = b"alice000", 7
+UFRAG, PWD, SESSION = b"alice000", b"a-password-of-22-bytes", 7
 TO_CLIENTS, TO_BACKENDS = 1, 2
 
 
@@ -63,10 +64,42 @@ class Shape:
         return (relay | np.arange(self.span, dtype=np.uint32)[None, :]).ravel()
 
 
+@dataclass(frozen=True)
+class Budget:
+    """A token bucket (bpf/budget.h).
+
+    interval: nanoseconds a token.
+    burst: nanoseconds of tokens that may be saved beside the one that is taken.
+    """
+
+    interval: int
+    burst: int
+
+    @classmethod
+    def of(cls, tokens: int, seconds: float) -> Budget:
+        interval = int(seconds * 1e9 / tokens)
+        return cls(interval, interval * (tokens - 1))
+
+
+PLENTY = Budget(1, 1 << 60)  # kept, and never spent
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """All are kept: what keeping them costs belongs to what is measured."""
+
+    source: Budget = PLENTY
+    binding: Budget = PLENTY
+    session: Budget = PLENTY
+
+
+KEPT = Budgets()
+
+
 class Table:
     """The relay, its maps just large enough for a shape."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, budgets: Budgets = KEPT) -> None:
         self.shape = shape
         records = shape.relays << shape.port_bits
         with libbpf.BpfObject(loader.object_path()) as program:
@@ -80,7 +113,12 @@ class Table:
             ):
                 program.set_max_entries(name, entries)
             port_max = PORT_MIN + shape.span - 1
-            program.set_rodata(np.array([PORT_MIN, port_max, shape.port_bits, 0], np.uint16).tobytes())
+            settings = np.zeros(1, abi.SETTINGS)
+            settings["port_min"], settings["port_max"] = PORT_MIN, port_max
+            settings["port_bits"] = shape.port_bits
+            for name, budget in vars(budgets).items():
+                settings[f"{name}_interval"], settings[f"{name}_burst"] = budget.interval, budget.burst
+            program.set_rodata(settings.tobytes())
             program.load()
             self.datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
             self.program_fd = os.dup(program.program_fd(loader.PROGRAM))
@@ -95,14 +133,14 @@ class Table:
         self.datapath.close()
         os.close(self.program_fd)
 
-    def fill(self) -> None:
-        """A live flow in each record: of client number `record`, to backend `record % BACKENDS`."""
+    def fill(self, backends: int = BACKENDS) -> None:
+        """A live flow in each record: of client number `record`, to backend `record % backends`."""
         records = self.shape.records()
         clients = addresses(PLANS[self.shape.family].client, records)
         ports = CLIENT_PORTS + (records & 0x3FFF)
         flows = np.zeros(len(records), abi.FLOW)
         flows["client_addr"], flows["client_port"] = clients, ports
-        flows["backend"] = records % BACKENDS + 1
+        flows["backend"] = records % backends + 1
         flows["client_hop"] = TO_CLIENTS
         flows["session"] = SESSION
         flows["state"] = abi.FlowState.LIVE
@@ -126,6 +164,8 @@ class Table:
         keys = np.array([(UFRAG,)], abi.UFRAG_KEY)
         values = np.zeros(1, abi.SESSION)
         values["number"], values["backend"] = SESSION, (1, 1)
+        values["flags"] = abi.SessionFlag.HAS_PWD
+        values["inner"], values["outer"] = key_states([PWD])
         self.datapath.put_sessions(keys, values)
         link = np.array([(clients.mac, clients.mtu)], abi.LINK_INFO)
         self.datapath.links.put(np.uint32(clients.ifindex).tobytes(), link.tobytes())
