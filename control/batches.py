@@ -102,7 +102,7 @@ class Batches:
                 try:
                     return check_session(operation.add, self._local, prefixes)
                 except RequestError as error:
-                    return error
+                    return _without_frames(error)
             case None:
                 return RequestError(Code.INVALID_ARGUMENT, "is empty", "operation")
         return None
@@ -128,7 +128,7 @@ class Batches:
             else:
                 self._registry.remove(owner, operation.remove.session_id, now.seconds)
         except RequestError as refusal:
-            return refusal
+            return _without_frames(refusal)
         return None
 
     async def _resolve(self, requests: Iterable[SessionRequest]) -> dict[IPAddress, int | str]:
@@ -172,6 +172,11 @@ def _hops_of(request: SessionRequest, hops: dict[IPAddress, int | str]) -> dict[
             raise RequestError(Code.UNAVAILABLE, hop, f"{field}.address")
         found[endpoint] = hop
     return found
+
+
+def _without_frames(error: RequestError) -> RequestError:
+    """For keeping: with its frames, which lead to whoever keeps it, it would be cyclic garbage one day."""
+    return error.with_traceback(None)
 
 
 def _session_id(operation: pb.Operation) -> str:

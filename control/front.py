@@ -33,7 +33,7 @@ from control.splice import Splice
 
 SOCKET_MODE = 0o660
 _CREDENTIALS = struct.Struct("=3i")  # struct ucred: pid, uid, gid
-_BACKLOG = 128
+_BACKLOG = 4096  # at most net.core.somaxconn
 
 
 class Front:
