@@ -64,7 +64,7 @@ REJECTED = (
     Rejected(
         "reject/replay",
         Stream(GOOD, scattered=True),
-        (Reason.FORWARD_BOUND, Reason.DROP_SESSION_BUDGET),
+        (Reason.FORWARD_BOUND, Reason.FORWARD_TO_TRANSCEIVER, Reason.DROP_SESSION_BUDGET),
         Budgets(session=Budget.of(16, seconds=60)),
         full=False,
     ),

@@ -15,6 +15,7 @@ from control.datapath import Datapath
 from control.hmac_keys import key_states
 from control.hostlinks import HostLink
 from control.libbpf import Array
+from control.maps import Queue
 
 LO = 1  # where a test run's packets come from
 BACKENDS = 64
@@ -121,6 +122,7 @@ class Table:
             program.set_rodata(settings.tobytes())
             program.load()
             self.datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
+            self.free_flows4 = Queue(os.dup(program.map_fd("free_flows4_v1")))
             self.program_fd = os.dup(program.program_fd(loader.PROGRAM))
         plan = PLANS[shape.family]
         relays = {number: plan.relay + number for number in range(shape.relays)}
@@ -131,6 +133,7 @@ class Table:
 
     def close(self) -> None:
         self.datapath.close()
+        os.close(self.free_flows4.fd)
         os.close(self.program_fd)
 
     def fill(self, backends: int = BACKENDS) -> None:
@@ -161,17 +164,22 @@ class Table:
 
     def let_bind(self, clients: HostLink) -> None:
         """What binding needs besides: the session, free hops, and the link of the clients."""
-        keys = np.array([(UFRAG,)], abi.UFRAG_KEY)
-        values = np.zeros(1, abi.SESSION)
-        values["number"], values["backend"] = SESSION, (1, 1)
-        values["flags"] = abi.SessionFlag.HAS_PWD
-        values["inner"], values["outer"] = key_states([PWD])
-        self.datapath.put_sessions(keys, values)
+        self.put_session(UFRAG, PWD, SESSION)
         link = np.array([(clients.mac, clients.mtu)], abi.LINK_INFO)
         self.datapath.links.put(np.uint32(clients.ifindex).tobytes(), link.tobytes())
         for number in range(8, 16):
             self.datapath.free_hops.push(number)
         self.empty()
+
+    def put_session(self, ufrag: bytes, pwd: bytes | None, number: int) -> None:
+        """Of the first backend. None: its transceiver keeps the pwd."""
+        keys = np.array([(ufrag,)], abi.UFRAG_KEY)
+        values = np.zeros(1, abi.SESSION)
+        values["number"], values["backend"] = number, (1, 1)
+        if pwd is not None:
+            values["flags"] = abi.SessionFlag.HAS_PWD
+            values["inner"], values["outer"] = key_states([pwd])
+        self.datapath.put_sessions(keys, values)
 
     def _put_hops(self) -> None:
         hops = self.datapath.hops
