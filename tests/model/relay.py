@@ -63,7 +63,7 @@ class Relay:
         except Decided as decided:
             reason = decided.reason
             action = reason.partition("_")[0].upper()
-        counted = wire.counted_bytes(frame, reason)
+        counted = wire.counted_bytes(frame)
         self.state.counters.setdefault(reason, Tally()).count(counted)
         return Decision(action, out, reason, counted, tuple(self._changes))
 

@@ -136,7 +136,8 @@ class State:
         return self.relays.index(relay) << self.port_bits | port - self.ports.start
 
     def is_own(self, address: IPAddress) -> bool:
-        """Of a VIP or a relay address."""
+        """Of a VIP or a relay address, also as an IPv4-mapped one."""
+        address = (address.version == 6 and address.ipv4_mapped) or address
         return address in self.relays or any(vip.address == address for vip in self.vips)
 
     def lives(self) -> Counter[Life]:

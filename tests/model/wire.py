@@ -165,13 +165,15 @@ def payload(frame: bytes, packet: Packet) -> bytes:
     return frame[packet.udp + UDP_BYTES : packet.udp + udp_bytes]
 
 
-def counted_bytes(frame: bytes, reason: str) -> int:
-    """What a packet is counted with."""
-    if reason in ("pass_not_ip", "pass_vlan"):
-        return len(frame)
-    if number(frame, 12) == IPV4:
-        return number(frame, ETHERNET_BYTES + 2) or len(frame)
-    return IPV6_BYTES + number(frame, ETHERNET_BYTES + 4)
+def counted_bytes(frame: bytes) -> int:
+    """What a packet is counted with: as its IP header tells, if there is one and it tells anything."""
+    header = frame[ETHERNET_BYTES:]
+    ethertype = number(frame, 12)
+    if ethertype == IPV4 and len(header) >= IPV4_BYTES and header[0] >> 4 == 4:
+        return number(header, 2) or len(frame)
+    if ethertype == IPV6 and len(header) >= IPV6_BYTES and header[0] >> 4 == 6:
+        return IPV6_BYTES + number(header, 4)
+    return len(frame)
 
 
 def number(data: bytes, at: int) -> int:
