@@ -164,6 +164,8 @@ __noinline int parse_ipv6_extensions(struct xdp_md *ctx, struct packet *p)
 		}
 		if (!is_extension(next))
 			return REASON_PASS_NOT_UDP;
+		if (i == IPV6_EXTENSIONS_MAX)
+			break;
 		if (bpf_xdp_load_bytes(ctx, offset, header, sizeof(header)))
 			return REASON_DROP_TRUNCATED;
 		if (next == IPPROTO_FRAGMENT) {

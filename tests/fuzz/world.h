@@ -36,6 +36,7 @@ static void world_settings(void)
 	struct settings *writable = (struct settings *)&settings;
 	uintptr_t page = sysconf(_SC_PAGESIZE), start = (uintptr_t)writable & ~(page - 1);
 
+	barrier_var(writable); /* or the compiler leaves out what it knows cannot be written */
 	if (mprotect((void *)start, (uintptr_t)(writable + 1) - start, PROT_READ | PROT_WRITE))
 		abort();
 	*writable = (struct settings){
