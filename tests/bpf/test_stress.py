@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,8 +69,11 @@ class Relay:
     def empty(self) -> None:
         self.table.empty()
 
-    def send(self, *streams: Stream, count: int = CLIENTS) -> Counter[Reason]:
-        """Each stream on a CPU of its own, all at once; returns what was counted."""
+    def send(self, *streams: Stream, count: int = CLIENTS, shape: Shape = SHAPE) -> Counter[Reason]:
+        """Each stream on a CPU of its own, all at once; returns what was counted.
+
+        shape: of the clients that the streams are drawn from.
+        """
         cpus = sorted(os.sched_getaffinity(0))
         start = threading.Barrier(len(streams))
         failed: list[BaseException] = []
@@ -84,7 +88,7 @@ class Relay:
             except (OSError, RuntimeError, threading.BrokenBarrierError) as error:
                 failed.append(error)
 
-        drivers = [Driver(SHAPE, stream) for stream in streams]
+        drivers = [Driver(shape, stream) for stream in streams]
         threads = [
             threading.Thread(target=run, args=(driver, cpus[number % len(cpus)]))
             for number, driver in enumerate(drivers)
@@ -211,6 +215,29 @@ def test_two_sessions_of_the_same_clients(relay: Relay) -> None:
         assert states[FlowState.LIVE] == CLIENTS
         assert states[FlowState.SUPERSEDED] == counted[Reason.FORWARD_REBOUND]
         assert states.total() == SHAPE.flows
+
+
+def test_two_sessions_of_the_same_few_clients(relay: Relay) -> None:
+    """Both CPUs draw from eight clients at random, so that they meet in the same instant now and then.
+
+    Then a record may stay LIVE that its client does not lead to any more; it ages like any other. And a
+    request may come by a record that has just been superseded.
+    """
+    few = Shape(4, 1, 8)
+    counted = relay.send(replace(ALICE_ASKS, in_turn=False), replace(BOB_ASKS, in_turn=False), shape=few)
+    assert set(counted) <= {
+        Reason.FORWARD_BOUND,
+        Reason.FORWARD_REBOUND,
+        Reason.FORWARD_TO_TRANSCEIVER,
+        Reason.DROP_STALE_FLOW,
+    }
+    assert counted.total() == 2 * CLIENTS
+    assert counted[Reason.FORWARD_BOUND] == few.flows
+    states = relay.check()
+    used = counted[Reason.FORWARD_BOUND] + counted[Reason.FORWARD_REBOUND]
+    taken = states[FlowState.LIVE] + states[FlowState.SUPERSEDED]
+    assert used <= taken <= used + counted[Reason.DROP_STALE_FLOW]
+    assert len(relay.table.datapath.flow_index.read()[0]) == few.flows
 
 
 def test_provisional_requests(relay: Relay) -> None:
