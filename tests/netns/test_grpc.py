@@ -411,11 +411,9 @@ def test_ice_restart_keeps_the_flow_and_a_new_endpoint_ends_it(
     site: Site, stream: RawStream, relay: RelayClient
 ) -> None:
     with unregistered_call(site, 4, "restarted") as made:
-        stream.batch(add("restarted", made.ufrag, pwd="", to=[made.endpoint]))
+        stream.batch(add("restarted", made.ufrag, to=[made.endpoint]))
         made.bind(4)
-        assert stream.batch(add("restarted", made.ufrag, "after", pwd="", to=[made.endpoint])) == [
-            (Code.OK, "")
-        ]
+        assert stream.batch(add("restarted", made.ufrag, "after", to=[made.endpoint])) == [(Code.OK, "")]
         made.up(payload(RTP, 100))
     assert len(relay.flows("restarted")) == 1
     assert stream.batch(add("restarted", "after", to=[("10.20.0.10", 9)])) == [(Code.OK, "")]
