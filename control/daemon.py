@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 
 import click
 
-from control import config_file, garbage, logs, metrics, server, settings
+from control import config_file, garbage, logs, metrics, settings
 from control.batches import clock
 from control.config import Config
 from control.datapath import Datapath
@@ -27,6 +28,9 @@ from control.reaper import SCAN_SECONDS
 from control.relay import Relay
 
 SWEEP_SECONDS = 0.5
+# Of a connection: the caller's, and both ends of the one to gRPC's own socket (control/front.py).
+_DESCRIPTORS_EACH = 3
+_DESCRIPTORS_OTHERS = 512
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
 
@@ -39,6 +43,11 @@ async def run(config: Config, datapath: Datapath) -> None:
     Raises:
         EarshotError: it cannot start.
     """
+    # gRPC's core writes to stderr by itself, a line for each handshake that a stranger has failed, unless
+    # it is told otherwise before it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from control import server
+
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -74,6 +83,16 @@ async def _sweep(relay: Relay) -> None:
         await asyncio.sleep(SWEEP_SECONDS)
         if ended := await relay.sweep():
             logs.event(_log, logging.INFO, "sessions_expired", sessions=ended)
+
+
+def _allow_descriptors(streams: int) -> None:
+    """Raises the limit of open files, where it may be raised, to what so many callers need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS_EACH * streams + _DESCRIPTORS_OTHERS
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _say_ready(config: Config, relay: Relay) -> None:
@@ -137,6 +156,7 @@ def main(config_path: Path | None, **flags: Any) -> None:
     try:
         config = settings.build(_read_file(config_path), os.environ, given)
         logs.set_up(config.log_level)
+        _allow_descriptors(config.max_streams)
         with closing(open_datapath(config)) as loaded:
             asyncio.run(run(config, loaded.datapath))
         logs.event(_log, logging.INFO, "stopped", datapath="left in place")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from prometheus_client import start_http_server
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,7 +19,9 @@ from control.config import ListenAddress
 from control.errors import ConfigError
 from control.flows import in_state
 from control.relay import Relay
-from control.server import Entrance
+
+if TYPE_CHECKING:
+    from control.server import Entrance
 
 
 class RelayCollector(Collector):
