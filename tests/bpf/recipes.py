@@ -438,6 +438,7 @@ INTEGRITIES: dict[str, Callable[[bytes, bytes], bytes]] = {
     "before": lambda raw, pwd: raw,  # of USERNAME
     "short": lambda raw, pwd: raw + stun.attribute(stun.MESSAGE_INTEGRITY, _mac(raw, pwd)[:19]),
     "long": lambda raw, pwd: raw + stun.attribute(stun.MESSAGE_INTEGRITY, _mac(raw, pwd) + b"!"),
+    "beyond the end": lambda raw, pwd: raw + struct.pack("!HH", stun.MESSAGE_INTEGRITY, 40) + _mac(raw, pwd),
     "short, then right": lambda raw, pwd: _with_integrity(
         raw + stun.attribute(stun.MESSAGE_INTEGRITY, bytes(4)), pwd
     ),

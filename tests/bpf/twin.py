@@ -5,24 +5,26 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import numpy as np
 
 from control import abi
-from control.addresses import to_bytes
+from control.addresses import IPAddress, to_bytes
 from control.datapath import STATE_MASK
 from control.hmac_keys import key_states
 from control.libbpf import Array
 from control.maps import Queue
 from tests.bpf import world
-from tests.bpf.rig import Rig, delta
+from tests.bpf.rig import Rig, delta, source_key
+from tests.model.budget import SECOND, Budget, prefix_of
 from tests.model.fib import Fib, Route, Rule
-from tests.model.relay import Decision, Relay
+from tests.model.relay import THIS_CPU, Decision, Relay
 from tests.model.state import (
     Backend,
     Endpoint,
@@ -49,6 +51,8 @@ _RESOLVED = {
     Resolved.YES: abi.HopState.RESOLVED,
     Resolved.PROVISIONALLY: abi.HopState.PROVISIONAL,
 }
+_CLOCK_MONOTONIC_COARSE = 6
+LONG = 600 * SECOND
 _NOT_SEEN = 12345  # what last_seen is set to before each packet
 
 Facts = dict[str, object]
@@ -72,12 +76,15 @@ class Start:
     free6: Sequence[int] = world.V6.free
     free_hops: Sequence[int] = world.FREE_HOPS
     sessions: Mapping[bytes, Session] = field(default_factory=dict)  # beside the usual ones
+    tokens: Mapping[bytes, int] = field(default_factory=dict)  # left of sessions' budgets, by ufrag
+    spent_sources: Sequence[IPAddress] = ()
+    is_cpu_spent: bool = False
 
 
 class Twin:
     """Runs each frame through both. Its methods are for inside the relay host.
 
-    Budgets begin full, and are far larger than what a few packets take: the model has none here.
+    Budgets of sources and of the CPU are far larger than what a few packets take: they begin full, or spent.
     """
 
     def __init__(self, rig: Rig, sessions: Mapping[bytes, Session]) -> None:
@@ -131,9 +138,30 @@ class Twin:
         )
         for given in start.flows:
             self._put_flow(given)
+        self._put_budgets(start)
         self.relay = Relay(self.state)
         self._counters = self._read_counters()
         return self.state
+
+    def _put_budgets(self, start: Start) -> None:
+        """Those that are spent stay so for longer than a case takes."""
+        state, now = self.state, clock()
+        state.clock = clock
+        state.source_budget = Budget(2 * world.SOURCE_REQUESTS_PER_SECOND, 2)
+        state.session_budget = Budget(world.FLOWS_PER_SESSION, world.FLOW_IDLE_SECONDS)
+        state.binding_budget = Budget(2 * world.BINDINGS_PER_SECOND, 2)
+        state.exempt = list(world.SOURCE_EXEMPT)
+        for address in start.spent_sources:
+            state.source_budget.bucket(prefix_of(address), now).credit = -LONG
+            self.rig.put_source_budget(address, now + 2 * SECOND + LONG)
+        if start.is_cpu_spent:
+            state.binding_budget.bucket(THIS_CPU, now).credit = -LONG
+            self.rig.put_cpu_budget(now + 2 * SECOND + LONG)
+        for ufrag, tokens in start.tokens.items():
+            bucket = state.session_budget.bucket(ufrag, now)
+            missing = (bucket.tokens - tokens) * bucket.interval
+            bucket.credit -= missing
+            self.rig.put_session_budget(ufrag, now + missing)
 
     def _put_flow(self, given: Given) -> None:
         record = given.record
@@ -194,6 +222,17 @@ class Twin:
             "free records 6": list(state.free_records[6]),
             "free hops": list(state.free_hops),
         }
+        facts["sources"] = {
+            _stored_prefix(prefix): "charged"
+            for prefix in state.source_budget.buckets
+            if isinstance(prefix, IPv4Network | IPv6Network)
+        }
+        # Tokens that are missing: each takes minutes to come back.
+        facts["session budgets"] = {
+            str(ufrag): round(bucket.tokens - bucket.credit / bucket.interval)
+            for ufrag, bucket in state.session_budget.buckets.items()
+            if bucket.credit < (bucket.tokens - 0.5) * bucket.interval
+        }
         for number, record in enumerate(state.records):
             if record.key is not None or record.life is not Life.FREE:
                 facts[f"record {number}"] = self._as_stored(number, record) | {"seen": record.seen}
@@ -215,6 +254,13 @@ class Twin:
             "free records 4": peek(self.rig.free_flows[4]),
             "free records 6": peek(self.rig.free_flows[6]),
             "free hops": peek(datapath.free_hops),
+        }
+        facts["sources"] = {key.tobytes(): "charged" for key in self.rig.sources.read()[0]}
+        now = clock()
+        facts["session budgets"] = {
+            str(bytes(key["ufrag"])): round((int(session["full_at"]) - now) / world.SESSION_INTERVAL)
+            for key, session in zip(*datapath.read_sessions(), strict=True)
+            if session["full_at"] > now
         }
         flows = datapath.flows
         for number in _used_rows(flows):
@@ -318,6 +364,15 @@ def stored_sessions(sessions: Mapping[bytes, Session]) -> tuple[Array, Array]:
 def _stored_key(key: FlowKey, provisional: bool) -> bytes:
     vip = key.vip | (abi.PROVISIONAL_KEY if provisional else 0)
     return to_bytes(key.client.address) + key.client.port.to_bytes(2, "big") + np.uint16(vip).tobytes()
+
+
+def _stored_prefix(prefix: IPv4Network | IPv6Network) -> bytes:
+    return source_key(prefix.network_address)
+
+
+def clock() -> int:
+    """The program's, in ns."""
+    return time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE)
 
 
 def _stored_transaction(transaction: bytes) -> int:

@@ -43,13 +43,14 @@ class Budget:
     buckets: dict[object, Bucket] = field(default_factory=dict)
 
     def is_spent(self, key: object, now: int) -> bool:
-        return self.tokens > 0 and self._bucket(key, now).is_spent(now)
+        return self.tokens > 0 and self.bucket(key, now).is_spent(now)
 
     def take(self, key: object, now: int) -> bool:
         """Whether there was a token."""
-        return self.tokens == 0 or self._bucket(key, now).take(now)
+        return self.tokens == 0 or self.bucket(key, now).take(now)
 
-    def _bucket(self, key: object, now: int) -> Bucket:
+    def bucket(self, key: object, now: int) -> Bucket:
+        """Full where nobody has asked before."""
         interval = self.seconds * SECOND // self.tokens
         return self.buckets.setdefault(key, Bucket(self.tokens, interval, now, self.tokens * interval))
 

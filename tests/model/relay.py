@@ -14,6 +14,7 @@ from tests.model.state import Backend, Endpoint, FlowKey, Hop, Life, Record, Res
 from tests.model.verdict import Decided
 from tests.model.wire import Packet
 
+THIS_CPU = "this CPU"
 PROVISIONAL_MAX = 32  # packets of a flow that is not confirmed, each way
 BAD_SOURCES = [ip_network(one) for one in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "ff00::/8", "::/32")]
 MEDIA = (range(4), range(20, 64), range(128, 192))  # RFC 7983, 7: STUN, DTLS, RTP and RTCP
@@ -215,7 +216,7 @@ class Relay:
         state = self.state
         if not state.session_budget.take(accepted.ufrag, state.clock()):
             raise Decided("drop_session_budget")
-        if not state.binding_budget.take("this CPU", state.clock()):
+        if not state.binding_budget.take(THIS_CPU, state.clock()):
             raise Decided("drop_binding_budget")
         queue = state.free_records[accepted.packet.version]
         if not queue:
