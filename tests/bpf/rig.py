@@ -35,6 +35,8 @@ BOUND_BEFORE = abi.FlowState.LIVE | 99 << abi.FLOW_STATE_BITS
 
 _CLOCK_MONOTONIC_COARSE = 6
 
+Key = bytes  # State has a field of that name
+
 
 @dataclass
 class State:
@@ -49,8 +51,8 @@ class State:
     packets: list[int]  # by reason
     bytes: list[int]
     # Budgets: when each is whole again, in ns of the monotonic clock; 0: since ever.
-    sources: dict[bytes, int]
-    sessions: dict[bytes, int]  # by ufrag
+    sources: dict[Key, int]
+    sessions: dict[Key, int]  # by ufrag
     cpu: int  # of the CPU that has spent most
 
 

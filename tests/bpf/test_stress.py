@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.root, pytest.mark.netns]
 
 SHAPE = Shape(4, 1, 64_512)
 CLIENTS = 30_000  # of one CPU: those of both fit
-ROUNDS = 3
+ROUNDS = 2
 DEADLINE = 60.0
 BOB, BOB_PWD, BOB_SESSION = b"bob00000", b"the-pwd-of-another-session", 8
 CAROL, CAROL_SESSION = b"carol000", 9  # without a pwd
