@@ -57,13 +57,15 @@ class Front:
         self._open: Counter[int] = Counter()
 
     def prepare(self) -> None:
-        """Makes the folder for gRPC's socket.
+        """Makes the folder for gRPC's socket, and clears away what a daemon that was killed has left.
 
         Raises:
-            ConfigError: it cannot be made, or is not ours alone.
+            ConfigError: a daemon serves there; or the folder cannot be made, or is not ours alone.
         """
         folder = self.inner.parent
         try:
+            # Before anything of it is touched.
+            _remove_stale(self._path)
             folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=0o700)
@@ -72,7 +74,7 @@ class Front:
                 raise ConfigError("grpc_socket", f"{folder} is not a folder of this user alone")
             self.inner.unlink(missing_ok=True)
         except OSError as error:
-            raise ConfigError("grpc_socket", f"cannot make {folder}: {error.strerror}") from error
+            raise ConfigError("grpc_socket", f"cannot make {self._path}: {error.strerror}") from error
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -101,7 +103,6 @@ class Front:
     def _listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _remove_stale(self._path)
             # The mode has to be right from the first moment on, and the group before its mode is.
             before = os.umask(0o777)
             try:

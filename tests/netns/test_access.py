@@ -21,8 +21,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from control import pki
 from control.requests import Code
 from tests.lab.calls import wait_for
+from tests.lab.host import LabError
 from tests.lab.netns import Lab
-from tests.lab.services import relay_target, start_relay
+from tests.lab.services import relay_target, start_relay, start_transceiver
 from tests.lab.tcp import forwarded
 from tests.lab.topology import IPV4, Site, two_armed
 from tests.netns.raw_stream import RawStream, add, raw_stream, remove, renew, session
@@ -338,3 +339,30 @@ def test_loopback_without_tls(site: Site) -> None:
         ):
             assert is_served(channel)
             assert refusal(channel, "voice-1")[0] == grpc.StatusCode.PERMISSION_DENIED
+
+
+# ---- the transceiver's program, and a second daemon ------------------------------------------------
+
+
+def test_the_transceiver_attaches_over_tls(site: Site) -> None:
+    folder = site.lab.dir / "pki"
+    start_transceiver(
+        site,
+        [4],
+        "--name=voice-7",
+        f"--relay={IPV4.relay}:{PORT}",
+        f"--relay-ca={folder}/ca.crt",
+        f"--relay-certificate={folder}/voice.crt",
+        f"--relay-key={folder}/voice.key",
+        f"--relay-server-name={SERVER_NAME}",
+    )
+    log = site.lab.log("earshotd").read_text()
+    assert "event=attached transceiver=voice-7 caller=san:voice-1.example" in log
+
+
+def test_a_socket_that_is_served_is_not_taken_away(site: Site) -> None:
+    path = relay_target(site).removeprefix("unix:")
+    with Lab() as lab, pytest.raises(LabError, match="another process serves there"):
+        start_relay(two_armed(lab), f"--grpc-socket={path}")
+    with grpc.insecure_channel(relay_target(site)) as channel:
+        assert is_served(channel)
