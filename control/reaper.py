@@ -27,12 +27,15 @@ from control.flows import (
     newly_bound,
     of_sessions,
     ticks_of,
+    unconfirmed,
 )
 from control.model import EndedSession, Session
 from control.sessions import Registry
 from control.streams import Streams
 
 SCAN_SECONDS = 0.2
+# How long a transceiver that keeps its pwd to itself has to answer a client's first request.
+UNCONFIRMED_SECONDS = 5
 # A program that found a record in the index just before it was ended is through with it by then.
 QUARANTINE_SECONDS = 1.0
 
@@ -71,6 +74,7 @@ class Reaper:
             self._greet(number, now)
         superseded = in_state(states, abi.FlowState.SUPERSEDED)
         self._end_known(superseded, pb.FLOW_END_REASON_SUPERSEDED, now)
+        self._end(unconfirmed(states, int(now.seconds) - UNCONFIRMED_SECONDS), now)
         live = in_state(self._table.flows["state"], abi.FlowState.LIVE)
         self._end_known(
             idle(self._table.flows, live, now.ticks, self._idle_ticks), pb.FLOW_END_REASON_IDLE, now
@@ -87,7 +91,9 @@ class Reaper:
         if not pairs:
             return
         flows = self._table.flows
-        bound = in_state(flows["state"], abi.FlowState.LIVE, abi.FlowState.SUPERSEDED)
+        bound = in_state(
+            flows["state"], abi.FlowState.LIVE, abi.FlowState.PROVISIONAL, abi.FlowState.SUPERSEDED
+        )
         numbers = of_sessions(flows, bound, pairs)
         self._end(numbers, now)
         for number in numbers.tolist():

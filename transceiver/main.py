@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import click
@@ -28,6 +29,7 @@ from transceiver.log import configure, event
 from transceiver.media import Endpoint, IPAddress, PortPerCall, Traffic
 from transceiver.metrics import CallCollector, Tally
 from transceiver.relay_client import RelayClient
+from transceiver.relay_target import RelayTarget, TargetError
 from transceiver.whip import make_app
 
 HTTP_STOP_TIMEOUT = 2.0
@@ -39,7 +41,7 @@ _NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 class Settings:
     """What the flags say, checked."""
 
-    relay: str
+    relay: RelayTarget
     name: str
     http: Endpoint
     media_addresses: tuple[IPAddress, ...]
@@ -75,6 +77,7 @@ def _name(_: click.Context, __: click.Parameter, value: str) -> str:
     return value
 
 
+_FILE = click.Path(path_type=Path, dir_okay=False)
 _seconds = click.FloatRange(min=0.1, max=3600)
 
 
@@ -82,6 +85,13 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 @click.option(
     "--relay", default="unix:/run/earshot/earshotd.sock", help="The relay's gRPC: unix:PATH or HOST:PORT."
 )
+@click.option("--relay-ca", type=_FILE, help="Who signs the relay's certificate, PEM; for HOST:PORT.")
+@click.option("--relay-certificate", type=_FILE, help="The transceiver's own certificate chain, PEM.")
+@click.option(
+    "--relay-key", type=_FILE, help="Its private key, PEM. All three are read at each attempt to attach."
+)
+@click.option("--relay-server-name", default="", help="The name in the relay's certificate, if not HOST.")
+@click.option("--relay-insecure", is_flag=True, help="HOST:PORT without TLS, on a loopback address alone.")
 @click.option("--name", default=socket.gethostname, callback=_name, help="Who attaches.  [default: hostname]")
 @click.option(
     "--http", default="127.0.0.1:8080", callback=_http, help="Where WHIP, /metrics and /healthz listen."
@@ -112,6 +122,11 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 @click.version_option(version("earshot"))
 def main(
     relay: str,
+    relay_ca: Path | None,
+    relay_certificate: Path | None,
+    relay_key: Path | None,
+    relay_server_name: str,
+    relay_insecure: bool,
     name: str,
     http: Endpoint,
     media_addresses: tuple[IPAddress, ...],
@@ -131,10 +146,14 @@ def main(
     Every flag can be given as EARSHOT_TRANSCEIVER_<FLAG> in the environment.
     """
     configure(log_level)
+    try:
+        target = RelayTarget(relay, relay_ca, relay_certificate, relay_key, relay_server_name, relay_insecure)
+    except TargetError as error:
+        raise click.UsageError(str(error)) from None
     limits = Limits(max_calls, setup_timeout, silence_timeout, relay_timeout)
     try:
         prepare()
-        asyncio.run(serve(Settings(relay, name, http, media_addresses, limits)))
+        asyncio.run(serve(Settings(target, name, http, media_addresses, limits)))
     except (LibraryError, OSError) as error:
         event(logging.ERROR, "cannot_start", detail=str(error))
         sys.exit(1)
