@@ -8,7 +8,8 @@
 #include "provisional.h"
 #include "rewrite.h"
 
-static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *p, const struct local *local, __u16 stun_type)
+static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *p, const struct local *local,
+					     __u16 stun_type)
 {
 	__u32 number = record_number(local->number, p->dport), backend_number, vip_number;
 	struct flow *flow = bpf_map_lookup_elem(&flows_v1, &number);

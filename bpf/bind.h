@@ -191,8 +191,8 @@ static __always_inline int has_flow(const struct flow_key *key)
 
 /*
  * Decides whether a Binding Request is accepted, and if so completes *b, which
- * has the key so far, but for the hop. Neither this nor bind_flow() is inlined: they are functions of their own
- * to the verifier, and off the hot path.
+ * has the key so far, but for the hop. Neither this nor bind_flow() is inlined:
+ * they are functions of their own to the verifier, and off the hot path.
  */
 __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct binding *b)
 {
