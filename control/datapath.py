@@ -7,6 +7,7 @@ may read.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ import numpy as np
 
 from control import abi, local_table
 from control.addresses import Endpoint, IPAddress, from_bytes, to_bytes
-from control.libbpf import Array
+from control.libbpf import BPF_NOEXIST, Array
 from control.maps import ArrayMap, HashMap, MappedArray, PerCpuArray, Queue
 
 STATE_MASK = (1 << abi.FLOW_STATE_BITS) - 1
@@ -154,16 +155,28 @@ class Datapath:
         second later, when no CPU can still be looking at them.
         """
         states = self.flows["state"]
-        provisional = (states[numbers] & STATE_MASK) == abi.FlowState.PROVISIONAL
+        keys = self._index_keys(numbers)  # before the state says nothing about them any more
         states[numbers] = (states[numbers] & ~np.uint32(STATE_MASK)) | abi.FlowState.DEAD
-        keys = np.zeros(len(numbers), abi.FLOW_KEY)
-        for field in ("client_addr", "client_port", "vip"):
-            keys[field] = self.flows[field][numbers]
-        keys["vip"][provisional] |= abi.PROVISIONAL_KEY
         for key, number in zip(keys, numbers, strict=True):
             # A newer record may have the key by now: its entry is not ours to remove.
             if self.flow_index.get(key.tobytes()) == np.uint32(number).tobytes():
                 self.flow_index.delete(key.tobytes())
+
+    def claim_index(self, number: int) -> bool:
+        """Whether the index leads to a record; where it leads nowhere, it does from now on."""
+        key, value = self._index_keys(np.array([number], np.uint32)).tobytes(), np.uint32(number).tobytes()
+        with contextlib.suppress(FileExistsError):
+            self.flow_index.put(key, value, BPF_NOEXIST)
+        return self.flow_index.get(key) == value
+
+    def _index_keys(self, numbers: Array) -> Array:
+        """The keys under which records are, or ought to be, in the index."""
+        keys = np.zeros(len(numbers), abi.FLOW_KEY)
+        for field in ("client_addr", "client_port", "vip"):
+            keys[field] = self.flows[field][numbers]
+        provisional = (self.flows["state"][numbers] & STATE_MASK) == abi.FlowState.PROVISIONAL
+        keys["vip"][provisional] |= abi.PROVISIONAL_KEY
+        return keys
 
     def free_flows(self, numbers: Array) -> None:
         """Makes DEAD records FREE and their relay ports available."""
