@@ -6,17 +6,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from control.abi import FlowState, Reason
+from control.abi import FLOW_STATE_BITS, FlowState, Reason
 from control.backends import Backend
 from control.flows import Clock
 from control.model import Session, UfragKey
-from control.reaper import Reaper
+from control.reaper import UNCONFIRMED_SECONDS, Reaper
 from control.sessions import Registry
 from control.streams import Streams
 from tests.bpf import world
 from tests.bpf.case import request
 from tests.bpf.rig import Rig, flow_key
-from tests.bpf.world import V4
+from tests.bpf.world import CAROL, FAMILIES, V4, Family
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
@@ -70,3 +70,19 @@ def test_a_flow_that_nothing_leads_to_is_led_to_again(rig: Rig, reaper: Reaper) 
     rig.datapath.flow_index.delete(flow_key(V4, V4.client))
     assert scan(rig, reaper) == FlowState.LIVE
     assert rig.datapath.flow_index.get(flow_key(V4, V4.client)) == np.uint32(V4.free[0]).tobytes()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=["v4", "v6"])
+def test_a_flow_that_its_transceiver_does_not_confirm_dies(rig: Rig, reaper: Reaper, family: Family) -> None:
+    assert rig.run(request(family, CAROL).frame()).reason == Reason.FORWARD_PROVISIONAL
+    record = family.free[0]
+    bound = int(rig.datapath.flows["state"][record]) >> FLOW_STATE_BITS
+
+    def after(seconds: float) -> FlowState:
+        reaper.scan(Clock(bound + seconds, int(rig.datapath.flows["last_seen"][record])))
+        return FlowState(int(rig.datapath.states()[record]))
+
+    assert after(UNCONFIRMED_SECONDS) == FlowState.PROVISIONAL
+    assert after(UNCONFIRMED_SECONDS + 1) == FlowState.DEAD
+    assert rig.datapath.flow_index.get(flow_key(family, family.client, provisional=True)) is None
+    assert after(UNCONFIRMED_SECONDS + 3) == FlowState.FREE
