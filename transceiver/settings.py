@@ -12,7 +12,7 @@ from transceiver.media import Endpoint, IPAddress
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one process. The `suffix`, which only workers have, is the end of its stream's name and its calls' ids."""
+    """Of one process. A worker's `suffix` is the end of its stream's name and of its calls' ids."""
 
     relay: str
     name: str
