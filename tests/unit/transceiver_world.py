@@ -265,8 +265,13 @@ async def running_relay(vip: str = VIP, relay: str = RELAY) -> AsyncIterator[Rel
 
 
 @asynccontextmanager
-async def running_transceiver(relay: Relay, *flags: str, media: str = MEDIA) -> AsyncIterator[Transceiver]:
-    """Started and attached; on the way out it must stop by SIGTERM, with exit code 0."""
+async def running_transceiver(
+    relay: Relay, *flags: str, media: str = MEDIA, exit_code: int = 0, errors: bool = False
+) -> AsyncIterator[Transceiver]:
+    """Started and attached; on the way out it must stop by SIGTERM, with this exit code.
+
+    Its log must be free of errors, unless they are expected.
+    """
     with tempfile.TemporaryDirectory(prefix="est-") as folder:
         log = Path(folder) / "log"
         with log.open("wb") as file:
@@ -283,9 +288,9 @@ async def running_transceiver(relay: Relay, *flags: str, media: str = MEDIA) -> 
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(DEADLINE):
-                assert await process.wait() == 0, transceiver.log
+                assert await process.wait() == exit_code, transceiver.log
             assert "Traceback" not in transceiver.log, transceiver.log
-            assert "level=ERROR" not in transceiver.log, transceiver.log
+            assert errors or "level=ERROR" not in transceiver.log, transceiver.log
         finally:
             if process.returncode is None:
                 process.kill()
