@@ -58,7 +58,7 @@ class Workers:
             async with asyncio.TaskGroup() as keepers:
                 for number in range(len(self._entries)):
                     keepers.create_task(self._keep(number))
-        except* WorkerError as failures:
+        except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
     async def _keep(self, number: int) -> None:
@@ -77,16 +77,23 @@ class Workers:
             self.restarts += 1
 
     async def _run(self, number: int) -> int | None:
-        """Starts a worker and returns its exit code; stops it when cancelled."""
+        """Starts a worker and returns its exit code, None if it did not start. Stops it when cancelled."""
         ours, theirs = _spawn.Pipe()
         process = _spawn.Process(target=self._entries[number], args=(theirs,), name=f"worker-{number}")
         with ours:
             with theirs:
-                process.start()
+                try:
+                    process.start()
+                except OSError as error:  # no memory, or no process more: there may be later
+                    event(logging.WARNING, "worker_not_started", number=number, detail=str(error))
+                    return None
             event(logging.INFO, "worker_started", number=number, pid=process.pid)
             self._processes[number] = process
             try:
                 await self._hear(number, ours)
+            except asyncio.CancelledError:
+                process.terminate()
+                raise
             finally:
                 del self._processes[number]
                 await _reap(process)
@@ -122,8 +129,7 @@ async def _received(pipe: Connection) -> bool:
 
 
 async def _reap(process: SpawnProcess) -> None:
-    """Ends a process if it has not ended, by force if it must be."""
-    process.terminate()
+    """Waits for a process to end, and ends it when it does not."""
     try:
         async with asyncio.timeout(STOP_TIMEOUT):
             await _readable(process.sentinel)

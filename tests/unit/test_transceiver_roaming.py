@@ -14,7 +14,8 @@ import pytest
 import pytest_asyncio
 from earshot.relay.v1 import relay_pb2 as pb
 
-from tests.unit.transceiver_client import Client, calling, fragment
+from tests.lab.restart import SDPFRAG, fragment, new_credentials
+from tests.unit.transceiver_client import Client, calling
 from tests.unit.transceiver_world import (
     CLIENT,
     Relay,
@@ -25,7 +26,6 @@ from tests.unit.transceiver_world import (
     running_relay,
     running_transceiver,
 )
-from transceiver.agent import Credentials
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Record = Callable[[str, object], None]
@@ -89,11 +89,11 @@ async def test_ice_restarts_in_a_call(world: World, new_port: bool, record_prope
         etag = client.etag
         await client.restart()
         assert client.etag != etag
-        assert world.ufrags(client) == [old, client.connection.remote_username]
+        assert world.ufrags(client) == [old, client.server_ufrag]
         await world.hears(client)  # still on the old path
         assert len(world.ufrags(client)) == 2
         await client.nominate(new_port)
-        await eventually(lambda: world.ufrags(client) == [client.connection.remote_username])
+        await eventually(lambda: world.ufrags(client) == [client.server_ufrag])
         await world.hears(client)
         gap = world.relay.widest_gap(client.session_id)
         record_property("restart_gap_seconds", round(gap, 3))
@@ -107,10 +107,10 @@ async def test_a_restart_that_is_overtaken_by_another(world: World) -> None:
         await client.restart()
         _, overtaken = world.ufrags(client)
         await client.restart()
-        assert world.ufrags(client) == [old, client.connection.remote_username]
+        assert world.ufrags(client) == [old, client.server_ufrag]
         assert overtaken not in world.ufrags(client)
         await client.nominate(new_port=True)
-        await eventually(lambda: world.ufrags(client) == [client.connection.remote_username])
+        await eventually(lambda: world.ufrags(client) == [client.server_ufrag])
         await world.hears(client)
 
 
@@ -119,7 +119,7 @@ async def test_a_restart_that_the_relay_refuses_leaves_the_call_as_it_was(world:
         before, etag = world.ufrags(client), client.etag
         world.relay.refuse = pb.OperationResult(code=8, message="full")
         try:
-            status, problem = await client.patch(fragment(Credentials.fresh()))
+            status, problem = await client.patch(fragment(*new_credentials()))
         finally:
             world.relay.refuse = None
         assert status == 503
@@ -129,29 +129,29 @@ async def test_a_restart_that_the_relay_refuses_leaves_the_call_as_it_was(world:
         await world.hears(client)
         await client.restart()
         await client.nominate(new_port=False)
-        await eventually(lambda: world.ufrags(client) == [client.connection.remote_username])
+        await eventually(lambda: world.ufrags(client) == [client.server_ufrag])
 
 
 async def test_preconditions_of_a_change(world: World) -> None:
     async with calling(world.transceiver) as client:
-        ours = Credentials.fresh()
+        ours = fragment(*new_credentials())
         first = client.etag
         assert (await client.patch("a=end-of-candidates\r\n", first))[0] == 204
         assert (await client.patch("a=mid:0\r\na=candidate:x\r\n", "*"))[0] == 204
-        assert (await client.patch(fragment(ours), '"stale"'))[0] == 412
+        assert (await client.patch(ours, '"stale"'))[0] == 412
         assert client.etag == first
-        status, answer = await client.patch(fragment(ours), first)
+        status, answer = await client.patch(ours, first)
         assert status == 200
         assert answer.startswith("a=ice-lite\r\n")
         assert "a=candidate:" in answer
         assert client.etag != first
-        assert (await client.patch(fragment(ours), client.etag))[0] == 204  # these credentials it has
+        assert (await client.patch(ours, client.etag))[0] == 204  # these credentials it has
         assert (await client.patch("a=end-of-candidates\r\n", first))[0] == 412
         for headers, body, status in (
-            ({"Content-Type": "application/trickle-ice-sdpfrag"}, "a=end-of-candidates", 428),
-            ({"Content-Type": "application/trickle-ice-sdpfrag", "If-Match": "*"}, "v=0", 422),
-            ({"Content-Type": "application/trickle-ice-sdpfrag", "If-Match": "*"}, "garbage", 400),
-            ({"Content-Type": "application/trickle-ice-sdpfrag", "If-Match": "*"}, b"a=\xff", 400),
+            ({"Content-Type": SDPFRAG}, "a=end-of-candidates", 428),
+            ({"Content-Type": SDPFRAG, "If-Match": "*"}, "v=0", 422),
+            ({"Content-Type": SDPFRAG, "If-Match": "*"}, "garbage", 400),
+            ({"Content-Type": SDPFRAG, "If-Match": "*"}, b"a=\xff", 400),
             ({"Content-Type": "application/sdp", "If-Match": "*"}, "v=0", 415),
         ):
             async with (
@@ -161,7 +161,7 @@ async def test_preconditions_of_a_change(world: World) -> None:
                 assert response.status == status
                 assert response.content_type == "application/problem+json"
         assert await client.delete() == 200
-        assert (await client.patch(fragment(ours)))[0] == 404
+        assert (await client.patch(ours))[0] == 404
 
 
 async def test_a_flood_from_nowhere_does_not_disturb_a_call(world: World, record_property: Record) -> None:

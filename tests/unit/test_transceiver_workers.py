@@ -14,8 +14,9 @@ from pathlib import Path
 import aiohttp
 from click.testing import CliRunner
 
+from tests.lab.restart import fragment, new_credentials
 from tests.unit.test_transceiver_sdp import OFFER
-from tests.unit.transceiver_client import calling, fragment
+from tests.unit.transceiver_client import calling
 from tests.unit.transceiver_world import (
     MEDIA,
     Relay,
@@ -25,7 +26,6 @@ from tests.unit.transceiver_world import (
     running_relay,
     running_transceiver,
 )
-from transceiver.agent import Credentials
 from transceiver.main import main
 from transceiver.merge import merged
 
@@ -76,7 +76,7 @@ async def test_workers_share_the_calls_and_each_owns_its_own() -> None:
             for client in clients:
                 await client.restart()
                 await client.nominate(new_port=True)
-                assert (await client.patch(fragment(Credentials.fresh()), '"stale"'))[0] == 412
+                assert (await client.patch(fragment(*new_credentials()), '"stale"'))[0] == 412
                 assert await client.delete() == 200
                 assert await client.delete() == 404
         assert not relay.sessions

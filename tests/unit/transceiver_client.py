@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A call by aiortc that can do what aiortc has no method for: restart its ICE, and move to another port."""
+"""A call by aiortc that restarts its ICE when it is told to."""
 
 from __future__ import annotations
 
@@ -10,29 +10,12 @@ from typing import Any
 from urllib.parse import urljoin
 
 import aiohttp
-from aioice.ice import CandidatePair
 from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from tests.lab.caller import Microphone, bind_to
+from tests.lab.restart import SDPFRAG, connection_of, nominate, restart_ice
 from tests.lab.signals import chirps, encode
 from tests.unit.transceiver_world import CLIENT, DEADLINE, Transceiver
-from transceiver.agent import Credentials
-
-SDPFRAG = "application/trickle-ice-sdpfrag"
-
-
-def fragment(credentials: Credentials) -> str:
-    """What a client sends to restart its ICE."""
-    return (
-        "a=ice-options:trickle ice2\r\na=group:BUNDLE 0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:0\r\n"
-        f"a=ice-ufrag:{credentials.ufrag}\r\na=ice-pwd:{credentials.pwd}\r\n"
-        "a=candidate:1 1 udp 2122260223 192.0.2.7 50000 typ host\r\n"
-    )
-
-
-def credentials_of(sdp: str) -> Credentials:
-    lines = dict(line.removeprefix("a=").partition(":")[::2] for line in sdp.split("\r\n"))
-    return Credentials(lines["ice-ufrag"], lines["ice-pwd"])
 
 
 class Client:
@@ -49,9 +32,9 @@ class Client:
         return self.url.rpartition("/")[2]
 
     @property
-    def connection(self) -> Any:
-        """Its ICE connection, aioice's own."""
-        return self._peer.getSenders()[0].transport.transport.iceGatherer._connection
+    def server_ufrag(self) -> str:
+        """The other side's ufrag that its checks name."""
+        return str(connection_of(self._peer).remote_username)
 
     async def patch(self, body: str, if_match: str = "*") -> tuple[int, str]:
         """Status and body of a PATCH; a new ETag is remembered."""
@@ -62,26 +45,11 @@ class Client:
 
     async def restart(self) -> None:
         """New credentials on both sides; nothing is checked with them yet."""
-        ours = Credentials.fresh()
-        status, answer = await self.patch(fragment(ours))
-        assert status == 200, answer
-        theirs = credentials_of(answer)
-        connection = self.connection
-        connection._local_username, connection._local_password = ours.ufrag, ours.pwd
-        connection.remote_username, connection.remote_password = theirs.ufrag, theirs.pwd
+        self.etag = await restart_ice(self._peer, self._http, self.url)
 
     async def nominate(self, new_port: bool) -> None:
-        """Checks, with USE-CANDIDATE, from the present port or a new one, and sends from there."""
-        connection = self.connection
-        pair = connection._nominated[1]
-        if new_port:
-            await connection.get_component_candidates(1, [CLIENT])
-            pair = CandidatePair(connection._protocols[-1], pair.remote_candidate)
-        request = connection.build_request(pair, nominate=True)
-        await pair.protocol.request(
-            request, pair.remote_addr, integrity_key=connection.remote_password.encode()
-        )
-        connection._nominated[1] = pair
+        """Changes over to the new credentials, on the present port or a new one."""
+        await nominate(self._peer, new_port)
 
     async def delete(self) -> int:
         async with self._http.delete(self.url) as response:
