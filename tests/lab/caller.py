@@ -186,7 +186,7 @@ def verified(recording: Recording) -> CallResult:
 
 
 async def record_call(
-    whip_url: str, sound: Samples, packets: Sequence[bytes], local_address: str | None, restart: bool
+    whip_url: str, sound: Samples, packets: Sequence[bytes], local_address: str | None, restart: bool = False
 ) -> Recording:
     """A call, without the comparison at its end. Never raises."""
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
@@ -294,7 +294,12 @@ def bind_to(peer: Any, address: str) -> None:
 
 
 async def place_calls(
-    whip_url: str, calls: int, seconds: float, wav: Path | None, local_address: str | None, restart: bool
+    whip_url: str,
+    calls: int,
+    seconds: float,
+    wav: Path | None,
+    local_address: str | None,
+    restart: bool = False,
 ) -> list[CallResult]:
     """Several calls at a time, each started shortly after the one before."""
 

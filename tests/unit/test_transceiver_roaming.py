@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls whose way to the transceiver changes: rebinding, ICE restarts, and what must not move a call."""
+"""Calls whose way to the transceiver changes: rebinding, ICE restarts; and what must not disturb a call."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest_asyncio
 from earshot.relay.v1 import relay_pb2 as pb
 
 from tests.lab.restart import SDPFRAG, fragment, new_credentials
+from tests.unit.test_transceiver_sdp import OFFER
 from tests.unit.transceiver_client import Client, calling
 from tests.unit.transceiver_world import (
     CLIENT,
@@ -30,6 +31,8 @@ from tests.unit.transceiver_world import (
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Record = Callable[[str, object], None]
 
+LIBWEBRTC_INTERVAL = 2.5  # seconds between checks; aioice's own is 5
+STORM = 1000  # requests
 LONG = 20.0  # seconds; a gap beyond it means that the call did not recover
 
 
@@ -68,7 +71,7 @@ async def test_calls_share_one_port(world: World) -> None:
 async def test_media_follows_a_client_whose_nat_rebinds(
     world: World, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
-    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 2.5)  # as libwebrtc's; aioice's own is 5
+    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", LIBWEBRTC_INTERVAL)
     async with calling(world.transceiver) as client:
         await world.hears(client)
         before = await world.dropped("unknown_source")
@@ -80,6 +83,19 @@ async def test_media_follows_a_client_whose_nat_rebinds(
         assert (
             await world.dropped("unknown_source") > before
         )  # nothing is believed before it is authenticated
+
+
+async def test_media_follows_when_the_relay_has_lost_its_flows(
+    world: World, monkeypatch: pytest.MonkeyPatch, record_property: Record
+) -> None:
+    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", LIBWEBRTC_INTERVAL)
+    async with calling(world.transceiver) as client:
+        await world.hears(client)
+        world.relay.lose_flows()
+        await world.hears(client)
+        gap = world.relay.widest_gap(client.session_id)
+        record_property("lost_flows_gap_seconds", round(gap, 3))
+        assert gap < LONG
 
 
 @pytest.mark.parametrize("new_port", [False, True], ids=["same_port", "new_port"])
@@ -177,3 +193,24 @@ async def test_a_flood_from_nowhere_does_not_disturb_a_call(world: World, record
         await world.hears(client)
         assert await world.dropped("unknown_source") > before
         record_property("flood_gap_seconds", round(world.relay.widest_gap(client.session_id), 3))
+
+
+async def test_a_storm_of_bad_offers_does_not_disturb_a_call(world: World, record_property: Record) -> None:
+    offers = ("garbage", OFFER.split("m=")[0], OFFER.replace("opus", "speex"), OFFER + "m=x\r\n" * 900)
+    async with calling(world.transceiver) as client, aiohttp.ClientSession() as http:
+
+        async def post(number: int) -> int:
+            headers = {"Content-Type": "application/sdp" if number % 5 else "text/plain"}
+            async with http.post(
+                world.transceiver.whip, data=offers[number % len(offers)], headers=headers
+            ) as response:
+                return response.status
+
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        statuses = await asyncio.gather(*map(post, range(STORM)))
+        record_property("storm_posts_per_second", round(STORM / (clock() - started)))
+        assert set(statuses) == {400, 415, 422}
+        await world.hears(client)
+        record_property("storm_gap_seconds", round(world.relay.widest_gap(client.session_id), 3))
+        assert set(world.relay.sessions) == {client.session_id}

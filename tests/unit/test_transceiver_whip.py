@@ -15,7 +15,7 @@ from aiortc import RTCPeerConnection
 from earshot.relay.v1 import relay_pb2 as pb
 
 from tests.lab.caller import place_call
-from tests.unit.test_transceiver_sdp import OFFER
+from tests.unit.test_transceiver_sdp import AUDIO, OFFER
 from tests.unit.transceiver_world import (
     CLIENT,
     MEDIA,
@@ -142,6 +142,12 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "too large": ("POST", "/whip", {"data": OFFER + "a=x\r\n" * 20000, "headers": SDP}, 413),
     "video": ("POST", "/whip", {"data": OFFER.replace("m=audio", "m=video"), "headers": SDP}, 422),
     "no media": ("POST", "/whip", {"data": OFFER.split("m=")[0], "headers": SDP}, 422),
+    "ten media sections": (
+        "POST",
+        "/whip",
+        {"data": OFFER + "".join(f"{AUDIO}a=mid:{number}\r\n" for number in range(2, 10)), "headers": SDP},
+        422,
+    ),
     "SDP that aiortc trips over": (
         "POST",
         "/whip",

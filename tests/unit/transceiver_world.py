@@ -215,8 +215,14 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
         transport = await open_socket(self._relay_host, to_client)
         self._flows[client] = (session_id, transport)
 
+    def lose_flows(self) -> None:
+        """Clients are strangers until their next check, and then get other ports towards the transceiver."""
+        for _, transport in self._flows.values():
+            transport.close()
+        self._flows.clear()
+
     async def move_flows(self) -> None:
-        """Every flow gets another port towards the transceiver, as when a NAT or a relay lost its state."""
+        """Every flow gets another port towards the transceiver at once."""
         for client, (session_id, transport) in list(self._flows.items()):
             await self._open_flow(client, session_id)
             transport.close()
