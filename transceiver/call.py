@@ -151,7 +151,9 @@ class Call:
                 await self._peer.close()
         except TimeoutError:
             event(logging.WARNING, "close_timeout", call=self.id)
-            await self._connection.close()
+        finally:  # aiortc closes only what it has got to know before something failed
+            if self._link.connection is not None:
+                await self._link.connection.close()
 
     @property
     def _connection(self) -> LiteConnection:

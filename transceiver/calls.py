@@ -134,6 +134,7 @@ class Calls:
             except (RelayError, asyncio.CancelledError):
                 call.undo_restart()
                 raise
+            self._alive(call_id)  # it may have ended meanwhile
             call.finish_restart(client)
         event(logging.INFO, "ice_restarting", call=call.id)
         return call, answer

@@ -86,6 +86,7 @@ class Front:
         self._workers = workers
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._clients: list[aiohttp.ClientSession] = []
+        self._numbers = {str(number): number for number in range(len(sockets))}
         self._first = itertools.cycle(range(len(sockets)))
         self.app = web.Application(middlewares=[cors, problems], client_max_size=MAX_OFFER)
         self.app.cleanup_ctx.append(self._clients_open)
@@ -107,10 +108,10 @@ class Front:
 
     async def _to_owner(self, request: web.Request) -> web.StreamResponse:
         """To the worker that a session's id names. Whoever names another gets the 404 of any worker."""
-        number = request.match_info["id"].rpartition(".")[2]
-        if not (number.isascii() and number.isdecimal() and int(number) < len(self._clients)):
+        number = self._numbers.get(request.match_info["id"].rpartition(".")[2])
+        if number is None:
             return await self._to_any(request)
-        response = await self._forward(int(number), request, await request.read())
+        response = await self._forward(number, request, await request.read())
         return response or problem(404, "there is no such session; the process that had it is gone")
 
     async def _to_any(self, request: web.Request) -> web.StreamResponse:

@@ -203,7 +203,9 @@ class LiteConnection:
         self._agent.lost(path)
 
     def _register(self, before: Sequence[Credentials]) -> None:
-        """Tells the ports which ufrags are ours now."""
+        """Tells the ports which ufrags are ours now, unless all has ended meanwhile."""
+        if self._closed.is_set():
+            return
         for route in self._link.routes:
             for held in before:
                 route.port.remove(held.ufrag)

@@ -157,10 +157,8 @@ def _work(settings: Settings, parent: Connection) -> None:
 def _run(serving: Coroutine[Any, Any, None]) -> None:
     """Runs it to its end; the process ends with 1 if it cannot start."""
     try:
-        prepare()
         asyncio.run(serving)
     except (LibraryError, WorkerError, OSError) as error:
-        serving.close()
         event(logging.ERROR, "cannot_start", detail=str(error))
         sys.exit(1)
 
@@ -168,8 +166,9 @@ def _run(serving: Coroutine[Any, Any, None]) -> None:
 async def serve(settings: Settings, parent: Connection | None = None) -> None:
     """Runs until SIGTERM or SIGINT; a worker, also until its parent is gone.
 
-    Raises `OSError` if it cannot listen.
+    Raises `LibraryError` if aiortc is not as needed, `OSError` if it cannot listen.
     """
+    prepare()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_unhandled)
     stop = asyncio.Event()
