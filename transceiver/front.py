@@ -14,7 +14,7 @@ import logging
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from http import HTTPStatus
 from multiprocessing.connection import Connection
@@ -119,11 +119,13 @@ class Front:
         body = await request.read()
         first = next(self._first)
         refusal = problem(503, "no worker is there to answer; they are being started", RETRY_AFTER)
-        for offset in range(len(self._clients)):
-            response = await self._forward((first + offset) % len(self._clients), request, body)
-            if response is not None and response.status != HTTPStatus.SERVICE_UNAVAILABLE:
-                return response
-            refusal = response or refusal
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout.total):
+                for offset in range(len(self._clients)):
+                    response = await self._forward((first + offset) % len(self._clients), request, body)
+                    if response is not None and response.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                        return response
+                    refusal = response or refusal
         return refusal
 
     async def _forward(self, number: int, request: web.Request, body: bytes) -> web.Response | None:

@@ -189,9 +189,10 @@ class LiteConnection:
 
     def media_received(self, data: bytes, path: Path) -> None:
         """Hands it to aiortc (`mux.Session`); DTLS and SRTP say whether it is the client's."""
-        before = self._agent.credentials
-        if self._agent.heard(path, self._clock()) is not None:
-            self._register(before)
+        given_up = self._agent.heard(path, self._clock())
+        if given_up is not None:
+            for route in self._link.routes:
+                route.port.remove(given_up.ufrag)
             self._link.renewed()
         if len(self._inbox) == INBOX:
             self._traffic.drops[Drop.INBOX_FULL] += 1

@@ -14,11 +14,13 @@ import pytest
 import pytest_asyncio
 from earshot.relay.v1 import relay_pb2 as pb
 
+from tests.lab.calls import binding_request
 from tests.lab.restart import SDPFRAG, fragment, new_credentials
 from tests.unit.test_transceiver_sdp import OFFER
 from tests.unit.transceiver_client import Client, calling
 from tests.unit.transceiver_world import (
     CLIENT,
+    DEADLINE,
     Relay,
     Transceiver,
     eventually,
@@ -146,6 +148,31 @@ async def test_a_restart_that_the_relay_refuses_leaves_the_call_as_it_was(world:
         await client.restart()
         await client.nominate(new_port=False)
         await eventually(lambda: world.ufrags(client) == [client.server_ufrag])
+
+
+async def test_a_call_that_ends_while_it_restarts_leaves_nothing() -> None:
+    async with (
+        running_relay() as relay,
+        running_transceiver(relay, "--relay-timeout", "0.5") as transceiver,
+    ):
+        world = World(relay=relay, transceiver=transceiver)
+        async with calling(transceiver) as client:
+            session = relay.sessions[client.session_id]
+            relay.mute = True
+            restarting = asyncio.create_task(client.patch(fragment(*new_credentials())))
+            await asyncio.sleep(0.1)
+            await client.delete()
+            assert (await restarting)[0] == 503
+            relay.mute = False
+        answers: list[bytes] = []
+        stranger = await open_socket(CLIENT, lambda data, _: answers.append(data))
+        (endpoint,), (held,) = session.endpoints, session.credentials
+        stranger.sendto(binding_request(held.ufrag, held.pwd), (endpoint.address, endpoint.port))
+        async with asyncio.timeout(DEADLINE):
+            while not await world.dropped("unknown_ufrag"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        stranger.close()
+        assert not answers
 
 
 async def test_preconditions_of_a_change(world: World) -> None:
