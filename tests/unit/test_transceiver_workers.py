@@ -102,6 +102,8 @@ async def test_what_is_no_workers_business_is_answered_as_by_one() -> None:
             ("DELETE", "/whip/sessions/0123.1", 404),
             ("DELETE", "/whip/sessions/0123.7", 404),
             ("DELETE", "/whip/sessions/..%2f..%2fx.0", 404),
+            ("DELETE", f"/whip/sessions/0123.{'1' * 5000}", 404),
+            ("GET", "//127.0.0.1:1/whip", 404),
             ("OPTIONS", "/whip", 204),
             ("POST", "/whip", 415),
         ):
