@@ -6,7 +6,8 @@
  * what differs from flow to flow (addresses, ports, TTL) into the packet, and
  * tail-calls what is measured. It computes the flow instead of looking it up, so
  * that it needs no memory of its own, which would push out the program's; its
- * random state travels in the packet, eight bytes from byte 12 of the payload on.
+ * random state travels in the last eight bytes of the frame, behind the IP packet,
+ * where Ethernet's padding is.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -16,13 +17,14 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#define STATE_OFFSET 12
-
 /* Alone in .rodata, set by driver.py before it loads. */
 struct settings {
 	__u32 ipv6;	 /* 0: IPv4 */
 	__u32 up;	 /* of 256 packets, how many go to the VIP; the others to a relay port */
 	__u32 in_turn;	 /* 1: each flow once, in order; 0: any flow, uniformly */
+	__u32 scatter;	 /* 1: clients anywhere among 2^24 addresses, and at any port */
+	__u32 noise;	 /* 1: the first byte of the payload is any */
+	__u32 state_at;	 /* offset of the state in the frame */
 	__u32 relays;	 /* flows are this many relay addresses ... */
 	__u32 span;	 /* ... times this many ports */
 	__u32 port_bits;
@@ -64,10 +66,10 @@ int drive(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	__u32 header = settings.ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	struct udphdr *udp = data + ETH_HLEN + header;
-	__u64 *state = (void *)(udp + 1) + STATE_OFFSET;
+	__u64 *state = data + settings.state_at;
 	__u32 *src, *dst, random, relay, port, record;
 
-	if ((void *)(state + 1) > end)
+	if ((void *)(state + 1) > end || (void *)(udp + 1) + 1 > end)
 		return XDP_ABORTED;
 	if (settings.in_turn) {
 		random = 0;
@@ -95,7 +97,14 @@ int drive(struct xdp_md *ctx)
 		src = &ip->saddr;
 		dst = &ip->daddr;
 	}
-	if ((__u8)(*state >> 24) < settings.up) {
+	if (settings.noise)
+		*(__u8 *)(udp + 1) = *state >> 20;
+	if (settings.scatter) {
+		put_address(src, settings.client, random & 0xffffff);
+		put_address(dst, settings.vip, 0);
+		udp->source = bpf_htons(settings.client_port_min + (random >> 24));
+		udp->dest = settings.vip_port;
+	} else if ((__u8)(*state >> 24) < settings.up) {
 		put_address(src, settings.client, record);
 		put_address(dst, settings.vip, 0);
 		udp->source = bpf_htons(settings.client_port_min + (record & 0x3fff));

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from ipaddress import ip_address
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import tables
@@ -16,33 +16,40 @@ from tests.bpf.packets import Datagram
 
 BUILD = Path(__file__).resolve().parent.parent / "build"
 RTP = bytes.fromhex("806f0001000003c0deadbeef") + bytes(148)  # 160 bytes: 20 ms of Opus
+_STATE_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Packets of one kind.
+
+    up: the share of them that go to the VIP, in 1/256; the others go to relay ports.
+    scattered: from clients without a flow, any of 2^24 addresses; else from those of the table.
+    strange: from as many clients without a flow as the table has with one.
+    in_turn: each client once, in order, instead of any at random.
+    noise: the first byte of the payload is drawn at random.
+    """
+
+    payload: bytes = RTP
+    up: int = 256
+    scattered: bool = False
+    strange: bool = False
+    in_turn: bool = False
+    noise: bool = False
 
 
 class Driver:
-    """Packets of one kind, for flows of one shape.
+    """A stream of packets for flows of one shape."""
 
-    Args:
-        up: the share of packets that go to the VIP, in 1/256; the others go to relay ports.
-        strange: from clients that have no flow.
-        in_turn: each client once, in order, instead of any at random.
-        payload: its bytes 12 to 20 are overwritten.
-    """
-
-    def __init__(
-        self,
-        shape: Shape,
-        *,
-        up: int = 256,
-        strange: bool = False,
-        in_turn: bool = False,
-        payload: bytes = RTP,
-    ) -> None:
+    def __init__(self, shape: Shape, stream: Stream) -> None:
         plan = PLANS[shape.family]
-        client = plan.client + (1 << 24) * strange
+        first = Datagram(plan.client, plan.vip, 1, 1, stream.payload).frame()
+        client = plan.client + (1 << 24) * (stream.strange or stream.scattered)
         words = [address.packed.ljust(16, b"\0") for address in (client, plan.relay, plan.backend, plan.vip)]
         settings = struct.pack(
-            "=7I16s16s16s16s",
-            *(shape.family == 6, up, in_turn, shape.relays, shape.span, shape.port_bits, tables.BACKENDS),
+            "=10I16s16s16s16s",
+            *(shape.family == 6, stream.up, stream.in_turn, stream.scattered, stream.noise, len(first)),
+            *(shape.relays, shape.span, shape.port_bits, tables.BACKENDS),
             *words,
         )
         settings += struct.pack("!HH", tables.VIP_PORT, tables.BACKEND_PORT)
@@ -52,9 +59,8 @@ class Driver:
             program.load()
             self._program = os.dup(program.program_fd("drive"))
             self._under_test = os.dup(program.map_fd("under_test"))
-        # Its addresses and ports are written anew for each run; the state in it begins at 0.
-        first = Datagram(ip_address(plan.client), plan.vip, 1, 1, payload[:12] + bytes(8) + payload[20:])
-        self._packet = first.frame()
+        # Addresses and ports are written anew for each packet; the state begins at 0.
+        self._packet = first + bytes(_STATE_BYTES)
 
     def close(self) -> None:
         os.close(self._program)

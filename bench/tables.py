@@ -12,8 +12,10 @@ import numpy as np
 from control import abi, libbpf, loader
 from control.addresses import Endpoint, IPAddress, to_bytes
 from control.datapath import Datapath
+from control.hmac_keys import key_states
 from control.hostlinks import HostLink
 from control.libbpf import Array
+from control.maps import Queue
 
 LO = 1  # where a test run's packets come from
 BACKENDS = 64
@@ -21,7 +23,7 @@ BACKEND_PORT = 5000
 VIP_PORT = 443
 CLIENT_PORTS = 0x4000
 PORT_MIN = 1024
-UFRAG, SESSION = b"alice000", 7
+UFRAG, PWD, SESSION = b"alice000", b"a-password-of-22-bytes", 7
 TO_CLIENTS, TO_BACKENDS = 1, 2
 
 
@@ -63,10 +65,42 @@ class Shape:
         return (relay | np.arange(self.span, dtype=np.uint32)[None, :]).ravel()
 
 
+@dataclass(frozen=True)
+class Budget:
+    """A token bucket (bpf/budget.h).
+
+    interval: nanoseconds a token.
+    burst: nanoseconds of tokens that may be saved beside the one that is taken.
+    """
+
+    interval: int
+    burst: int
+
+    @classmethod
+    def of(cls, tokens: int, seconds: float) -> Budget:
+        interval = int(seconds * 1e9 / tokens)
+        return cls(interval, interval * (tokens - 1))
+
+
+PLENTY = Budget(1, 1 << 60)  # kept, and never spent
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """All are kept: what keeping them costs belongs to what is measured."""
+
+    source: Budget = PLENTY
+    binding: Budget = PLENTY
+    session: Budget = PLENTY
+
+
+KEPT = Budgets()
+
+
 class Table:
     """The relay, its maps just large enough for a shape."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, budgets: Budgets = KEPT) -> None:
         self.shape = shape
         records = shape.relays << shape.port_bits
         with libbpf.BpfObject(loader.object_path()) as program:
@@ -80,9 +114,15 @@ class Table:
             ):
                 program.set_max_entries(name, entries)
             port_max = PORT_MIN + shape.span - 1
-            program.set_rodata(np.array([PORT_MIN, port_max, shape.port_bits, 0], np.uint16).tobytes())
+            settings = np.zeros(1, abi.SETTINGS)
+            settings["port_min"], settings["port_max"] = PORT_MIN, port_max
+            settings["port_bits"] = shape.port_bits
+            for name, budget in vars(budgets).items():
+                settings[f"{name}_interval"], settings[f"{name}_burst"] = budget.interval, budget.burst
+            program.set_rodata(settings.tobytes())
             program.load()
             self.datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
+            self.free_flows4 = Queue(os.dup(program.map_fd("free_flows4_v1")))
             self.program_fd = os.dup(program.program_fd(loader.PROGRAM))
         plan = PLANS[shape.family]
         relays = {number: plan.relay + number for number in range(shape.relays)}
@@ -93,16 +133,17 @@ class Table:
 
     def close(self) -> None:
         self.datapath.close()
+        os.close(self.free_flows4.fd)
         os.close(self.program_fd)
 
-    def fill(self) -> None:
-        """A live flow in each record: of client number `record`, to backend `record % BACKENDS`."""
+    def fill(self, backends: int = BACKENDS) -> None:
+        """A live flow in each record: of client number `record`, to backend `record % backends`."""
         records = self.shape.records()
         clients = addresses(PLANS[self.shape.family].client, records)
         ports = CLIENT_PORTS + (records & 0x3FFF)
         flows = np.zeros(len(records), abi.FLOW)
         flows["client_addr"], flows["client_port"] = clients, ports
-        flows["backend"] = records % BACKENDS + 1
+        flows["backend"] = records % backends + 1
         flows["client_hop"] = TO_CLIENTS
         flows["session"] = SESSION
         flows["state"] = abi.FlowState.LIVE
@@ -123,15 +164,22 @@ class Table:
 
     def let_bind(self, clients: HostLink) -> None:
         """What binding needs besides: the session, free hops, and the link of the clients."""
-        keys = np.array([(UFRAG,)], abi.UFRAG_KEY)
-        values = np.zeros(1, abi.SESSION)
-        values["number"], values["backend"] = SESSION, (1, 1)
-        self.datapath.put_sessions(keys, values)
+        self.put_session(UFRAG, PWD, SESSION)
         link = np.array([(clients.mac, clients.mtu)], abi.LINK_INFO)
         self.datapath.links.put(np.uint32(clients.ifindex).tobytes(), link.tobytes())
         for number in range(8, 16):
             self.datapath.free_hops.push(number)
         self.empty()
+
+    def put_session(self, ufrag: bytes, pwd: bytes | None, number: int) -> None:
+        """Of the first backend. None: its transceiver keeps the pwd."""
+        keys = np.array([(ufrag,)], abi.UFRAG_KEY)
+        values = np.zeros(1, abi.SESSION)
+        values["number"], values["backend"] = number, (1, 1)
+        if pwd is not None:
+            values["flags"] = abi.SessionFlag.HAS_PWD
+            values["inner"], values["outer"] = key_states([pwd])
+        self.datapath.put_sessions(keys, values)
 
     def _put_hops(self) -> None:
         hops = self.datapath.hops

@@ -28,6 +28,7 @@ enum limit {
 	HOP_MAX = 16384,
 	OWNER_MAX = 1024,
 	FLOW_STATE_BITS = 4, /* of flow.state; the second of binding is above them */
+	PROVISIONAL_KEY = 0x8000, /* in flow_key.vip */
 	FLOW_TICK_SHIFT = 20, /* a tick is 2^20 ns of CLOCK_MONOTONIC, 1.05 ms */
 };
 
@@ -78,6 +79,15 @@ enum reason {
 	REASON_DROP_UNROUTABLE,
 	REASON_DROP_TOO_BIG,	 /* larger than the MTU of the link it must leave by */
 	REASON_ABORTED_BAD_NUMBER, /* a map names an entry that does not exist */
+	REASON_DROP_STUN_NO_FINGERPRINT,
+	REASON_DROP_STUN_FINGERPRINT, /* there, and wrong */
+	REASON_DROP_STUN_NO_INTEGRITY,
+	REASON_DROP_STUN_INTEGRITY,   /* not made with the session's pwd */
+	REASON_FORWARD_PROVISIONAL,   /* a request that only the transceiver can judge */
+	REASON_DROP_PROVISIONAL,      /* its flow is not confirmed: not STUN, or too much of it */
+	REASON_DROP_SOURCE_BUDGET,    /* too many requests without a flow from one prefix */
+	REASON_DROP_BINDING_BUDGET,   /* too many new flows on this CPU */
+	REASON_DROP_SESSION_BUDGET,   /* too many new flows of one session */
 	REASON_MAX,
 };
 
@@ -175,6 +185,7 @@ struct ufrag_key {
 
 enum session_flag {
 	SESSION_HAS_PWD = 1, /* inner and outer hold the HMAC-SHA1 key states */
+	SESSION_FINGERPRINT_OPTIONAL = 2, /* its clients may leave FINGERPRINT out */
 };
 
 struct session {
@@ -186,6 +197,7 @@ struct session {
 	__u32 inner[5];	    /* SHA-1 state after the block of pwd ^ ipad */
 	__u32 outer[5];	    /* SHA-1 state after the block of pwd ^ opad */
 	char id[SESSION_ID_MAX];
+	__u64 full_at;	    /* XDP's: when its budget of new flows is whole again (budget.h) */
 };
 
 struct owner {
@@ -206,8 +218,9 @@ struct backend {
 /* ---- flows -------------------------------------------------------------- */
 
 /*
- * FREE -> BINDING -> LIVE and LIVE -> SUPERSEDED by XDP, with compare-and-swap;
- * LIVE or SUPERSEDED -> DEAD -> FREE by the daemon.
+ * FREE -> BINDING -> LIVE or PROVISIONAL, PROVISIONAL -> LIVE, and LIVE ->
+ * SUPERSEDED by XDP, with compare-and-swap; all of these -> DEAD -> FREE by the
+ * daemon.
  */
 enum flow_state {
 	FLOW_FREE,
@@ -215,6 +228,7 @@ enum flow_state {
 	FLOW_LIVE,
 	FLOW_SUPERSEDED, /* its client's 5-tuple belongs to a newer record */
 	FLOW_DEAD,	 /* in quarantine */
+	FLOW_PROVISIONAL, /* not confirmed by its transceiver: down_bytes holds the transaction */
 };
 
 /*
@@ -238,11 +252,31 @@ struct flow {
 	__u64 down_bytes;
 };
 
-/* Forward index: a client's 5-tuple (the VIP stands for three of the five). */
+#define SCRATCH_WORDS 2048 /* a power of two; the longest message, its padding and more */
+
+/* Where a request is checked, one for each CPU. */
+struct scratch {
+	__u32 words[SCRATCH_WORDS]; /* the message, as it stands in the packet */
+	__u32 state[5];		    /* SHA-1, host byte order */
+	__u32 tag[5];
+	__u32 schedule[16];
+	struct ufrag_key ufrag;
+};
+
+/*
+ * Forward index: a client's 5-tuple (the VIP stands for three of the five). A
+ * PROVISIONAL record has PROVISIONAL_KEY set in vip, beside the flow proper.
+ */
 struct flow_key {
 	struct address client_addr;
 	__be16 client_port;
 	__u16 vip;
+};
+
+/* Sources that no budget holds for; the longest prefix counts. */
+struct prefix_key {
+	__u32 bits; /* of the mapped address: an IPv4 /24 has 120 */
+	struct address addr;
 };
 
 _Static_assert(sizeof(struct address) == 16, "address");
@@ -251,7 +285,7 @@ _Static_assert(sizeof(struct locals) == 16 + 24 * LOCAL_SLOTS, "locals");
 _Static_assert(sizeof(struct vip) == 24, "vip");
 _Static_assert(sizeof(struct hop_key) == 20, "hop_key");
 _Static_assert(sizeof(struct hop) == 32, "hop");
-_Static_assert(sizeof(struct session) == 88, "session");
+_Static_assert(sizeof(struct session) == 96, "session");
 _Static_assert(sizeof(struct backend) == 32, "backend");
 _Static_assert(sizeof(struct flow) == 64, "one flow, one cache line");
 _Static_assert(sizeof(struct flow_key) == 20, "flow_key has no padding");

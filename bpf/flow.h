@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
-/* An established flow: one record, two directions, no decision left to take. */
+/* A flow's record, and the way to its transceiver. */
 #ifndef EARSHOT_FLOW_H
 #define EARSHOT_FLOW_H
 
@@ -11,6 +11,26 @@
 static __always_inline enum flow_state state_of(const struct flow *flow)
 {
 	return *(const volatile __u32 *)&flow->state & ((1 << FLOW_STATE_BITS) - 1);
+}
+
+static __always_inline __u32 with_state(__u32 word, enum flow_state state)
+{
+	return (word & ~((1u << FLOW_STATE_BITS) - 1)) | state;
+}
+
+/*
+ * Its client's 5-tuple belongs to a newer record now. The daemon ends it; until
+ * then its transceiver is not heard.
+ */
+static __always_inline void supersede(__u32 number)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows_v1, &number);
+	__u32 word;
+
+	if (!flow || state_of(flow) != FLOW_LIVE)
+		return;
+	word = flow->state;
+	__sync_val_compare_and_swap(&flow->state, word, with_state(word, FLOW_SUPERSEDED));
 }
 
 static __always_inline __u32 now_ticks(void)
@@ -38,11 +58,13 @@ static __always_inline enum reason to_transceiver(struct xdp_md *ctx, struct pac
 	const struct backend *backend;
 	const struct relay *relay;
 	struct rewrite r;
+	enum flow_state state;
 	enum reason failed;
 
 	if (!flow)
 		return REASON_ABORTED_BAD_NUMBER;
-	if (state_of(flow) != FLOW_LIVE)
+	state = state_of(flow);
+	if (state != FLOW_LIVE && (state != FLOW_PROVISIONAL || reason != REASON_FORWARD_PROVISIONAL))
 		return REASON_DROP_STALE_FLOW;
 	backend_number = flow->backend;
 	backend = bpf_map_lookup_elem(&backends_v1, &backend_number);
@@ -65,52 +87,6 @@ static __always_inline enum reason to_transceiver(struct xdp_md *ctx, struct pac
 	flow->up_bytes += p->ip_len;
 	flow->last_seen = now_ticks();
 	return reason;
-}
-
-static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *p, const struct local *local)
-{
-	__u32 number = record_number(local->number, p->dport), backend_number, vip_number;
-	struct flow *flow = bpf_map_lookup_elem(&flows_v1, &number);
-	const struct backend *backend;
-	const struct vip *vip;
-	struct rewrite r;
-	enum reason failed;
-
-	if (!flow)
-		return REASON_ABORTED_BAD_NUMBER;
-	switch (state_of(flow)) {
-	case FLOW_LIVE:
-		break;
-	case FLOW_FREE:
-	case FLOW_BINDING:
-		return unclaimed(p, REASON_DROP_NO_RELAY_FLOW);
-	default:
-		return unclaimed(p, REASON_DROP_STALE_FLOW);
-	}
-	backend_number = flow->backend;
-	backend = bpf_map_lookup_elem(&backends_v1, &backend_number);
-	vip_number = flow->vip;
-	vip = bpf_map_lookup_elem(&vips_v1, &vip_number);
-	if (!backend || !vip)
-		return REASON_ABORTED_BAD_NUMBER;
-	if (p->sport != backend->port || !same_address(&p->src, &backend->addr))
-		return unclaimed(p, REASON_DROP_WRONG_BACKEND);
-
-	r.src = &vip->addr;
-	r.dst = &flow->client_addr;
-	r.sport = vip->port;
-	r.dport = flow->client_port;
-	r.ip_delta = ~flow->ip_delta;
-	r.udp_delta = ~flow->udp_delta;
-	r.hop = flow->client_hop;
-	failed = rewrite(ctx, p, &r);
-	if (failed != UNDECIDED)
-		return failed;
-
-	flow->down_packets++;
-	flow->down_bytes += p->ip_len;
-	flow->last_seen = now_ticks();
-	return REASON_FORWARD_TO_CLIENT;
 }
 
 #endif

@@ -30,6 +30,7 @@ STRUCTS = (
     "backend",
     "flow",
     "flow_key",
+    "prefix_key",
     "settings",
 )
 ENUMS = {

@@ -26,6 +26,13 @@ struct settings {
 	__u16 port_min; /* relay port range, host byte order, both ends included */
 	__u16 port_max;
 	__u32 port_bits; /* 2^port_bits is at least the size of the range */
+	/* Budgets (budget.h): ns per token, and ns of tokens saved at most. 0: off. */
+	__u64 source_interval;
+	__u64 source_burst;
+	__u64 binding_interval;
+	__u64 binding_burst;
+	__u64 session_interval;
+	__u64 session_burst;
 	struct abi_enums enums;
 };
 const volatile struct settings settings = { .port_min = 1024, .port_max = 65535, .port_bits = 16 };
@@ -91,7 +98,10 @@ struct {
 	__uint(max_entries, HOP_MAX);
 } free_hops_v1 SEC(".maps");
 
-/* Sessions by server ufrag. Written by the daemon; read for Binding Requests. */
+/*
+ * Sessions by server ufrag. Written by the daemon; read for Binding Requests,
+ * which write full_at.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct ufrag_key);
@@ -151,6 +161,39 @@ struct {
 	__uint(value_size, sizeof(__u32));
 	__uint(max_entries, 1);
 } free_flows6_v1 SEC(".maps");
+
+/* Budgets of sources: XDP's alone. The least recently used are forgotten. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct address);
+	__type(value, __u64);
+	__uint(max_entries, 65536);
+} sources_v1 SEC(".maps");
+
+/* Sources without a budget. Written by the daemon; read for who is over it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix_key);
+	__type(value, __u8);
+	__uint(max_entries, 1024);
+} exempt_v1 SEC(".maps");
+
+/* The budget of new flows: XDP's alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1);
+} bindings_v1 SEC(".maps");
+
+/* XDP's alone: see integrity.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct scratch);
+	__uint(max_entries, 1);
+} scratch_v1 SEC(".maps");
 
 /* By enum reason. Written by XDP for every packet; read by daemon and CLI. */
 struct {

@@ -37,11 +37,13 @@ struct packet {
 	struct address dst;
 	__be16 sport;
 	__be16 dport;	   /* 0: cannot be told */
-	__u16 ip_len;	   /* of the IP packet, header included; 0: there is none */
+	__u32 ip_len;	   /* of the IP packet, header included; 0: there is none */
 	__u16 udp_len;	   /* as the UDP header says */
-	__u16 payload_len; /* set by check_lengths() */
+	__u16 payload_len; /* set by check_packet() */
 	__u8 family;	   /* IPV4 or IPV6, also the index in session.backend */
 	__u8 first;	   /* first byte of the payload */
+	__u8 ttl;	   /* or hop limit */
+	__be16 checksum;   /* of UDP */
 	__u32 egress;	   /* set by rewrite.h: ifindex to leave by */
 };
 
@@ -85,6 +87,7 @@ static __always_inline enum reason parse_udp(struct xdp_md *ctx, struct packet *
 	p->sport = udp->source;
 	p->dport = udp->dest;
 	p->udp_len = bpf_ntohs(udp->len);
+	p->checksum = udp->check;
 	if ((void *)(udp + 1) + 1 <= end)
 		p->first = *(__u8 *)(udp + 1);
 	return UNDECIDED;
@@ -113,6 +116,7 @@ static __always_inline enum reason parse_ipv4(struct xdp_md *ctx, struct packet 
 	if (ip->protocol != IPPROTO_UDP)
 		return REASON_PASS_NOT_UDP;
 	p->family = IPV4;
+	p->ttl = ip->ttl;
 	map_ipv4(&p->src, ip->saddr);
 	map_ipv4(&p->dst, ip->daddr);
 
@@ -125,6 +129,13 @@ static __always_inline enum reason parse_ipv4(struct xdp_md *ctx, struct packet 
 	if (ip->ihl != 5)
 		return parse_ipv4_options(ctx, p, ip->ihl);
 	return parse_udp(ctx, p, IPV4_UDP_OFFSET);
+}
+
+/* What may stand between an IPv6 header and UDP. */
+static __always_inline int is_extension(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS ||
+	       next == IPPROTO_MH || next == IPPROTO_AH || next == IPPROTO_FRAGMENT;
 }
 
 /*
@@ -142,8 +153,7 @@ __noinline int parse_ipv6_extensions(struct xdp_md *ctx, struct packet *p)
 		return REASON_PASS_NOT_IP;
 
 	for (i = 0; i <= IPV6_EXTENSIONS_MAX; i++) {
-		switch (next) {
-		case IPPROTO_UDP: {
+		if (next == IPPROTO_UDP) {
 			__be16 ports[2];
 
 			if (!bpf_xdp_load_bytes(ctx, offset, ports, sizeof(ports))) {
@@ -152,21 +162,17 @@ __noinline int parse_ipv6_extensions(struct xdp_md *ctx, struct packet *p)
 			}
 			return REASON_DROP_IPV6_EXTENSION;
 		}
-		case IPPROTO_HOPOPTS:
-		case IPPROTO_ROUTING:
-		case IPPROTO_DSTOPTS:
-		case IPPROTO_MH:
-		case IPPROTO_AH:
-		case IPPROTO_FRAGMENT:
-			break;
-		default:
+		if (!is_extension(next))
 			return REASON_PASS_NOT_UDP;
-		}
+		if (i == IPV6_EXTENSIONS_MAX)
+			break;
 		if (bpf_xdp_load_bytes(ctx, offset, header, sizeof(header)))
 			return REASON_DROP_TRUNCATED;
 		if (next == IPPROTO_FRAGMENT) {
 			__be16 ports[2];
 
+			if (is_extension(header[0]))
+				return REASON_DROP_FRAGMENT;
 			if (header[0] != IPPROTO_UDP)
 				return REASON_PASS_NOT_UDP;
 			/* Offset 0, with more to come or not (RFC 6946): the ports are here. */
@@ -191,6 +197,7 @@ static __always_inline enum reason parse_ipv6(struct xdp_md *ctx, struct packet 
 	if ((void *)(ip + 1) > end || ip->version != 6)
 		return REASON_PASS_NOT_IP;
 	p->family = IPV6;
+	p->ttl = ip->hop_limit;
 	p->ip_len = bpf_ntohs(ip->payload_len) + sizeof(*ip);
 	copy_address(&p->src, &ip->saddr);
 	copy_address(&p->dst, &ip->daddr);
@@ -227,8 +234,8 @@ static __always_inline enum reason parse(struct xdp_md *ctx, struct packet *p)
 	}
 }
 
-/* Once the packet is known to be ours: do the three lengths agree? */
-static __always_inline enum reason check_lengths(struct xdp_md *ctx, struct packet *p)
+/* Once the packet is known to be ours: do its lengths agree, and may it travel on? */
+static __always_inline enum reason check_packet(struct xdp_md *ctx, struct packet *p)
 {
 	void *end = (void *)(long)ctx->data_end;
 	void *data = (void *)(long)ctx->data;
@@ -242,6 +249,10 @@ static __always_inline enum reason check_lengths(struct xdp_md *ctx, struct pack
 	p->payload_len = p->udp_len - sizeof(struct udphdr);
 	if (!p->payload_len)
 		return REASON_DROP_EMPTY;
+	if (p->ttl <= 1)
+		return REASON_DROP_TTL;
+	if (p->family == IPV6 && !p->checksum) /* RFC 8200, 8.1 */
+		return REASON_DROP_IPV6_NO_CHECKSUM;
 	return UNDECIDED;
 }
 

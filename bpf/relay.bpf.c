@@ -13,25 +13,27 @@
 #include "stun.h"
 #include "flow.h"
 #include "bind.h"
+#include "answer.h"
 #include "verdict.h"
 
 static __always_inline enum reason from_client(struct xdp_md *ctx, struct packet *p, __u32 vip, __u16 stun_type)
 {
-	struct flow_key key = {
-		.client_addr = p->src,
-		.client_port = p->sport,
-		.vip = vip,
+	struct binding binding = {
+		.key = { .client_addr = p->src, .client_port = p->sport, .vip = vip },
 	};
 	enum reason reason;
 	__u32 *found, number = 0;
 
 	if (is_stun(p->first) && stun_type == STUN_BINDING_REQUEST) {
-		reason = bind_request(ctx, p, vip, &number);
-		if (reason < REASON_FORWARD_TO_TRANSCEIVER || reason > REASON_FORWARD_REBOUND)
+		reason = accept_request(ctx, p, &binding);
+		if (reason != UNDECIDED)
+			return reason;
+		reason = bind_flow(ctx, p, &binding, &number);
+		if (!is_forward(reason))
 			return reason;
 		return to_transceiver(ctx, p, number, reason);
 	}
-	found = bpf_map_lookup_elem(&flow_index_v1, &key);
+	found = bpf_map_lookup_elem(&flow_index_v1, &binding.key);
 	if (!found)
 		return unclaimed(p, REASON_DROP_NO_FLOW);
 	return to_transceiver(ctx, p, *found, REASON_FORWARD_TO_TRANSCEIVER);
@@ -52,7 +54,7 @@ static __always_inline enum reason relay_packet(struct xdp_md *ctx, struct packe
 	/* ---- ours from here on: a surprise is dropped, and counted ---- */
 	if (parsed != UNDECIDED)
 		return parsed;
-	reason = check_lengths(ctx, p);
+	reason = check_packet(ctx, p);
 	if (reason != UNDECIDED)
 		return reason;
 	if (!is_rtc(p->first))
@@ -64,7 +66,7 @@ static __always_inline enum reason relay_packet(struct xdp_md *ctx, struct packe
 	}
 	if (local->kind == LOCAL_VIP)
 		return from_client(ctx, p, local->number, stun_type);
-	return to_client(ctx, p, local);
+	return to_client(ctx, p, local, stun_type);
 }
 
 SEC("xdp")

@@ -43,8 +43,6 @@ static __always_inline enum reason rewrite(struct xdp_md *ctx, struct packet *p,
 		udp = data + IPV4_UDP_OFFSET;
 		if ((void *)(udp + 1) > end)
 			return REASON_DROP_TRUNCATED;
-		if (ip->ttl <= 1)
-			return REASON_DROP_TTL;
 		/* ---- the first byte is written: from here on forward, or ABORTED ---- */
 		ip->ttl--;
 		ip->saddr = r->src->words[3];
@@ -62,10 +60,6 @@ static __always_inline enum reason rewrite(struct xdp_md *ctx, struct packet *p,
 		udp = data + IPV6_UDP_OFFSET;
 		if ((void *)(udp + 1) > end)
 			return REASON_DROP_TRUNCATED;
-		if (ip->hop_limit <= 1)
-			return REASON_DROP_TTL;
-		if (!udp->check) /* RFC 8200, 8.1 */
-			return REASON_DROP_IPV6_NO_CHECKSUM;
 		/* ---- the first byte is written: from here on forward, or ABORTED ---- */
 		ip->hop_limit--;
 		copy_address((struct address *)&ip->saddr, r->src);

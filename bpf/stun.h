@@ -4,21 +4,26 @@
 #define EARSHOT_STUN_H
 
 #include "abi.h"
+#include "maps.h"
 #include "parse.h"
 
 #define STUN_HEADER 20
 #define STUN_COOKIE 0x2112A442
 #define STUN_BINDING_REQUEST 0x0001
+#define STUN_BINDING_SUCCESS 0x0101
 #define STUN_USERNAME 0x0006
 #define STUN_MESSAGE_INTEGRITY 0x0008
+#define STUN_FINGERPRINT 0x8028
 #define STUN_MESSAGE_MAX 4095	/* an offset fits a mask; no frame that XDP sees whole is longer */
 #define STUN_ATTRIBUTES_MAX 15	/* clients send seven to nine */
 #define STUN_USERNAME_MAX 512	/* RFC 8489, 14.3: fewer than 509 bytes; RFC 5389 had 513 */
 
-/* Where in the message (counted from its first byte) the parts are; 0: absent. */
+/* Where in the message (counted in bytes from its first) the parts are; 0: absent. */
 struct stun {
 	__u32 username;
 	__u32 username_len;
+	__u32 integrity;   /* of the attribute, not its value: how far the HMAC reaches */
+	__u32 fingerprint; /* likewise, the CRC; the last attribute */
 };
 
 /* First byte by RFC 7983: 0-3 STUN, 20-63 DTLS, 128-191 RTP and RTCP. */
@@ -53,54 +58,65 @@ static __always_inline enum reason stun_header(struct xdp_md *ctx, const struct 
 }
 
 /*
+ * Copies the message to this CPU's scratch memory: it is walked, hashed and
+ * padded there, and the packet stays as it is. One program at a time runs on a
+ * CPU's packets, so nobody else writes there meanwhile. NULL where that fails.
+ */
+static __always_inline struct scratch *load_message(struct xdp_md *ctx, const struct packet *p)
+{
+	__u32 zero = 0, length = p->payload_len;
+	struct scratch *scratch = bpf_map_lookup_elem(&scratch_v1, &zero);
+
+	/* stun_header() has seen to the length; this is for the verifier, which must see it here. */
+	barrier_var(length);
+	if (!scratch || length < STUN_HEADER || length > STUN_MESSAGE_MAX ||
+	    bpf_xdp_load_bytes(ctx, udp_offset(p) + sizeof(struct udphdr), scratch->words, length))
+		return NULL;
+	return scratch;
+}
+
+/*
  * Goes through all attributes, wherever USERNAME stands: nobody promises an
  * order before MESSAGE-INTEGRITY, and what comes after it is not covered by it.
  */
-__noinline int stun_attributes(struct xdp_md *ctx, const struct packet *p, struct stun *stun)
+__noinline int stun_attributes(const struct scratch *scratch, __u32 length, struct stun *stun)
 {
-	void *end, *data;
-	__u32 base, length, offset = STUN_HEADER;
-	int i, covered = 1;
+	__u32 offset = STUN_HEADER;
+	int i;
 
-	if (!p || !stun)
+	if (!scratch || !stun)
 		return REASON_ABORTED_BAD_NUMBER;
-	end = (void *)(long)ctx->data_end;
-	data = (void *)(long)ctx->data;
-	base = udp_offset(p) + sizeof(struct udphdr);
-	length = p->payload_len;
-	stun->username = 0;
-	stun->username_len = 0;
-
+	__builtin_memset(stun, 0, sizeof(*stun));
 	for (i = 0; i < STUN_ATTRIBUTES_MAX && offset < length; i++) {
-		/* The mask is for the verifier: stun_header() bounded the length. */
-		__be16 *attribute = data + base + (offset & STUN_MESSAGE_MAX);
-		__u32 type, size;
+		/* Attributes start at multiples of 4. The mask is for the verifier. */
+		__u32 head = bpf_ntohl(scratch->words[offset / 4 & (SCRATCH_WORDS - 1)]);
+		__u32 type = head >> 16, size = head & 0xffff;
 
-		if (offset + 4 > length || (void *)(attribute + 2) > end)
-			return REASON_DROP_STUN_ATTRIBUTE;
-		type = bpf_ntohs(attribute[0]);
-		size = bpf_ntohs(attribute[1]);
 		offset += 4;
 		if (offset + size > length)
 			return REASON_DROP_STUN_ATTRIBUTE;
-		if (type == STUN_USERNAME && covered && !stun->username) {
+		if (type == STUN_USERNAME && !stun->integrity && !stun->username) {
 			stun->username = offset;
 			stun->username_len = size;
-		} else if (type == STUN_MESSAGE_INTEGRITY) {
-			covered = 0;
+		} else if (type == STUN_MESSAGE_INTEGRITY && size == 20 && !stun->integrity) {
+			stun->integrity = offset - 4;
+		} else if (type == STUN_FINGERPRINT && size == 4 && offset + 4 == length) {
+			stun->fingerprint = offset - 4;
 		}
 		offset += (size + 3) & ~3u;
 	}
 	return offset < length ? REASON_DROP_STUN_TOO_MANY_ATTRIBUTES : UNDECIDED;
 }
 
-/* The server's ufrag: what is before the colon of USERNAME (RFC 8445, 7.2.2). */
-static __always_inline enum reason server_ufrag(struct xdp_md *ctx, const struct packet *p,
-						const struct stun *stun, struct ufrag_key *key)
+/*
+ * The server's ufrag, as a key for sessions, into scratch->ufrag: what is before
+ * the colon of USERNAME (RFC 8445, 7.2.2).
+ */
+static __always_inline enum reason server_ufrag(struct scratch *scratch, const struct stun *stun)
 {
-	__u32 base = udp_offset(p) + sizeof(struct udphdr), size = stun->username_len;
-	char name[UFRAG_MAX + 1] = {};
-	int i, past = 0, ended = 0;
+	const char *name = (const char *)scratch->words + (stun->username & STUN_MESSAGE_MAX);
+	__u32 size = stun->username_len, i;
+	int colon = 0, zero = 0;
 
 	if (!stun->username)
 		return REASON_DROP_STUN_NO_USERNAME;
@@ -108,25 +124,18 @@ static __always_inline enum reason server_ufrag(struct xdp_md *ctx, const struct
 		return REASON_DROP_STUN_USERNAME_EMPTY;
 	if (size > STUN_USERNAME_MAX)
 		return REASON_DROP_STUN_USERNAME_TOO_LONG;
-	if (size > sizeof(name))
-		size = sizeof(name);
-	barrier_var(size); /* or clang forgets to the verifier's eyes that it was clamped */
-	if (size < 1 || size > sizeof(name) ||
-	    bpf_xdp_load_bytes(ctx, base + (stun->username & STUN_MESSAGE_MAX), name, size))
-		return REASON_DROP_TRUNCATED;
-
 	for (i = 0; i < UFRAG_MAX; i++) {
-		past |= name[i] == ':';
-		ended |= !past && !name[i];
-		key->ufrag[i] = past ? 0 : name[i];
+		colon |= i < size && name[i] == ':';
+		zero |= i < size && !colon && !name[i];
+		scratch->ufrag.ufrag[i] = colon ? 0 : name[i];
 	}
 	/*
 	 * None among the first 33, or a zero in front of it, which the key could not
 	 * tell from its padding: there is no ufrag that could have been registered.
 	 */
-	if (ended || (!past && name[UFRAG_MAX] != ':'))
-		return REASON_DROP_STUN_USERNAME_NO_COLON;
-	return UNDECIDED;
+	if (!zero && (colon || (size > UFRAG_MAX && name[UFRAG_MAX] == ':')))
+		return UNDECIDED;
+	return REASON_DROP_STUN_USERNAME_NO_COLON;
 }
 
 #endif

@@ -9,6 +9,12 @@
 #include "maps.h"
 #include "parse.h"
 
+static __always_inline int is_forward(enum reason reason)
+{
+	return (reason >= REASON_FORWARD_TO_TRANSCEIVER && reason <= REASON_FORWARD_REBOUND) ||
+	       reason == REASON_FORWARD_PROVISIONAL;
+}
+
 static __always_inline int finish(struct xdp_md *ctx, const struct packet *p, enum reason reason)
 {
 	__u32 key = reason;
@@ -19,7 +25,7 @@ static __always_inline int finish(struct xdp_md *ctx, const struct packet *p, en
 		counter->bytes += p->ip_len ? p->ip_len : bpf_xdp_get_buff_len(ctx);
 	}
 
-	if (reason >= REASON_FORWARD_TO_TRANSCEIVER && reason <= REASON_FORWARD_REBOUND) {
+	if (is_forward(reason)) {
 		/* The way it came is the cheaper way. */
 		if (p->egress == ctx->ingress_ifindex)
 			return XDP_TX;

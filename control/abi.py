@@ -19,6 +19,7 @@ RELAY_MAX = 16
 HOP_MAX = 16384
 OWNER_MAX = 1024
 FLOW_STATE_BITS = 4
+PROVISIONAL_KEY = 32768
 FLOW_TICK_SHIFT = 20
 
 
@@ -64,6 +65,15 @@ class Reason(IntEnum):
     DROP_UNROUTABLE = 38
     DROP_TOO_BIG = 39
     ABORTED_BAD_NUMBER = 40
+    DROP_STUN_NO_FINGERPRINT = 41
+    DROP_STUN_FINGERPRINT = 42
+    DROP_STUN_NO_INTEGRITY = 43
+    DROP_STUN_INTEGRITY = 44
+    FORWARD_PROVISIONAL = 45
+    DROP_PROVISIONAL = 46
+    DROP_SOURCE_BUDGET = 47
+    DROP_BINDING_BUDGET = 48
+    DROP_SESSION_BUDGET = 49
 
 
 class LocalKind(IntEnum):
@@ -75,6 +85,7 @@ class LocalKind(IntEnum):
 
 class SessionFlag(IntEnum):
     HAS_PWD = 1
+    FINGERPRINT_OPTIONAL = 2
 
 
 class FlowState(IntEnum):
@@ -83,6 +94,7 @@ class FlowState(IntEnum):
     LIVE = 2
     SUPERSEDED = 3
     DEAD = 4
+    PROVISIONAL = 5
 
 
 class HopState(IntEnum):
@@ -182,7 +194,7 @@ UFRAG_KEY = _dtype(
 )
 
 SESSION = _dtype(
-    88,
+    96,
     [
         ("number", "<u4", 0),
         ("backend", ("<u2", (2,)), 4),
@@ -192,6 +204,7 @@ SESSION = _dtype(
         ("inner", ("<u4", (5,)), 16),
         ("outer", ("<u4", (5,)), 36),
         ("id", "S32", 56),
+        ("full_at", "<u8", 88),
     ],
 )
 
@@ -243,11 +256,25 @@ FLOW_KEY = _dtype(
     ],
 )
 
+PREFIX_KEY = _dtype(
+    20,
+    [
+        ("bits", "<u4", 0),
+        ("addr", "V16", 4),
+    ],
+)
+
 SETTINGS = _dtype(
-    32,
+    80,
     [
         ("port_min", "<u2", 0),
         ("port_max", "<u2", 2),
         ("port_bits", "<u4", 4),
+        ("source_interval", "<u8", 8),
+        ("source_burst", "<u8", 16),
+        ("binding_interval", "<u8", 24),
+        ("binding_burst", "<u8", 32),
+        ("session_interval", "<u8", 40),
+        ("session_burst", "<u8", 48),
     ],
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -16,17 +17,20 @@ from typing import Any
 
 import click
 
-from control import config as settings
-from control import config_file, logs, metrics, server
+from control import config_file, garbage, logs, metrics, settings
+from control.batches import clock
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import ConfigError, EarshotError
 from control.loader import open_datapath
 from control.nexthops import NextHops
 from control.reaper import SCAN_SECONDS
-from control.relay import Relay, clock
+from control.relay import Relay
 
 SWEEP_SECONDS = 0.5
+# Of a connection: the caller's, and both ends of the one to gRPC's own socket (control/front.py).
+_DESCRIPTORS_EACH = 3
+_DESCRIPTORS_OTHERS = 512
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
 
@@ -39,6 +43,11 @@ async def run(config: Config, datapath: Datapath) -> None:
     Raises:
         EarshotError: it cannot start.
     """
+    # gRPC's core writes to stderr by itself, a line for each handshake that a stranger has failed, unless
+    # it is told otherwise before it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from control import server
+
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -46,13 +55,16 @@ async def run(config: Config, datapath: Datapath) -> None:
     async with AsyncExitStack() as stack:
         hops = await stack.enter_async_context(NextHops(datapath, config.interfaces))
         relay = Relay(config, datapath, hops)
-        stack.enter_context(metrics.serving(relay, config.metrics_listen))
-        await stack.enter_async_context(server.serving(relay, config))
+        entrance = server.Entrance.of(config)
+        stack.enter_context(metrics.serving(relay, entrance, config.metrics_listen))
+        await stack.enter_async_context(server.serving(relay, config, entrance))
         async with asyncio.TaskGroup() as tasks:
             chores = [
-                tasks.create_task(_every(SCAN_SECONDS, lambda: relay.reaper.scan(clock()))),
-                tasks.create_task(_every(SWEEP_SECONDS, lambda: _sweep(relay))),
+                tasks.create_task(_scan(relay)),
+                tasks.create_task(_sweep(relay)),
+                tasks.create_task(garbage.collect_now_and_then()),
             ]
+            garbage.settle()
             _say_ready(config, relay)
             await stopping.wait()
             logs.event(_log, logging.INFO, "stopping")
@@ -60,15 +72,27 @@ async def run(config: Config, datapath: Datapath) -> None:
                 chore.cancel()
 
 
-async def _every(seconds: float, work: Callable[[], None]) -> None:
+async def _scan(relay: Relay) -> None:
     while True:
-        await asyncio.sleep(seconds)
-        work()
+        await asyncio.sleep(SCAN_SECONDS)
+        relay.reaper.scan(clock())
 
 
-def _sweep(relay: Relay) -> None:
-    if ended := relay.sweep():
-        logs.event(_log, logging.INFO, "sessions_expired", sessions=len(ended))
+async def _sweep(relay: Relay) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        if ended := await relay.sweep():
+            logs.event(_log, logging.INFO, "sessions_expired", sessions=ended)
+
+
+def _allow_descriptors(streams: int) -> None:
+    """Raises the limit of open files, where it may be raised, to what so many callers need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS_EACH * streams + _DESCRIPTORS_OTHERS
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _say_ready(config: Config, relay: Relay) -> None:
@@ -97,7 +121,12 @@ def _read_file(path: Path | None) -> dict[str, Any]:
 def _flags(command: Callable[..., None]) -> Callable[..., None]:
     for key in reversed(settings.KEYS):
         command = click.option(
-            settings.flag_name(key), key, multiple=key in settings.LIST_FLAGS, help=settings.HELP[key]
+            settings.flag_name(key),
+            key,
+            multiple=key in settings.LIST_FLAGS,
+            is_flag=key in settings.BOOLEANS,
+            default=None,
+            help=settings.HELP[key],
         )(command)
     return command
 
@@ -127,6 +156,7 @@ def main(config_path: Path | None, **flags: Any) -> None:
     try:
         config = settings.build(_read_file(config_path), os.environ, given)
         logs.set_up(config.log_level)
+        _allow_descriptors(config.max_streams)
         with closing(open_datapath(config)) as loaded:
             asyncio.run(run(config, loaded.datapath))
         logs.event(_log, logging.INFO, "stopped", datapath="left in place")

@@ -7,15 +7,17 @@ may read.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network
 
 import numpy as np
 
 from control import abi, local_table
 from control.addresses import Endpoint, IPAddress, from_bytes, to_bytes
-from control.libbpf import Array
+from control.libbpf import BPF_NOEXIST, Array
 from control.maps import ArrayMap, HashMap, MappedArray, PerCpuArray, Queue
 
 STATE_MASK = (1 << abi.FLOW_STATE_BITS) - 1
@@ -47,6 +49,7 @@ class Datapath:
         self.links = HashMap(fds["links_v1"], "=u4", abi.LINK_INFO)
         self.free_hops = Queue(fds["free_hops_v1"])
         self._free_flows = {4: Queue(fds["free_flows4_v1"]), 6: Queue(fds["free_flows6_v1"])}
+        self._exempt = HashMap(fds["exempt_v1"], abi.PREFIX_KEY, "=u1")
         self._owners = ArrayMap(fds["owners_v1"], abi.OWNER)
         self._vips = ArrayMap(fds["vips_v1"], abi.VIP)
         self._relays = ArrayMap(fds["relays_v1"], abi.RELAY)
@@ -102,6 +105,19 @@ class Datapath:
         port = self.port_min + (number & ((1 << self.port_bits) - 1))
         return Endpoint(self.relays[number >> self.port_bits], port)
 
+    def set_exempt(self, prefixes: Iterable[IPv4Network | IPv6Network]) -> None:
+        """The sources that no budget holds for; others that were are not any more."""
+        wanted = set()
+        for prefix in prefixes:
+            record = np.zeros(1, abi.PREFIX_KEY)
+            record["bits"] = prefix.prefixlen + (96 if prefix.version == 4 else 0)
+            record["addr"] = np.void(to_bytes(prefix.network_address))
+            wanted.add(record.tobytes())
+        for key in wanted:
+            self._exempt.put(key, b"\1")
+        for key in self._exempt.keys() - wanted:
+            self._exempt.delete(key)
+
     # ---- sessions and owners -------------------------------------------------------------
 
     def put_sessions(self, keys: Array, values: Array) -> int:
@@ -133,20 +149,34 @@ class Datapath:
         return len(self.relays) * (self.port_max - self.port_min + 1)
 
     def end_flows(self, numbers: Array) -> None:
-        """Ends LIVE and SUPERSEDED flows: not one more packet is forwarded by them.
+        """Ends LIVE, PROVISIONAL and SUPERSEDED flows: not one more packet is forwarded by them.
 
         The records keep their fields, in state DEAD. free_flows gives them back, at least a
         second later, when no CPU can still be looking at them.
         """
         states = self.flows["state"]
+        keys = self._index_keys(numbers)  # before the state says nothing about them any more
         states[numbers] = (states[numbers] & ~np.uint32(STATE_MASK)) | abi.FlowState.DEAD
-        keys = np.zeros(len(numbers), abi.FLOW_KEY)
-        for field in ("client_addr", "client_port", "vip"):
-            keys[field] = self.flows[field][numbers]
         for key, number in zip(keys, numbers, strict=True):
             # A newer record may have the key by now: its entry is not ours to remove.
             if self.flow_index.get(key.tobytes()) == np.uint32(number).tobytes():
                 self.flow_index.delete(key.tobytes())
+
+    def claim_index(self, number: int) -> bool:
+        """Whether the index leads to a record; where it leads nowhere, it does from now on."""
+        key, value = self._index_keys(np.array([number], np.uint32)).tobytes(), np.uint32(number).tobytes()
+        with contextlib.suppress(FileExistsError):
+            self.flow_index.put(key, value, BPF_NOEXIST)
+        return self.flow_index.get(key) == value
+
+    def _index_keys(self, numbers: Array) -> Array:
+        """The keys under which records are, or ought to be, in the index."""
+        keys = np.zeros(len(numbers), abi.FLOW_KEY)
+        for field in ("client_addr", "client_port", "vip"):
+            keys[field] = self.flows[field][numbers]
+        provisional = (self.flows["state"][numbers] & STATE_MASK) == abi.FlowState.PROVISIONAL
+        keys["vip"][provisional] |= abi.PROVISIONAL_KEY
+        return keys
 
     def free_flows(self, numbers: Array) -> None:
         """Makes DEAD records FREE and their relay ports available."""

@@ -91,6 +91,12 @@ def newly_bound(states: NDArray[np.uint32], seen: NDArray[np.uint32]) -> Numbers
     return np.flatnonzero(live & (states != seen)).astype(np.uint32)
 
 
+def unconfirmed(states: NDArray[np.uint32], before: int) -> Numbers:
+    """Provisional records that were bound before that second of CLOCK_MONOTONIC."""
+    held = in_state(states, abi.FlowState.PROVISIONAL)
+    return held[states[held] >> np.uint32(abi.FLOW_STATE_BITS) < before]
+
+
 def of_sessions(flows: Records, numbers: Numbers, pairs: Iterable[tuple[int, int]]) -> Numbers:
     """Those of the records that belong to one of these pairs of session number and backend."""
     wanted = np.array([session << 16 | backend for session, backend in pairs], np.uint64)

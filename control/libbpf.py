@@ -32,6 +32,7 @@ XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 XDP_ACTIONS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
 
 _ENOENT, _ENOSPC = 2, 28
+_LIVE_FRAMES = 1 << 1
 _BATCH = 8192
 
 
@@ -129,6 +130,7 @@ _lookup = _declare("bpf_map_lookup_elem", _I, _I, _P, _P)
 _lookup_and_delete = _declare("bpf_map_lookup_and_delete_elem", _I, _I, _P, _P)
 _update = _declare("bpf_map_update_elem", _I, _I, _P, _P, ct.c_uint64)
 _delete = _declare("bpf_map_delete_elem", _I, _I, _P)
+_get_next_key = _declare("bpf_map_get_next_key", _I, _I, _P, _P)
 _lookup_batch = _declare(
     "bpf_map_lookup_batch", _I, _I, _P, _P, _P, _P, ct.POINTER(_U32), ct.POINTER(_BatchOpts)
 )
@@ -354,6 +356,26 @@ def versions() -> tuple[str, str]:
     return _version_string().decode(), str(bcc.__version__)
 
 
+def run_live_frames(program_fd: int, data: bytes, frames: int, *, batch: int = 64) -> None:
+    """Runs an XDP program on frames that really go where it sends them (BPF_F_TEST_XDP_LIVE_FRAMES).
+
+    The frames start as data, and come back as their receivers left them. In the calling
+    thread's network namespace.
+    """
+    context = _XdpMd(data_end=len(data))
+    opts = _TestRunOpts(
+        sz=ct.sizeof(_TestRunOpts),
+        data_in=ct.cast(ct.c_char_p(data), _P),
+        data_size_in=len(data),
+        ctx_in=ct.cast(ct.byref(context), _P),
+        ctx_size_in=ct.sizeof(context),
+        repeat=frames,
+        flags=_LIVE_FRAMES,
+        batch_size=batch,
+    )
+    _check(_test_run(program_fd, ct.byref(opts)), "live-frame run")
+
+
 def possible_cpus() -> int:
     """CPUs that the kernel reserves per-CPU values for."""
     return _check(_possible_cpus(), "number of CPUs")
@@ -382,6 +404,19 @@ def delete(fd: int, key: bytes) -> bool:
         return False
     _check(result, "map delete")
     return True
+
+
+def iterate_keys(fd: int, key_size: int) -> Iterator[bytes]:
+    """The keys of a map, while nobody else writes to it."""
+    key: bytes | None = None
+    following = ct.create_string_buffer(key_size)
+    while True:
+        result = _get_next_key(fd, key, following)
+        if result == -_ENOENT:
+            return
+        _check(result, "next key")
+        key = following.raw
+        yield key
 
 
 def queue_push(fd: int, value: int) -> None:

@@ -80,6 +80,7 @@ def open_datapath(config: Config) -> Loaded:
             undo.callback(datapath.close)
             _enter_addresses(datapath, config)
             _enter_links(datapath, links)
+            datapath.set_exempt(config.source_exempt)
             datapath.refill_free_flows()
             if not reused:
                 for number in range(1, abi.HOP_MAX):
@@ -178,7 +179,15 @@ def _set_up(program: BpfObject, config: Config) -> set[str]:
     settings = np.zeros(1, abi.SETTINGS)
     settings["port_min"], settings["port_max"] = config.relay_ports.first, config.relay_ports.last
     settings["port_bits"] = port_bits
-    program.set_rodata(settings.tobytes()[: abi.SETTINGS.fields["port_bits"][1] + 4])  # type: ignore[index]
+    for budget, tokens, seconds in (
+        ("source", 2 * config.source_requests_per_second, 2),
+        ("binding", 2 * config.bindings_per_second, 2),
+        ("session", config.flows_per_session, config.flow_idle_seconds),
+    ):
+        # Both in ns: what a token costs, and how much may be saved up.
+        settings[f"{budget}_interval"] = seconds * 1_000_000_000 // tokens if tokens else 0
+        settings[f"{budget}_burst"] = (seconds * 1_000_000_000 // tokens) * (tokens - 1) if tokens else 0
+    program.set_rodata(settings.tobytes())
     for name, entries in sizes.items():
         program.set_max_entries(name, entries)
 

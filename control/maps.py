@@ -40,6 +40,10 @@ class HashMap:
     def delete_many(self, keys: Array) -> int:
         return libbpf.delete_batch(self.fd, keys) if len(keys) else 0
 
+    def keys(self) -> set[bytes]:
+        """All keys, one call each: for small maps, and for those that know no batches."""
+        return set(libbpf.iterate_keys(self.fd, self.key.itemsize))
+
     def read(self) -> tuple[Array, Array]:
         return libbpf.read_hash(self.fd, self.key, self.value)
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from prometheus_client import start_http_server
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,6 +20,9 @@ from control.errors import ConfigError
 from control.flows import in_state
 from control.relay import Relay
 
+if TYPE_CHECKING:
+    from control.server import Entrance
+
 
 class RelayCollector(Collector):
     """One relay's metrics.
@@ -27,8 +31,9 @@ class RelayCollector(Collector):
     transceivers, each of them whole under the interpreter's lock.
     """
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, entrance: Entrance) -> None:
         self._relay = relay
+        self._entrance = entrance
         self._lock = threading.Lock()
         self._closed = False
 
@@ -62,8 +67,13 @@ class RelayCollector(Collector):
 
     def _flows(self) -> Iterator[Metric]:
         datapath = self._relay.datapath
-        live = in_state(datapath.flows["state"], abi.FlowState.LIVE)
+        states = datapath.flows["state"].copy()
+        live = in_state(states, abi.FlowState.LIVE)
         yield GaugeMetricFamily("earshot_flows", "Flows that are live.", len(live))
+        held = in_state(states, abi.FlowState.PROVISIONAL)
+        yield GaugeMetricFamily(
+            "earshot_flows_provisional", "Flows that their transceiver has not confirmed yet.", len(held)
+        )
         yield GaugeMetricFamily("earshot_flow_capacity", "Flows that fit.", datapath.capacity())
 
     def _sessions(self) -> Iterator[Metric]:
@@ -81,10 +91,15 @@ class RelayCollector(Collector):
             "Flow events not sent because a transceiver did not read.",
             self._relay.streams.dropped_events,
         )
+        yield CounterMetricFamily(
+            "earshot_calls_refused",
+            "gRPC connections and calls that were one too many, of a caller or in all.",
+            self._entrance.refused,
+        )
 
 
 @contextmanager
-def serving(relay: Relay, listen: ListenAddress | None) -> Iterator[None]:
+def serving(relay: Relay, entrance: Entrance, listen: ListenAddress | None) -> Iterator[None]:
     """Serves /metrics over HTTP, from a thread of its own.
 
     Raises:
@@ -93,7 +108,7 @@ def serving(relay: Relay, listen: ListenAddress | None) -> Iterator[None]:
     if listen is None:
         yield
         return
-    collector = RelayCollector(relay)
+    collector = RelayCollector(relay, entrance)
     registry = CollectorRegistry()
     registry.register(collector)
     try:

@@ -27,6 +27,7 @@ class Session:
     backends: tuple[int, int]  # for IPv4, for IPv6 clients; NO_BACKEND where it has none
     ttl_seconds: int
     expires: int  # 0: never
+    fingerprint_optional: bool = False
 
     @property
     def ufrags(self) -> list[str]:
@@ -44,6 +45,7 @@ class Owner:
     since: float = 0.0
     stream: int = 0
     sessions: dict[str, Session] = field(default_factory=dict)
+    ufrags: int = 0  # of all its sessions
     snapshot: set[str] | None = None  # ids named by an unfinished snapshot
 
 

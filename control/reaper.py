@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 from earshot.relay.v1 import relay_pb2 as pb
+from numpy.typing import NDArray
 
 from control import abi
 from control.flows import (
@@ -27,12 +28,15 @@ from control.flows import (
     newly_bound,
     of_sessions,
     ticks_of,
+    unconfirmed,
 )
 from control.model import EndedSession, Session
 from control.sessions import Registry
 from control.streams import Streams
 
 SCAN_SECONDS = 0.2
+# How long a transceiver that keeps its pwd to itself has to answer a client's first request.
+UNCONFIRMED_SECONDS = 5
 # A program that found a record in the index just before it was ended is through with it by then.
 QUARANTINE_SECONDS = 1.0
 
@@ -42,6 +46,7 @@ class EndableFlows(FlowTable, Protocol):
 
     def end_flows(self, numbers: Numbers) -> None: ...
     def free_flows(self, numbers: Numbers) -> None: ...
+    def claim_index(self, number: int) -> bool: ...
 
 
 class Reaper:
@@ -55,6 +60,7 @@ class Reaper:
         self._streams = streams
         self._idle_ticks = ticks_of(idle_seconds)
         self._seen = np.zeros(len(table.flows), np.uint32)  # state words at the last scan
+        self._fresh: list[int] = []  # bound between the last two scans
         self._dead: deque[tuple[float, Numbers]] = deque()
 
     def adopt(self, now: Clock) -> None:
@@ -65,12 +71,14 @@ class Reaper:
     def scan(self, now: Clock) -> None:
         """Reports new flows, ends idle and superseded ones, frees those that were ended a while ago."""
         states = self._table.flows["state"].copy()
-        fresh = newly_bound(states, self._seen)
+        self._end_orphans(states, now)
+        self._fresh = newly_bound(states, self._seen).tolist()
         self._seen = states
-        for number in fresh.tolist():
+        for number in self._fresh:
             self._greet(number, now)
         superseded = in_state(states, abi.FlowState.SUPERSEDED)
         self._end_known(superseded, pb.FLOW_END_REASON_SUPERSEDED, now)
+        self._end(unconfirmed(states, int(now.seconds) - UNCONFIRMED_SECONDS), now)
         live = in_state(self._table.flows["state"], abi.FlowState.LIVE)
         self._end_known(
             idle(self._table.flows, live, now.ticks, self._idle_ticks), pb.FLOW_END_REASON_IDLE, now
@@ -87,12 +95,28 @@ class Reaper:
         if not pairs:
             return
         flows = self._table.flows
-        bound = in_state(flows["state"], abi.FlowState.LIVE, abi.FlowState.SUPERSEDED)
+        bound = in_state(
+            flows["state"], abi.FlowState.LIVE, abi.FlowState.PROVISIONAL, abi.FlowState.SUPERSEDED
+        )
         numbers = of_sessions(flows, bound, pairs)
         self._end(numbers, now)
         for number in numbers.tolist():
             session = sessions[int(flows[number]["session"])]
             self._report_end(number, session, pb.FLOW_END_REASON_SESSION_ENDED, now)
+
+    def _end_orphans(self, states: NDArray[np.uint32], now: Clock) -> None:
+        """Ends flows that lost their 5-tuple to another in the very moment of their binding.
+
+        Two CPUs that re-point a 5-tuple at once both supersede the record that they found, and
+        the later one's index entry stands: the other record is live, and no client leads to it.
+        Looked at one scan after it was first seen, when its binding is surely over.
+        """
+        orphans = [
+            number
+            for number in self._fresh
+            if states[number] == self._seen[number] and not self._table.claim_index(number)
+        ]
+        self._end_known(np.array(orphans, np.uint32), pb.FLOW_END_REASON_SUPERSEDED, now)
 
     def _greet(self, number: int, now: Clock) -> None:
         record = self._table.flows[number]

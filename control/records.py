@@ -34,7 +34,11 @@ def session_records(entries: Mapping[str, Session]) -> tuple[Records, Records]:
     values["number"] = [session.number for session in sessions]
     values["backend"] = np.array([session.backends for session in sessions], np.uint16).reshape(-1, 2)
     values["owner"] = [session.owner for session in sessions]
-    values["flags"] = [abi.SessionFlag.HAS_PWD if state else 0 for state in states]
+    values["flags"] = [
+        (abi.SessionFlag.HAS_PWD if state else 0)
+        | (abi.SessionFlag.FINGERPRINT_OPTIONAL if session.fingerprint_optional else 0)
+        for session, state in zip(sessions, states, strict=True)
+    ]
     values["expires"] = [session.expires for session in sessions]
     raw = b"".join(state or bytes(2 * _STATE_BYTES) for state in states)
     words = np.frombuffer(raw, np.uint32).reshape(-1, 2, STATE_WORDS)
@@ -63,6 +67,7 @@ def sessions_of(keys: Records, values: Records, now: float) -> list[Session]:
             backends=(int(value["backend"][0]), int(value["backend"][1])),
             ttl_seconds=max(1, int(value["expires"] - now)) if value["expires"] else 0,
             expires=int(value["expires"]),
+            fingerprint_optional=bool(value["flags"] & abi.SessionFlag.FINGERPRINT_OPTIONAL),
         )
         for number, value in value_of.items()
     ]

@@ -11,12 +11,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from ipaddress import ip_address
 
 from earshot.relay.v1 import relay_pb2 as pb
 
 from control import abi
-from control.addresses import Endpoint, IPAddress
+from control.addresses import Endpoint, IPAddress, IPNetwork
 from control.errors import EarshotError
 from control.unicast import unicast_fault
 
@@ -38,11 +39,13 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     NOT_FOUND = 5
     ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     ABORTED = 10
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 class RequestError(EarshotError):
@@ -83,6 +86,7 @@ class SessionRequest:
     credentials: tuple[Credential, ...]
     endpoints: Mapping[str, Endpoint]
     ttl_seconds: int
+    fingerprint_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +115,13 @@ def check_hello(hello: pb.Hello) -> None:
         raise _invalid("hello.transceiver", f"is not 1 to {abi.OWNER_NAME_MAX} of A-Za-z0-9._:-")
 
 
-def check_session(session: pb.Session, local: LocalAddresses) -> SessionRequest:
+def check_session(
+    session: pb.Session, local: LocalAddresses, prefixes: Sequence[IPNetwork] | None = None
+) -> SessionRequest:
     """The session that a message describes.
+
+    Args:
+        prefixes: where its endpoints may lie; None: anywhere.
 
     Raises:
         RequestError: with the first field at fault.
@@ -124,8 +133,9 @@ def check_session(session: pb.Session, local: LocalAddresses) -> SessionRequest:
     return SessionRequest(
         session_id=session.session_id,
         credentials=_check_credentials(session.credentials),
-        endpoints=_check_endpoints(session.endpoints, local),
+        endpoints=_check_endpoints(session.endpoints, local, prefixes),
         ttl_seconds=session.ttl_seconds,
+        fingerprint_optional=session.fingerprint_optional,
     )
 
 
@@ -145,18 +155,27 @@ def _check_credentials(credentials: Sequence[pb.Credential]) -> tuple[Credential
     return tuple(checked.values())
 
 
-def _check_endpoints(endpoints: Sequence[pb.Endpoint], local: LocalAddresses) -> dict[str, Endpoint]:
+@lru_cache(maxsize=4096)
+def _parsed_address(text: str) -> tuple[IPAddress | None, str]:
+    """An address and what is wrong with it. Thousands of sessions name the same few."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None, "is not an IP address"
+    return address, unicast_fault(address)
+
+
+def _check_endpoints(
+    endpoints: Sequence[pb.Endpoint], local: LocalAddresses, prefixes: Sequence[IPNetwork] | None
+) -> dict[str, Endpoint]:
     if not endpoints:
         raise _invalid("endpoints", "is empty; media has to go somewhere")
     checked: dict[str, Endpoint] = {}
     versions: set[int] = set()
     for index, message in enumerate(endpoints):
         field = f"endpoints[{index}]"
-        try:
-            address = ip_address(message.address)
-        except ValueError:
-            raise _invalid(f"{field}.address", "is not an IP address") from None
-        if fault := unicast_fault(address):
+        address, fault = _parsed_address(message.address)
+        if address is None or fault:
             raise _invalid(f"{field}.address", fault)
         if address in local.own:
             raise _invalid(f"{field}.address", f"{address} is the relay's own")
@@ -164,6 +183,10 @@ def _check_endpoints(endpoints: Sequence[pb.Endpoint], local: LocalAddresses) ->
             raise _invalid(f"{field}.address", f"is a second one of IPv{address.version}")
         if not 1 <= message.port <= 65535:
             raise _invalid(f"{field}.port", f"{message.port} is not 1 to 65535")
+        if prefixes is not None and not any(address in prefix for prefix in prefixes):
+            raise RequestError(
+                Code.PERMISSION_DENIED, f"{address} is in none of this caller's prefixes", f"{field}.address"
+            )
         versions.add(address.version)
         checked[field] = Endpoint(address, message.port)
     served = {field: end for field, end in checked.items() if end.address.version in local.families}

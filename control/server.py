@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,68 +15,125 @@ from earshot.relay.v1 import relay_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from control.access import Caller, Policy
+from control.callers import caller_of
 from control.config import Config
 from control.errors import ConfigError
+from control.front import Front
+from control.limits import CallLimits, LimitInterceptor
 from control.relay import Relay
 from control.requests import Code, RequestError
 from control.service import RelayService
 from control.status import StatusInterceptor
+from control.tls import Certificates, TlsFiles
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["RelayService"].full_name
 STOP_SECONDS = 3.0
-_SOCKET_MODE = 0o660
 
-# A full batch is well under 1 MB. Keep-alives find transceivers that vanished without a word.
+# The largest batch there can be has 1.32 MB. Keep-alives find transceivers that vanished without a word.
 _OPTIONS = [
-    ("grpc.max_receive_message_length", 2 << 20),
+    ("grpc.max_receive_message_length", 3 << 19),
     ("grpc.max_send_message_length", 8 << 20),
-    ("grpc.max_concurrent_streams", 256),
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # For TLS: a caller that connects and says nothing.
+    ("grpc.server_handshake_timeout_ms", 10_000),
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """Who may come in: what is refused there shows in the metrics."""
+
+    limits: CallLimits
+    front: Front
+
+    @classmethod
+    def of(cls, config: Config) -> Entrance:
+        """By the configuration."""
+        return cls(
+            CallLimits(config.max_streams, config.max_streams_per_identity),
+            Front(
+                config.grpc_socket,
+                config.grpc_socket_group,
+                most=config.max_streams,
+                most_per_user=config.max_streams_per_identity,
+            ),
+        )
+
+    @property
+    def refused(self) -> int:
+        """Connections and calls that were one too many."""
+        return self.limits.refused + self.front.refused
+
+
 @asynccontextmanager
-async def serving(relay: Relay, config: Config) -> AsyncIterator[None]:
+async def serving(relay: Relay, config: Config, entrance: Entrance) -> AsyncIterator[None]:
     """Serves the relay; at the end health goes first, then streams are ended, then the rest is drained.
 
     Raises:
         ConfigError: nothing can listen there.
     """
-    server = grpc.aio.server(interceptors=[StatusInterceptor(SERVICE)], options=_OPTIONS)
-    relay_pb2_grpc.add_RelayServiceServicer_to_server(RelayService(relay), server)  # type: ignore[no-untyped-call]
+    front, policy = entrance.front, Policy(config.transceivers)
+
+    def caller(context: Any) -> Caller:
+        return caller_of(context, front.peers)
+
+    server = grpc.aio.server(
+        interceptors=[LimitInterceptor(entrance.limits, caller), StatusInterceptor(SERVICE)],
+        options=[
+            *_OPTIONS,
+            # More than a caller may have open: one too many is told so, instead of waiting for its turn.
+            ("grpc.max_concurrent_streams", 2 * config.max_streams_per_identity),
+            ("grpc.max_allowed_incoming_connections", config.max_streams),
+        ],
+    )
+    service = RelayService(relay, lambda context: policy.grant(caller(context)))
+    relay_pb2_grpc.add_RelayServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    _listen(server, config)
+    front.prepare()
+    _listen(server, front, config)
     await server.start()
-    for service in ("", SERVICE):
-        await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
-    try:
-        yield
-    finally:
-        await healthy.enter_graceful_shutdown()
-        relay.streams.close_all(RequestError(Code.UNAVAILABLE, "the relay's daemon is stopping"))
-        await server.stop(STOP_SECONDS)
-
-
-def _listen(server: Any, config: Config) -> None:
-    path = config.grpc_socket
-    try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        # The mode has to be right from the first moment on.
-        before = os.umask(0o777 & ~_SOCKET_MODE)
+    for name in ("", SERVICE):
+        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(server.stop, None)  # where the front cannot serve
+        await stack.enter_async_context(front.serving())
         try:
-            server.add_insecure_port(f"unix:{path}")
+            yield
         finally:
-            os.umask(before)
-    except (OSError, RuntimeError) as error:
-        raise ConfigError("grpc_socket", f"cannot listen on {path}: {error}") from error
-    if config.grpc_listen is not None:
-        try:
-            server.add_insecure_port(str(config.grpc_listen))
-        except RuntimeError as error:
-            raise ConfigError("grpc_listen", f"cannot listen on {config.grpc_listen}: {error}") from error
+            await healthy.enter_graceful_shutdown()
+            relay.streams.close_all(RequestError(Code.UNAVAILABLE, "the relay's daemon is stopping"))
+            await server.stop(STOP_SECONDS)
+
+
+def _listen(server: Any, front: Front, config: Config) -> None:
+    try:
+        server.add_insecure_port(f"unix:{front.inner}")
+    except RuntimeError as error:
+        raise ConfigError("grpc_socket", f"cannot listen on {front.inner}: {error}") from error
+    if config.grpc_listen is None:
+        return
+    listen = str(config.grpc_listen)
+    try:
+        if config.insecure:
+            server.add_insecure_port(listen)
+        else:
+            server.add_secure_port(listen, _certificates(config).credentials())
+    except RuntimeError as error:
+        raise ConfigError("grpc_listen", f"cannot listen on {listen}: {error}") from error
+
+
+def _certificates(config: Config) -> Certificates:
+    files = {}
+    for field in TlsFiles._fields:
+        path: Path | None = getattr(config, field)
+        if path is None:  # which Config refuses
+            raise ConfigError(field, "is missing")
+        files[field] = path
+    return Certificates(TlsFiles(**files))

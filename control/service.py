@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -13,9 +13,11 @@ from earshot.relay.v1 import relay_pb2 as pb
 from earshot.relay.v1 import relay_pb2_grpc
 
 from control import abi
+from control.access import Grant
+from control.batches import SLICE, Speaker, clock
 from control.flows import count_by_session, describe, endpoint_message, in_state, is_live
-from control.model import Attachment, Session, SessionName
-from control.relay import Relay, clock
+from control.model import Session, SessionName
+from control.relay import Relay
 from control.requests import Code, RequestError
 from control.streams import Outbox
 
@@ -29,13 +31,16 @@ _T = TypeVar("_T")
 class RelayService(relay_pb2_grpc.RelayServiceServicer):
     """Raises RequestError and its like; control/status.py makes gRPC statuses of them."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, grant_of: Callable[[Any], Grant]) -> None:
+        """`grant_of` says what the caller of a context may do, or raises RequestError."""
         self._relay = relay
+        self._grant_of = grant_of
 
     async def Attach(self, requests: AsyncIterator[pb.AttachRequest], context: Any) -> None:
         """Lives as long as the transceiver is attached; see the proto."""
-        attachment, outbox = self._relay.attach(await _hello(context))
-        listening = asyncio.create_task(self._listen(attachment, outbox, context))
+        grant = self._grant_of(context)
+        speaker, outbox = self._relay.attach(await _hello(context), grant)
+        listening = asyncio.create_task(self._listen(speaker, outbox, context))
         speaking = asyncio.create_task(_speak(outbox, context))
         closing = asyncio.create_task(outbox.closed())
         tasks = (listening, speaking, closing)
@@ -44,7 +49,7 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
             for task in done:
                 task.result()
         finally:
-            self._relay.detach(attachment, outbox)
+            self._relay.detach(speaker, outbox)
             # gRPC sends no status while a message is being written, not even one whose task is
             # cancelled: let it out first. Whoever does not read gets no status.
             outbox.end()
@@ -56,27 +61,33 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
                 speaking.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _listen(self, attachment: Attachment, outbox: Outbox, context: Any) -> None:
+    async def _listen(self, speaker: Speaker, outbox: Outbox, context: Any) -> None:
         """One request at a time; returns when the transceiver has no more to say."""
         while (request := await context.read()) is not grpc.aio.EOF:
-            await outbox.answer(await self._relay.handle(attachment, request))
+            await outbox.answer(await self._relay.handle(speaker, request))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> None:
+        grant = self._reader(context)
         flows = count_by_session(self._relay.datapath.flows)
-        owners = [one for one in self._relay.registry.owners() if request.transceiver in ("", one.name)]
+        owners = [
+            one
+            for one in self._relay.registry.owners()
+            if request.transceiver in ("", one.name) and grant.sees(one.name)
+        ]
         sessions = [session for owner in owners for session in owner.sessions.values()]
         # A page may wait for its reader, and sessions and flows go on meanwhile.
         current = filter(None, (self._relay.registry.session(session.number) for session in sessions))
-        for page in _pages(self._session_info(session, flows) for session in current):
+        async for page in _pages(self._session_info(session, flows) for session in current):
             await context.write(pb.ListSessionsResponse(sessions=page))
 
     async def ListFlows(self, request: pb.ListFlowsRequest, context: Any) -> None:
-        for page in _pages(self._flows(request)):
+        async for page in _pages(self._flows(request, self._reader(context))):
             await context.write(pb.ListFlowsResponse(flows=page))
 
     async def ListTransceivers(
         self, request: pb.ListTransceiversRequest, context: Any
     ) -> pb.ListTransceiversResponse:
+        grant = self._reader(context)
         now = clock().seconds
         return pb.ListTransceiversResponse(
             transceivers=[
@@ -88,13 +99,16 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
                     software=owner.software,
                 )
                 for owner in self._relay.registry.owners()
+                if grant.sees(owner.name)
             ]
         )
 
     async def ListVips(self, request: pb.ListVipsRequest, context: Any) -> pb.ListVipsResponse:
+        self._reader(context)
         return pb.ListVipsResponse(vips=map(endpoint_message, self._relay.vips))
 
     async def GetCounters(self, request: pb.GetCountersRequest, context: Any) -> pb.GetCountersResponse:
+        self._reader(context)
         counters = self._relay.datapath.reasons()
         return pb.GetCountersResponse(
             reasons=[
@@ -106,6 +120,13 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
                 for reason in abi.Reason
             ]
         )
+
+    def _reader(self, context: Any) -> Grant:
+        """What the caller may see; RequestError if that is nothing."""
+        grant = self._grant_of(context)
+        if grant.is_empty:
+            raise RequestError(Code.PERMISSION_DENIED, f"{grant.caller} has no entry in [[transceivers]]")
+        return grant
 
     def _session_info(self, session: Session, flows: dict[int, int]) -> pb.SessionInfo:
         left = max(1, session.expires - int(clock().seconds)) if session.expires else 0
@@ -119,16 +140,24 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
             has_pwd=any(key.states for key in session.keys),
         )
 
-    def _flows(self, request: pb.ListFlowsRequest) -> Iterator[pb.Flow]:
+    def _flows(self, request: pb.ListFlowsRequest, grant: Grant) -> Iterator[pb.Flow | None]:
+        """Those that are asked for and may be seen; None in the place of any other."""
         datapath, registry = self._relay.datapath, self._relay.registry
         for number in in_state(datapath.flows["state"], abi.FlowState.LIVE).tolist():
             record = datapath.flows[number]
             if not is_live(record):
+                yield None
                 continue
             session = registry.session(int(record["session"]))
             name = registry.name_of(session) if session else SessionName("", "")
-            if request.transceiver in ("", name.transceiver) and request.session_id in ("", name.session_id):
-                yield describe(datapath, number, name, clock())
+            wanted = all(
+                (
+                    request.transceiver in ("", name.transceiver),
+                    request.session_id in ("", name.session_id),
+                    grant.sees(name.transceiver),
+                )
+            )
+            yield describe(datapath, number, name, clock()) if wanted else None
 
 
 async def _hello(context: Any) -> pb.Hello:
@@ -149,7 +178,15 @@ async def _speak(outbox: Outbox, context: Any) -> None:
         await context.write(message)
 
 
-def _pages(items: Iterable[_T]) -> Iterator[list[_T]]:
+async def _pages(items: Iterable[_T | None]) -> AsyncIterator[list[_T]]:
+    """Items in lists that are not empty. Others have their turn after each slice of work, shown or not."""
     iterator = iter(items)
-    while page := list(islice(iterator, PAGE)):
+    page: list[_T] = []
+    while part := list(islice(iterator, SLICE)):
+        page += [item for item in part if item is not None]
+        if len(page) >= PAGE:
+            yield page
+            page = []
+        await asyncio.sleep(0)
+    if page:
         yield page

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from control import abi
 from control.addresses import Endpoint
@@ -23,15 +24,24 @@ from control.requests import Code, RequestError, SessionRequest
 # The flows of a backend's last user are ended at once, and what a packet in flight made of it at the
 # next scan, a fifth of a second later; this leaves room for a late scan.
 BACKEND_REST_SECONDS = 3.0
+UNLIMITED = 1 << 32
 _NUMBER_MAX = (1 << 32) - 1
 
 
 class Registry:
     """Transceivers and their sessions."""
 
-    def __init__(self, *, max_sessions: int, max_backends: int, grace_seconds: float) -> None:
-        """`max_sessions` counts ufrags: each is an entry of the map."""
+    def __init__(
+        self,
+        *,
+        max_sessions: int,
+        max_backends: int,
+        grace_seconds: float,
+        max_sessions_per_transceiver: int = UNLIMITED,
+    ) -> None:
+        """Both numbers of sessions count ufrags: each is an entry of the map."""
         self._max_sessions = max_sessions
+        self._max_per_transceiver = max_sessions_per_transceiver
         self._grace_seconds = grace_seconds
         self._changes = Changes()
         self._owners: dict[int, Owner] = {}
@@ -147,6 +157,12 @@ class Registry:
                     Code.ALREADY_EXISTS, "belongs to another session", f"credentials[{index}].ufrag"
                 )
         freed = 0 if before is None else len(before.keys)
+        if owner.ufrags - freed + len(keys) > self._max_per_transceiver:
+            raise RequestError(
+                Code.RESOURCE_EXHAUSTED,
+                f"a transceiver may have {self._max_per_transceiver} (max_sessions_per_transceiver)",
+                "credentials",
+            )
         if len(self._by_ufrag) - freed + len(keys) > self._max_sessions:
             raise RequestError(Code.RESOURCE_EXHAUSTED, "the session table is full", "credentials")
         backends = self._acquire_backends(wanted.endpoints, hops, now)
@@ -154,7 +170,14 @@ class Registry:
             self._last_number = number
         expires = math.ceil(now + wanted.ttl_seconds) if wanted.ttl_seconds else 0
         after = Session(
-            number, wanted.session_id, owner.number, tuple(keys), backends, wanted.ttl_seconds, expires
+            number,
+            wanted.session_id,
+            owner.number,
+            tuple(keys),
+            backends,
+            wanted.ttl_seconds,
+            expires,
+            wanted.fingerprint_optional,
         )
         self._swap(before, after, now)
         if owner.snapshot is not None:
@@ -190,27 +213,37 @@ class Registry:
         if owner.snapshot is not None and session_id in owner.sessions:
             owner.snapshot.add(session_id)
 
-    def end_snapshot(self, owner: Owner, now: float) -> int:
-        """The last part is in: removes the sessions that none has named, and says how many."""
+    def end_snapshot(self, owner: Owner, now: float, limit: int = UNLIMITED) -> int:
+        """The last part is in: removes sessions that none has named, and says how many.
+
+        At most `limit`: as long as it is that many, there may be more.
+        """
         named = owner.snapshot or set()
-        owner.snapshot = None
-        gone = [session for session_id, session in owner.sessions.items() if session_id not in named]
+        unnamed = (session for session_id, session in owner.sessions.items() if session_id not in named)
+        gone = list(islice(unnamed, limit))
         for session in gone:
             self._swap(session, None, now)
+        if len(gone) < limit:
+            owner.snapshot = None
         return len(gone)
 
-    def sweep(self, now: float) -> list[Session]:
-        """Removes sessions that have expired, and transceivers whose grace is over, with theirs."""
-        due = [second for second in self._expiring if second <= now]
-        ended = [self._by_number[number] for second in due for number in self._expiring[second]]
+    def sweep(self, now: float, limit: int = UNLIMITED) -> list[Session]:
+        """Removes sessions that have expired, and transceivers whose grace is over, with theirs.
+
+        At most `limit` sessions: as long as it is that many, there may be more.
+        """
+        due = (number for second in self._expiring if second <= now for number in self._expiring[second])
+        ended = [self._by_number[number] for number in islice(due, limit)]
         for session in ended:
             self._swap(session, None, now)
         for owner in self.owners():
             if not owner.attached and owner.since + self._grace_seconds <= now:
-                left = list(owner.sessions.values())
+                left = list(islice(owner.sessions.values(), limit - len(ended)))
                 for session in left:
                     self._swap(session, None, now)
                 ended.extend(left)
+                if owner.sessions:
+                    break
                 del self._owners[owner.number], self._owner_by_name[owner.name]
                 self._changes.owners[owner.number] = None
         return ended
@@ -289,6 +322,7 @@ class Registry:
             for ufrag in before.ufrags:
                 del self._by_ufrag[ufrag]
                 self._changes.entries[ufrag] = None
+            self._owners[before.owner].ufrags -= len(before.keys)
             del self._by_number[before.number]
             if before.expires:
                 self._expiring[before.expires].discard(before.number)
@@ -304,6 +338,7 @@ class Registry:
             for ufrag in after.ufrags:
                 self._by_ufrag[ufrag] = after
                 self._changes.entries[ufrag] = after
+            self._owners[after.owner].ufrags += len(after.keys)
             self._owners[after.owner].sessions[after.session_id] = after
             if after.expires:
                 self._expiring.setdefault(after.expires, set()).add(after.number)

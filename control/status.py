@@ -79,6 +79,9 @@ def _translated(behaviour: Callable[[Any, Any], Awaitable[Any]], method: str) ->
             await context.abort(status_of(error), str(error))
         except grpc.aio.AbortError:
             raise
+        except grpc.aio.InternalError:
+            # The caller was gone before all of it was written; there is nobody to tell.
+            event(_log, logging.DEBUG, "caller_left", method=method)
         except Exception:  # noqa: BLE001 - a defect of ours ends one call, not the daemon, and shows in the log only
             event(_log, logging.ERROR, "call_failed", method=method, exc_info=True)
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")

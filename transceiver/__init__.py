@@ -22,6 +22,7 @@ dispatch.py      which call a datagram is for
 media.py         addresses and counts
 echo.py          what a call does with what it hears
 relay_client.py  attached to a relay, again and again
+relay_target.py  where the relay is, and how each side knows the other
 relay_stream.py  one attachment
 metrics.py       what Prometheus sees
 log.py           one line for each event

@@ -16,6 +16,7 @@ from collections.abc import Coroutine, Sequence
 from importlib.metadata import version
 from ipaddress import ip_address
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,6 +32,7 @@ from transceiver.media import Endpoint, IPAddress, Traffic
 from transceiver.metrics import CallCollector, Tally
 from transceiver.mux import media_ports
 from transceiver.relay_client import RelayClient
+from transceiver.relay_target import RelayTarget, TargetError
 from transceiver.settings import Settings
 from transceiver.whip import make_app
 from transceiver.workers import READY, orphaned
@@ -69,6 +71,7 @@ def _name(_: click.Context, __: click.Parameter, value: str) -> str:
     return value
 
 
+_FILE = click.Path(path_type=Path, dir_okay=False)
 _seconds = click.FloatRange(min=0.1, max=3600)
 
 
@@ -76,6 +79,13 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 @click.option(
     "--relay", default="unix:/run/earshot/earshotd.sock", help="The relay's gRPC: unix:PATH or HOST:PORT."
 )
+@click.option("--relay-ca", type=_FILE, help="Who signs the relay's certificate, PEM; for HOST:PORT.")
+@click.option("--relay-certificate", type=_FILE, help="The transceiver's own certificate chain, PEM.")
+@click.option(
+    "--relay-key", type=_FILE, help="Its private key, PEM. All three are read at each attempt to attach."
+)
+@click.option("--relay-server-name", default="", help="The name in the relay's certificate, if not HOST.")
+@click.option("--relay-insecure", is_flag=True, help="HOST:PORT without TLS, on a loopback address alone.")
 @click.option("--name", default=socket.gethostname, callback=_name, help="Who attaches.  [default: hostname]")
 @click.option(
     "--http", default="127.0.0.1:8080", callback=_http, help="Where WHIP, /metrics and /healthz listen."
@@ -120,6 +130,11 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 @click.version_option(version("earshot"))
 def main(
     relay: str,
+    relay_ca: Path | None,
+    relay_certificate: Path | None,
+    relay_key: Path | None,
+    relay_server_name: str,
+    relay_insecure: bool,
     name: str,
     http: Endpoint,
     media_addresses: tuple[IPAddress, ...],
@@ -143,8 +158,12 @@ def main(
     if media_port and media_port + workers > 65536:
         raise click.BadParameter(f"no {workers} ports from {media_port} on", param_hint="--media-port")
     configure(log_level)
+    try:
+        target = RelayTarget(relay, relay_ca, relay_certificate, relay_key, relay_server_name, relay_insecure)
+    except TargetError as error:
+        raise click.UsageError(str(error)) from None
     limits = Limits(max_calls, setup_timeout, silence_timeout, relay_timeout)
-    settings = Settings(relay, name, http, media_addresses, media_port, limits, log_level)
+    settings = Settings(target, name, http, media_addresses, media_port, limits, log_level)
     _run(serve(settings) if workers == 1 else serve_front(settings, workers, _work))
 
 

@@ -24,12 +24,10 @@ from transceiver.errors import RefusedError, RelayAwayError
 from transceiver.log import event
 from transceiver.media import Endpoint
 from transceiver.relay_stream import RelayStream
+from transceiver.relay_target import RelayTarget
 
 BACKOFF_FIRST = 0.1
 BACKOFF_MOST = 5.0
-
-# A channel per attempt with connections of its own: gRPC's backoff, up to two minutes, stays out of it.
-_CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 
 
 class RelayClient:
@@ -40,7 +38,7 @@ class RelayClient:
 
     def __init__(
         self,
-        target: str,
+        target: RelayTarget,
         name: str,
         software: str,
         snapshot: Callable[[], Sequence[pb.Session]],
@@ -101,7 +99,7 @@ class RelayClient:
 
     async def _attach(self) -> None:
         """One attachment, until it breaks; raises what broke it."""
-        async with grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS) as channel:
+        async with self._target.channel() as channel:
             stub: Any = relay_pb2_grpc.RelayServiceStub(channel)  # type: ignore[no-untyped-call]
             call = stub.Attach()
             stream = RelayStream(call, self._on_flow)

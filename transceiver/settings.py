@@ -8,13 +8,14 @@ from pathlib import Path
 
 from transceiver.calls import Limits
 from transceiver.media import Endpoint, IPAddress
+from transceiver.relay_target import RelayTarget
 
 
 @dataclass(frozen=True)
 class Settings:
     """Of one process. A worker's `suffix` is the end of its stream's name and of its calls' ids."""
 
-    relay: str
+    relay: RelayTarget
     name: str
     http: Endpoint | Path
     media_addresses: tuple[IPAddress, ...]

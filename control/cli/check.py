@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from control import config, config_file
+from control import config_file, settings
 from control.check.finding import Finding, Status
 from control.cli.options import DEFAULT_PIN_PATH, EXIT_FAILED, PATH, Command, form_option
 from control.cli.output import write_one
@@ -55,16 +55,16 @@ def _findings(path: Path | None, attach: bool) -> Iterator[Finding]:
 
     if path is None and config_file.DEFAULT.exists():
         path = config_file.DEFAULT
-    settings = None
+    config = None
     if path is not None:
         try:
-            settings = config.build(config_file.read(path), os.environ, {})
+            config = settings.build(config_file.read(path), os.environ, {})
         except ConfigError as error:
             yield Finding("configuration", Status.FAILED, str(error), f"correct {error.field!r} in {path}")
         else:
             yield Finding("configuration", Status.OK, str(path))
-    pin_path = Path(os.environ.get(config.environment_name("pin_path"), DEFAULT_PIN_PATH))
-    yield from run(settings, settings.pin_path if settings else pin_path, attach=attach)
+    pin_path = Path(os.environ.get(settings.environment_name("pin_path"), DEFAULT_PIN_PATH))
+    yield from run(config, config.pin_path if config else pin_path, attach=attach)
 
 
 def _write_json(found: Iterator[Finding]) -> bool:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from control.config import Config, environment_name
+from control.config import Config
 from control.flows import Clock
+from control.settings import environment_name
 
 if TYPE_CHECKING:
     from control.datapath import Datapath

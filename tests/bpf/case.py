@@ -17,7 +17,19 @@ from control.abi import Reason
 from control.addresses import Endpoint, IPAddress
 from tests.bpf import stun, world
 from tests.bpf.packets import ETHERNET_BYTES, Datagram
-from tests.bpf.rig import BOUND_NOW, SEEN_NOW, Rig, State, flow_key, hop_key, put_flow, put_hop
+from tests.bpf.rig import (
+    BOUND_NOW,
+    CHARGED_NOW,
+    HELD_NOW,
+    SEEN_NOW,
+    Rig,
+    State,
+    flow_key,
+    hop_key,
+    put_flow,
+    put_hop,
+    source_key,
+)
 from tests.bpf.world import BACKEND_ENDPOINTS, LINK_MACS, RELAYS, Family
 
 Arrange = Callable[[Rig], None]
@@ -101,9 +113,30 @@ def from_backend(
     )
 
 
-def request(family: Family, ufrag: bytes = world.ALICE, *, client: Endpoint | None = None) -> Datagram:
-    """An ordinary Binding Request to the family's VIP."""
-    return from_client(family, stun.request(ufrag + b":peer", world.PWD), client=client)
+def request(
+    family: Family,
+    ufrag: bytes = world.ALICE,
+    *,
+    client: Endpoint | None = None,
+    transaction: bytes = stun.TRANSACTION,
+) -> Datagram:
+    """An ordinary Binding Request to the family's VIP, of somebody who knows the pwd."""
+    pwd = world.SESSIONS[ufrag].pwd
+    return from_client(family, stun.request(ufrag + b":peer", pwd, transaction=transaction), client=client)
+
+
+def answer(
+    family: Family,
+    record: int | None = None,
+    *,
+    backend: int | None = None,
+    kind: int = stun.RESPONSE,
+    transaction: bytes = stun.TRANSACTION,
+) -> Datagram:
+    """A transceiver's answer to such a request."""
+    mapped = (0x0020, b"\0\1" + bytes(6))  # what is in it is not looked at
+    raw = stun.signed(stun.message(kind, [mapped], transaction=transaction), world.PWD)
+    return from_backend(family, raw, record=record, backend=backend)
 
 
 def to_backend(
@@ -153,7 +186,13 @@ def established(family: Family) -> Arrange:
 
 
 def in_state(family: Family, state: abi.FlowState) -> Arrange:
-    return lambda rig: rig.put_flow(family, state=state | 99 << abi.FLOW_STATE_BITS)
+    """A record in this state that the client's 5-tuple leads to, whether or not that can be."""
+
+    def arrange(rig: Rig) -> None:
+        rig.put_flow(family, state=state | 99 << abi.FLOW_STATE_BITS)
+        rig.put_index(flow_key(family, family.client), family.live)
+
+    return arrange
 
 
 # ---- maps afterwards -------------------------------------------------------------------------
@@ -181,15 +220,62 @@ def counted_down(record: int, length: int) -> Change:
     return change
 
 
+def charged_source(address: IPAddress) -> Change:
+    """A request was charged to its source."""
+
+    def change(state: State, rig: Rig) -> None:
+        state.sources[source_key(address)] = CHARGED_NOW
+
+    return change
+
+
+def charged_binding(ufrag: bytes) -> Change:
+    """A new flow was charged to its session and to the CPU."""
+
+    def change(state: State, rig: Rig) -> None:
+        state.sessions[ufrag] = state.cpu = CHARGED_NOW
+
+    return change
+
+
 def bound(
     family: Family,
+    ufrag: bytes = world.ALICE,
     *,
     client: Endpoint | None = None,
-    backend: int | None = None,
-    session: int = world.ALICE_SESSION,
     hop: int = world.FREE_HOPS[0],
+    had_flow: bool = False,
 ) -> Change:
-    """The first free record became a live flow."""
+    """The first free record became a live flow of the ufrag's session.
+
+    had_flow: the client had a live one before, so that its source was not charged.
+    """
+    return _new_flow(family, ufrag, client or family.client, hop, BOUND_NOW, had_flow=had_flow)
+
+
+def held(
+    family: Family,
+    ufrag: bytes = world.CAROL,
+    *,
+    hop: int = world.FREE_HOPS[0],
+    transaction: bytes = stun.TRANSACTION,
+    had_flow: bool = False,
+) -> Change:
+    """The first free record became a provisional flow, under a key of its own."""
+    return _new_flow(family, ufrag, family.client, hop, HELD_NOW, transaction, had_flow=had_flow)
+
+
+def _new_flow(
+    family: Family,
+    ufrag: bytes,
+    client: Endpoint,
+    hop: int,
+    flow_state: int,
+    transaction: bytes = bytes(8),
+    *,
+    had_flow: bool,
+) -> Change:
+    session = world.SESSIONS[ufrag]
 
     def change(state: State, rig: Rig) -> None:
         record = state.free_flows[family.version].pop(0)
@@ -197,14 +283,18 @@ def bound(
             state.flows,
             family,
             record,
-            client=client or family.client,
-            backend=backend or family.backends.usual,
-            session=session,
+            client=client,
+            backend=session.backends[family.index],
+            session=session.number,
             hop=hop,
-            state=BOUND_NOW,
+            state=flow_state,
             last_seen=SEEN_NOW,
+            transaction=transaction[:8],
         )
-        state.index[flow_key(family, client or family.client)] = record
+        state.index[flow_key(family, client, provisional=flow_state == HELD_NOW)] = record
+        charged_binding(ufrag)(state, rig)
+        if not had_flow:
+            charged_source(client.address)(state, rig)
 
     return change
 

@@ -18,7 +18,7 @@ from control.config import Config
 from control.datapath import STATE_MASK
 from control.hmac_keys import key_states
 from control.libbpf import Array
-from control.maps import ArrayMap, Queue
+from control.maps import ArrayMap, HashMap, Queue
 from tests.bpf import world
 from tests.bpf.packets import checksum
 from tests.bpf.world import V4, V6, Family
@@ -28,10 +28,14 @@ from tests.lab.netns import Lab
 # In an expected state: the time of the run, which is compared with the clock.
 SEEN_NOW = 0xFFFFFFFF
 BOUND_NOW = abi.FlowState.LIVE | 0xFFFFFFFF & ~STATE_MASK
+HELD_NOW = abi.FlowState.PROVISIONAL | 0xFFFFFFFF & ~STATE_MASK
+CHARGED_NOW = -1  # a whole budget less one token
 SEEN_BEFORE = 12345
 BOUND_BEFORE = abi.FlowState.LIVE | 99 << abi.FLOW_STATE_BITS
 
 _CLOCK_MONOTONIC_COARSE = 6
+
+Key = bytes  # State has a field of that name
 
 
 @dataclass
@@ -46,6 +50,10 @@ class State:
     free_hops: list[int]
     packets: list[int]  # by reason
     bytes: list[int]
+    # Budgets: when each is whole again, in ns of the monotonic clock; 0: since ever.
+    sources: dict[Key, int]
+    sessions: dict[Key, int]  # by ufrag
+    cpu: int  # of the CPU that has spent most
 
 
 @dataclass(frozen=True)
@@ -78,16 +86,32 @@ class Outcome:
             assert ticks[0] <= self.after.flows["last_seen"][number] <= ticks[1]
             seen[number] = self.after.flows["last_seen"][number]
         states = expected.flows["state"]
-        for number in np.flatnonzero(states == BOUND_NOW):
-            state = int(self.after.flows["state"][number])
-            seconds = [clock // 1_000_000_000 for clock in self.nanoseconds]
-            assert state & STATE_MASK == abi.FlowState.LIVE
-            assert seconds[0] <= state >> abi.FLOW_STATE_BITS <= seconds[1]
-            states[number] = state
+        for now in (BOUND_NOW, HELD_NOW):
+            for number in np.flatnonzero(states == now):
+                state = int(self.after.flows["state"][number])
+                seconds = [clock // 1_000_000_000 for clock in self.nanoseconds]
+                assert state & STATE_MASK == now & STATE_MASK
+                assert seconds[0] <= state >> abi.FLOW_STATE_BITS <= seconds[1]
+                states[number] = state
+        self._assert_budgets(expected)
         assert_same_records("flow", self.after.flows, expected.flows)
         assert_same_records("hop", self.after.hops, expected.hops)
         for name in ("index", "hop_index", "free_flows", "free_hops", "packets", "bytes"):
             assert getattr(self.after, name) == getattr(expected, name), name
+
+    def _assert_budgets(self, expected: State) -> None:
+        def assert_same(what: str, actual: int | None, full_at: int | None, interval: int) -> None:
+            if full_at == CHARGED_NOW:
+                assert actual is not None, what
+                assert self.nanoseconds[0] <= actual - interval <= self.nanoseconds[1], what
+            else:
+                assert actual == full_at, what
+
+        for name, interval in (("sources", world.SOURCE_INTERVAL), ("sessions", world.SESSION_INTERVAL)):
+            actual, wanted = getattr(self.after, name), getattr(expected, name)
+            for key in actual.keys() | wanted.keys():
+                assert_same(f"{name}: {key!r}", actual.get(key), wanted.get(key), interval)
+        assert_same("cpu", self.after.cpu, expected.cpu, world.BINDING_INTERVAL)
 
 
 def assert_same_records(what: str, actual: Array, expected: Array) -> None:
@@ -112,11 +136,12 @@ class Rig:
         self.datapath = self._loaded.datapath
         self._fds = {
             name: libbpf.get_pinned(config.pin_path / name)
-            for name in ("locals_v1", "free_flows4_v1", "free_flows6_v1")
+            for name in ("locals_v1", "free_flows4_v1", "free_flows6_v1", "sources_v1", "bindings_v1")
         }
         self.locals = ArrayMap(self._fds["locals_v1"], abi.LOCALS)
         self._first_locals = self.locals.get(0)
         self.free_flows = {4: Queue(self._fds["free_flows4_v1"]), 6: Queue(self._fds["free_flows6_v1"])}
+        self.sources = HashMap(self._fds["sources_v1"], "V16", "=u8")
         with relay.inside():
             self._empty(self.datapath.free_hops)
 
@@ -142,6 +167,8 @@ class Rig:
         self._put_hops()
         self._put_backends()
         self._put_sessions()
+        self.sources.delete_many(self.sources.read()[0])
+        self.put_cpu_budget(0)
 
     def set_free_flows(self, version: int, *numbers: int) -> None:
         self._fill(self.free_flows[version], numbers)
@@ -162,6 +189,7 @@ class Rig:
         session: int = world.ALICE_SESSION,
         hop: int = world.TO_CLIENT,
         state: int = BOUND_BEFORE,
+        transaction: bytes = bytes(8),
     ) -> None:
         """A flow as binding leaves it, in the family's live record unless told otherwise."""
         put_flow(
@@ -173,12 +201,30 @@ class Rig:
             session=session,
             hop=hop,
             state=state,
+            transaction=transaction,
         )
-        key = flow_key(family, client or family.client)
+        provisional = state & STATE_MASK == abi.FlowState.PROVISIONAL
+        key = flow_key(family, client or family.client, provisional=provisional)
         self.put_index(key, family.live if record is None else record)
 
     def put_index(self, key: bytes, record: int) -> None:
         self.datapath.flow_index.put(key, np.uint32(record).tobytes())
+
+    def put_source_budget(self, address: IPAddress, full_at: int) -> None:
+        self.sources.put(source_key(address), np.uint64(full_at).tobytes())
+
+    def put_session_budget(self, ufrag: bytes, full_at: int) -> None:
+        key = np.array([(ufrag,)], abi.UFRAG_KEY)
+        raw = self.datapath.sessions.get(key.tobytes())
+        assert raw is not None
+        session = np.frombuffer(raw, abi.SESSION).copy()
+        session["full_at"] = full_at
+        assert self.datapath.put_sessions(key, session) == 1
+
+    def put_cpu_budget(self, full_at: int) -> None:
+        """The same on every CPU."""
+        values = np.full(libbpf.possible_cpus(), full_at, np.uint64)
+        libbpf.update(self._fds["bindings_v1"], bytes(4), values.tobytes())
 
     def put_local_number(self, address: IPAddress, number: int) -> None:
         """Lets the table of locals give another number for an address."""
@@ -192,6 +238,9 @@ class Rig:
         for name in ("ip_delta", "udp_delta"):
             flows[name] %= 0xFFFF  # both zeros of one's complement are the same
         reasons = self.datapath.reasons()
+        ufrags, sessions = self.datapath.read_sessions()
+        cpus = libbpf.lookup(self._fds["bindings_v1"], bytes(4), 8 * libbpf.possible_cpus())
+        assert cpus is not None
         return State(
             flows=flows,
             index=_as_dict(*self.datapath.flow_index.read()),
@@ -201,6 +250,9 @@ class Rig:
             free_hops=self._peek(self.datapath.free_hops),
             packets=reasons["packets"].tolist(),
             bytes=reasons["bytes"].tolist(),
+            sources=_as_dict(*self.sources.read()),
+            sessions=dict(zip(ufrags["ufrag"].tolist(), sessions["full_at"].tolist(), strict=True)),
+            cpu=int(np.frombuffer(cpus, np.uint64).max()),
         )
 
     # ---- packets -------------------------------------------------------------------------
@@ -235,10 +287,13 @@ class Rig:
     def _put_sessions(self) -> None:
         keys = np.array([(ufrag,) for ufrag in world.SESSIONS], abi.UFRAG_KEY)
         values = np.zeros(len(keys), abi.SESSION)
-        values["number"] = [number for number, _ in world.SESSIONS.values()]
-        values["backend"] = [backends for _, backends in world.SESSIONS.values()]
-        values["flags"] = abi.SessionFlag.HAS_PWD
-        values["inner"], values["outer"] = key_states([world.PWD] * len(keys))
+        sessions = list(world.SESSIONS.values())
+        values["number"] = [session.number for session in sessions]
+        values["backend"] = [session.backends for session in sessions]
+        values["flags"] = [session_flags(session) for session in sessions]
+        values["inner"], values["outer"] = key_states([session.pwd or b"" for session in sessions])
+        values["inner"][values["flags"] & abi.SessionFlag.HAS_PWD == 0] = 0
+        values["outer"][values["flags"] & abi.SessionFlag.HAS_PWD == 0] = 0
         assert self.datapath.put_sessions(keys, values) == len(keys)
 
     def _fill(self, queue: Queue, numbers: tuple[int, ...]) -> None:
@@ -264,8 +319,19 @@ def _as_dict(keys: Array, values: Array) -> dict[bytes, int]:
 # ---- records, in the maps or in a copy of them ----------------------------------------------
 
 
-def flow_key(family: Family, client: Endpoint) -> bytes:
-    return to_bytes(client.address) + client.port.to_bytes(2, "big") + np.uint16(family.vip_number).tobytes()
+def session_flags(session: world.Session) -> int:
+    pwd = abi.SessionFlag.HAS_PWD if session.pwd is not None else 0
+    return pwd | (abi.SessionFlag.FINGERPRINT_OPTIONAL if session.fingerprint_optional else 0)
+
+
+def flow_key(family: Family, client: Endpoint, *, provisional: bool = False) -> bytes:
+    vip = family.vip_number | (abi.PROVISIONAL_KEY if provisional else 0)
+    return to_bytes(client.address) + client.port.to_bytes(2, "big") + np.uint16(vip).tobytes()
+
+
+def source_key(address: IPAddress) -> bytes:
+    """Of a source's budget: an IPv4 address, or an IPv6 /64."""
+    return to_bytes(address) if address.version == 4 else address.packed[:8] + bytes(8)
 
 
 def hop_key(neighbour: IPAddress, ifindex: int) -> bytes:
@@ -300,8 +366,12 @@ def put_flow(
     hop: int,
     state: int,
     last_seen: int = SEEN_BEFORE,
+    transaction: bytes = bytes(8),
 ) -> None:
-    """A fresh record, with the deltas that its addresses and ports call for."""
+    """A fresh record, with the deltas that its addresses and ports call for.
+
+    transaction: the first bytes of its id, which a provisional record has.
+    """
     relay = world.RELAYS[record >> world.PORT_BITS]
     inside = world.BACKEND_ENDPOINTS.get(backend, Endpoint(relay, 1))
     new, old = relay.packed + inside.address.packed, client.address.packed + family.vip.address.packed
@@ -318,6 +388,7 @@ def put_flow(
     flow["last_seen"] = last_seen
     flow["ip_delta"] = delta(new, old)
     flow["udp_delta"] = delta(new + new_ports, old + old_ports)
+    flow["down_bytes"] = np.frombuffer(transaction, np.uint64)
     flows[record] = flow[0]
 
 
@@ -368,6 +439,11 @@ def loaded_rig() -> Iterator[Rig]:
             pin_path=lab.pins / "relay",
             max_sessions=64,
             max_backends=len(world.BACKEND_ENDPOINTS),
+            source_requests_per_second=world.SOURCE_REQUESTS_PER_SECOND,
+            source_exempt=world.SOURCE_EXEMPT,
+            bindings_per_second=world.BINDINGS_PER_SECOND,
+            flows_per_session=world.FLOWS_PER_SESSION,
+            flow_idle_seconds=world.FLOW_IDLE_SECONDS,
         )
         rig = Rig(relay, config)
         try:

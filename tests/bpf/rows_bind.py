@@ -18,6 +18,8 @@ from tests.bpf.case import (
     Case,
     Change,
     bound,
+    charged_binding,
+    charged_source,
     counted_down,
     counted_up,
     established,
@@ -32,7 +34,7 @@ from tests.bpf.case import (
     to_client,
 )
 from tests.bpf.rig import Rig, State, flow_key, hop_key
-from tests.bpf.world import ALICE, ALICE_AGAIN, BACKENDS, BOB, BOB_SESSION, FREE_HOPS, V4, V6, Family
+from tests.bpf.world import ALICE, ALICE_AGAIN, BACKENDS, BOB, FREE_HOPS, V4, V6, Family
 
 ABSENT_RECORD = 5000
 ABSENT_FREE_HOP = 20000
@@ -119,15 +121,23 @@ def _next_hops(family: Family) -> Iterator[Case]:
     yield replace(asymmetric, link=BACKENDS, action="TX")
     for what, client in (("no route", family.unreachable), ("a route by a strange link", family.elsewhere)):
         frame = request(family, client=client).frame()
-        yield Case(f"{name} {what}", Reason.DROP_UNROUTABLE, frame)
+        charged = (charged_source(client.address),)
+        yield Case(f"{name} {what}", Reason.DROP_UNROUTABLE, frame, changes=charged)
     frame = request(family).frame()
-    yield Case(f"{name} hops full", Reason.DROP_HOPS_FULL, frame, arrange=(lambda rig: rig.set_free_hops(),))
+    charge = charged_source(family.client.address)
+    yield Case(
+        f"{name} hops full",
+        Reason.DROP_HOPS_FULL,
+        frame,
+        arrange=(lambda rig: rig.set_free_hops(),),
+        changes=(charge,),
+    )
     yield Case(
         f"{name} hop index full",
         Reason.DROP_HOPS_FULL,
         frame,
         arrange=(_fill_hop_index,),
-        changes=(_hop_given_back,),
+        changes=(charge, _hop_given_back),
     )
 
     def absent(rig: Rig) -> None:
@@ -137,7 +147,11 @@ def _next_hops(family: Family) -> Iterator[Case]:
         state.free_hops.pop(0)
 
     yield Case(
-        f"{name} absent free hop", Reason.ABORTED_BAD_NUMBER, frame, arrange=(absent,), changes=(popped,)
+        f"{name} absent free hop",
+        Reason.ABORTED_BAD_NUMBER,
+        frame,
+        arrange=(absent,),
+        changes=(charge, popped),
     )
 
 
@@ -178,17 +192,17 @@ def _sessions(family: Family) -> Iterator[Case]:
     name = f"v{family.version}"
     other = b"onlyv6" if family is V4 else b"onlyv4"
     frame = request(family, other).frame()
-    yield Case(f"{name} session of the other family", Reason.DROP_NO_BACKEND, frame)
+    charged = (charged_source(family.client.address),)
+    yield Case(f"{name} session of the other family", Reason.DROP_NO_BACKEND, frame, changes=charged)
     only = b"onlyv4" if family is V4 else b"onlyv6"
-    near = family.backends.near
-    for ufrag, backend, link, action in (
-        (only, family.backends.usual, BACKENDS, ""),
-        (BOB, family.backends.other, BACKENDS, ""),
-        (b"near", near, world.CLIENTS, "TX"),
+    for ufrag, link, action in (
+        (only, BACKENDS, ""),
+        (BOB, BACKENDS, ""),
+        (b"near", world.CLIENTS, "TX"),
     ):
         datagram = request(family, ufrag)
         record = family.free[0]
-        session = world.SESSIONS[ufrag][0]
+        backend = world.SESSIONS[ufrag].backends[family.index]
         yield Case(
             f"{name} session {ufrag.decode()} binds",
             Reason.FORWARD_BOUND,
@@ -197,7 +211,7 @@ def _sessions(family: Family) -> Iterator[Case]:
             out=to_backend(datagram, family, record, backend=backend, link=link),
             changes=(
                 new_hop(family.client.address),
-                bound(family, session=session, backend=backend),
+                bound(family, ufrag),
                 counted_up(record, datagram.ip_bytes),
             ),
         )
@@ -232,7 +246,7 @@ def _rebinding(family: Family) -> Iterator[Case]:
         arrange=(established(family),),
         changes=(
             hop,
-            bound(family, session=BOB_SESSION, backend=other),
+            bound(family, BOB, had_flow=True),
             superseded(family.live),
             counted_up(record, bob.ip_bytes),
         ),
@@ -244,7 +258,7 @@ def _rebinding(family: Family) -> Iterator[Case]:
         reason=Reason.DROP_FLOWS_FULL,
         out=None,
         arrange=(established(family), lambda rig: rig.set_free_flows(family.version)),
-        changes=(hop,),
+        changes=(hop, charged_binding(BOB)),
     )
     # One that the same transceiver has: its record says which session it is for.
     beside = request(family, world.LONGEST)
@@ -255,13 +269,13 @@ def _rebinding(family: Family) -> Iterator[Case]:
         out=to_backend(beside, family, record),
         changes=(
             hop,
-            bound(family, session=world.SESSIONS[world.LONGEST][0]),
+            bound(family, world.LONGEST, had_flow=True),
             superseded(family.live),
             counted_up(record, beside.ip_bytes),
         ),
     )
     alice = request(family)
-    again = (hop, bound(family), counted_up(record, alice.ip_bytes))
+    again = (hop, bound(family, had_flow=True), counted_up(record, alice.ip_bytes))
     yield Case(
         f"{name} the session has moved to another backend",
         Reason.FORWARD_REBOUND,
@@ -278,19 +292,20 @@ def _rebinding(family: Family) -> Iterator[Case]:
                 alice.frame(),
                 out=to_backend(alice, family, record),
                 arrange=(in_state(family, state),),
-                changes=again,
+                changes=(hop, bound(family), counted_up(record, alice.ip_bytes)),
             )
 
 
 def _full(family: Family) -> Iterator[Case]:
     name, frame, version = f"v{family.version}", request(family).frame(), family.version
     hop = new_hop(family.client.address)
+    charged = (charged_source(family.client.address), charged_binding(ALICE))
     yield Case(
         f"{name} no record is free",
         Reason.DROP_FLOWS_FULL,
         frame,
         arrange=(lambda rig: rig.set_free_flows(version),),
-        changes=(hop,),
+        changes=(hop, *charged),
     )
 
     def fill_index(rig: Rig) -> None:
@@ -317,6 +332,7 @@ def _full(family: Family) -> Iterator[Case]:
 def _broken_maps(family: Family) -> Iterator[Case]:
     name, frame, version = f"v{family.version}", request(family).frame(), family.version
     hop = new_hop(family.client.address)
+    charge_source, charge_binding = charged_source(family.client.address), charged_binding(ALICE)
     for state in FlowState:
         if state is FlowState.FREE:
             continue
@@ -330,7 +346,7 @@ def _broken_maps(family: Family) -> Iterator[Case]:
             Reason.DROP_FREE_LIST,
             frame,
             arrange=(used,),
-            changes=(hop, lost_free_flow(version)),
+            changes=(hop, charge_source, charge_binding, lost_free_flow(version)),
         )
     aborted = Reason.ABORTED_BAD_NUMBER
     yield Case(
@@ -338,55 +354,38 @@ def _broken_maps(family: Family) -> Iterator[Case]:
         aborted,
         frame,
         arrange=(lambda rig: rig.set_free_flows(version, ABSENT_RECORD),),
-        changes=(hop, lost_free_flow(version)),
+        changes=(hop, charge_source, charge_binding, lost_free_flow(version)),
     )
     yield Case(
         f"{name} the index names an absent record",
         aborted,
         frame,
         arrange=(lambda rig: rig.put_index(flow_key(family, family.client), ABSENT_RECORD),),
-        changes=(hop,),
+        changes=(hop, charge_source),
     )
     yield Case(
         f"{name} the session names an absent backend",
         aborted,
         request(family, b"absentbackend").frame(),
-        changes=(hop, lost_free_flow(version)),
+        changes=(hop, charge_source),
     )
 
 
 def _bound_but_not_sent(family: Family) -> Iterator[Case]:
     """The request is as good as any: the flow is there when the next one can be sent."""
-    backends = family.backends
-    good = request(family)
-    large = from_client(family, request(family, b"narrow").payload)
+    large = request(family, b"narrow")
     assert large.ip_bytes > world.NARROW_MTU
     rows = {
-        "the backend's hop is unresolved": (
-            Reason.DROP_HOP_UNRESOLVED,
-            request(family, b"unresolved"),
-            backends.unresolved,
-            b"unresolved",
-        ),
-        "the backend's hop is absent": (
-            Reason.ABORTED_BAD_NUMBER,
-            request(family, b"absenthop"),
-            backends.absent_hop,
-            b"absenthop",
-        ),
-        "too big": (Reason.DROP_TOO_BIG, large, backends.narrow, b"narrow"),
-        "ttl 1": (Reason.DROP_TTL, replace(good, ttl=1), backends.usual, ALICE),
+        b"unresolved": ("its hop is unresolved", Reason.DROP_HOP_UNRESOLVED),
+        b"absenthop": ("its hop is absent", Reason.ABORTED_BAD_NUMBER),
+        b"narrow": ("too big", Reason.DROP_TOO_BIG),
     }
-    if family is V6:
-        unsummed = replace(good, checksum=False)
-        rows["checksum 0"] = (Reason.DROP_IPV6_NO_CHECKSUM, unsummed, backends.usual, ALICE)
-    for what, (reason, datagram, backend, ufrag) in rows.items():
-        session = world.SESSIONS[ufrag][0]
+    for ufrag, (what, reason) in rows.items():
         yield Case(
             f"v{family.version} bound, but {what}",
             reason,
-            datagram.frame(),
-            changes=(new_hop(family.client.address), bound(family, session=session, backend=backend)),
+            request(family, ufrag).frame(),
+            changes=(new_hop(family.client.address), bound(family, ufrag)),
         )
 
 

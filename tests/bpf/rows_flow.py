@@ -181,8 +181,11 @@ def _states(family: Family) -> Iterator[Case]:
         arrange = (in_state(family, state),)
         name = f"v{family.version} {state.name.lower()}"
         yield Case(f"{name} record up", Reason.DROP_STALE_FLOW, up, arrange=arrange)
-        free = state in (FlowState.FREE, FlowState.BINDING)
-        reason = Reason.DROP_NO_RELAY_FLOW if free else Reason.DROP_STALE_FLOW
+        reason = {
+            FlowState.FREE: Reason.DROP_NO_RELAY_FLOW,
+            FlowState.BINDING: Reason.DROP_NO_RELAY_FLOW,
+            FlowState.PROVISIONAL: Reason.DROP_PROVISIONAL,
+        }.get(state, Reason.DROP_STALE_FLOW)
         yield Case(f"{name} record down", reason, down, link=BACKENDS, arrange=arrange)
         spoofed = replace(from_backend(family), src=family.vip.address).frame()
         yield Case(

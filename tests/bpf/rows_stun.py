@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from control.abi import Reason
@@ -38,7 +38,7 @@ def rows() -> Iterator[Case]:
         yield from _not_requests(family)
 
 
-def binds(family: Family, name: str, message: bytes, *, session: int = world.ALICE_SESSION) -> Case:
+def binds(family: Family, name: str, message: bytes, ufrag: bytes = ALICE) -> Case:
     """A request from the family's client makes a flow, and goes on to the usual backend."""
     datagram = from_client(family, message)
     record = family.free[0]
@@ -49,7 +49,7 @@ def binds(family: Family, name: str, message: bytes, *, session: int = world.ALI
         out=to_backend(datagram, family, record),
         changes=(
             new_hop(family.client.address),
-            bound(family, session=session),
+            bound(family, ufrag),
             counted_up(record, datagram.ip_bytes),
         ),
     )
@@ -59,6 +59,11 @@ def dropped(family: Family, name: str, reason: Reason, message: bytes) -> Case:
     """Though the client has a flow already."""
     frame = from_client(family, message).frame()
     return Case(f"v{family.version} {name}", reason, frame, arrange=(established(family),))
+
+
+def _request(attributes: Sequence[stun.Attribute]) -> bytes:
+    """With these attributes, by somebody who knows Alice's pwd."""
+    return stun.signed(stun.message(stun.REQUEST, attributes), world.PWD)
 
 
 def both_ways(family: Family, name: str, payload: bytes) -> Iterator[Case]:
@@ -112,17 +117,18 @@ def _headers(family: Family) -> Iterator[Case]:
     odd = stun.with_length(good + b"!", body + 1)
     yield dropped(family, "stun length true but odd", Reason.DROP_STUN_LENGTH, odd)
     for cookie in (0, stun.COOKIE ^ 1, 0x42A41221):
-        wrong = stun.message(stun.REQUEST, [(stun.USERNAME, USER)], cookie=cookie)
+        wrong = stun.signed(stun.message(stun.REQUEST, [(stun.USERNAME, USER)], cookie=cookie), world.PWD)
         yield dropped(family, f"stun cookie {cookie:08x}", Reason.DROP_STUN_COOKIE, wrong)
 
 
 def _attributes(family: Family) -> Iterator[Case]:
     user = (stun.USERNAME, USER)
     for count in (MOST_ATTRIBUTES - 1, MOST_ATTRIBUTES):
-        message = stun.message(stun.REQUEST, [*[PADDING] * (count - 1), user])
-        yield binds(family, f"{count} attributes, USERNAME last", message)
+        # The last two are MESSAGE-INTEGRITY and FINGERPRINT.
+        message = _request([*[PADDING] * (count - 3), user])
+        yield binds(family, f"{count} attributes, USERNAME as late as may be", message)
     for count in (MOST_ATTRIBUTES + 1, MOST_ATTRIBUTES + 2, 40, 300):
-        message = stun.message(stun.REQUEST, [user, *[(stun.SOFTWARE, b"")] * (count - 1)])
+        message = _request([user, *[(stun.SOFTWARE, b"")] * (count - 3)])
         reason = Reason.DROP_STUN_TOO_MANY_ATTRIBUTES
         yield dropped(family, f"{count} attributes", reason, message)
     good = stun.message(stun.REQUEST, [user, PADDING])
@@ -137,7 +143,8 @@ def _attributes(family: Family) -> Iterator[Case]:
         ("after", stun.request(USER, world.PWD, after=[(0x7777, b"abc"), (stun.USE_CANDIDATE, b"")])),
     ):
         yield binds(family, f"attributes {where} USERNAME", message)
-    # What is cut at the border of an attribute is a message of its own; elsewhere it lies.
+    # What is cut at the border of an attribute is a message of its own (but without FINGERPRINT);
+    # elsewhere it lies.
     message = stun.request(USER, world.PWD)
     border = stun.HEADER_BYTES
     for size in range(stun.HEADER_BYTES, len(message), 4):
@@ -148,19 +155,21 @@ def _attributes(family: Family) -> Iterator[Case]:
         if size == stun.HEADER_BYTES:
             yield dropped(family, name, Reason.DROP_STUN_NO_USERNAME, cut)
         elif size == border:
-            yield binds(family, name, cut)
+            yield dropped(family, name, Reason.DROP_STUN_NO_FINGERPRINT, cut)
         else:
             yield dropped(family, name, Reason.DROP_STUN_ATTRIBUTE, cut)
 
 
 def _usernames(family: Family) -> Iterator[Case]:
     def message(*usernames: bytes) -> bytes:
-        return stun.message(stun.REQUEST, [(stun.USERNAME, one) for one in usernames])
+        return _request([(stun.USERNAME, one) for one in usernames])
 
-    none = stun.message(stun.REQUEST, [PADDING])
+    none = _request([PADDING])
     yield dropped(family, "no USERNAME", Reason.DROP_STUN_NO_USERNAME, none)
-    late = stun.with_integrity(stun.message(stun.REQUEST), world.PWD) + stun.attribute(stun.USERNAME, USER)
-    late = stun.with_length(late, len(late) - stun.HEADER_BYTES)
+    late = stun.with_attribute(
+        stun.with_integrity(stun.message(stun.REQUEST), world.PWD), stun.USERNAME, USER
+    )
+    late = stun.with_fingerprint(late)
     yield dropped(family, "USERNAME after integrity", Reason.DROP_STUN_NO_USERNAME, late)
     empty, unknown = Reason.DROP_STUN_USERNAME_EMPTY, Reason.DROP_UNKNOWN_UFRAG
     colonless, long = Reason.DROP_STUN_USERNAME_NO_COLON, Reason.DROP_STUN_USERNAME_TOO_LONG
@@ -196,7 +205,7 @@ def _usernames(family: Family) -> Iterator[Case]:
     for what, raw in good.items():
         yield binds(family, f"USERNAME {what}", raw)
     longest = message(world.LONGEST + b":peer")
-    yield binds(family, "USERNAME with a ufrag of 32", longest, session=world.SESSIONS[world.LONGEST][0])
+    yield binds(family, "USERNAME with a ufrag of 32", longest, world.LONGEST)
 
 
 def _not_requests(family: Family) -> Iterator[Case]:

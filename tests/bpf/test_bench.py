@@ -15,8 +15,20 @@ pytestmark = [pytest.mark.root, pytest.mark.netns]
 ROOT = Path(__file__).parents[2]
 PATHS = [
     *(f"established/{way}/{family}" for family in ("v4", "v6") for way in ("up", "down", "mixed")),
-    "drop/no-flow/v4",
-    "bind/new/v4",
+    "bind/good",
+    "bind/again",
+    *(
+        f"reject/{kind}"
+        for kind in (
+            "no-flow",
+            "unknown-ufrag",
+            "bad-fingerprint",
+            "bad-integrity",
+            "random",
+            "replay",
+            "spent-source",
+        )
+    ),
 ]
 
 

@@ -14,6 +14,7 @@ import pytest
 from control import abi
 from control.abi import Reason
 from control.addresses import Endpoint
+from control.hmac_keys import key_states
 from tests.bpf import pcap, stun, world
 from tests.bpf.case import to_backend
 from tests.bpf.packets import ETHERNET_BYTES, Datagram, parse
@@ -36,8 +37,10 @@ def kind(datagram: Datagram) -> str:
 class Replay:
     """One call: what was sent, and what must have been counted for it."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, pwds: dict[bytes, bytes]) -> None:
         self.rig = rig
+        self.pwds = pwds  # by server ufrag
+        self.requests = 0  # of the client's
         self.records: dict[int, int] = {}  # by the client's port
         self.reasons: Counter[Reason] = Counter()
         self.up: Counter[int] = Counter()
@@ -47,11 +50,17 @@ class Replay:
 
     def from_client(self, frame: bytes) -> None:
         datagram = parse(frame)
+        if datagram.payload[:2] == stun.REQUEST.to_bytes(2, "big"):
+            user = stun.username(datagram.payload)
+            assert user
+            assert stun.holds(datagram.payload, self.pwds[user.partition(b":")[0]])
+            self.requests += 1
+            self._damage(datagram)
         ran = self.rig.send(frame, world.CLIENTS)
         reason = Reason.FORWARD_TO_TRANSCEIVER
         if datagram.sport not in self.records:
             # A client's first packet on a port is a request for a session that is known.
-            assert stun.username(datagram.payload)
+            assert self.requests
             key = flow_key(CALL, Endpoint(datagram.src, datagram.sport))
             self.records[datagram.sport] = self.rig.snapshot().index[key]
             reason = Reason.FORWARD_BOUND
@@ -62,6 +71,20 @@ class Replay:
         self.up[record] += 1
         self.bytes[record, "up_bytes"] += datagram.ip_bytes
         self.kinds["up", kind(datagram)] += 1
+
+    def _damage(self, good: Datagram) -> None:
+        """The same request by somebody who does not know the pwd, and damaged, gets nowhere."""
+        found = {kind: offset for offset, kind, _ in stun.attributes(good.payload)}
+        forged = stun.signed(good.payload[: found[stun.MESSAGE_INTEGRITY]], b"guessed")
+        damaged = good.payload[:-1] + bytes([good.payload[-1] ^ 1])
+        for payload, reason in (
+            (forged, Reason.DROP_STUN_INTEGRITY),
+            (damaged, Reason.DROP_STUN_FINGERPRINT),
+        ):
+            frame = replace(good, payload=payload).frame()
+            ran = self.rig.send(frame, world.CLIENTS)
+            assert (ran.action, ran.data) == ("DROP", frame)
+            self.reasons[reason] += 1
 
     def from_transceiver(self, frame: bytes) -> None:
         """Sends what the relay must have been sent, and expects what the client was sent."""
@@ -107,10 +130,11 @@ class Replay:
 @pytest.mark.parametrize("name", NAMES)
 def test_replay(rig: Rig, name: str) -> None:
     told = json.loads((CAPTURES / f"{name}.json").read_text())
-    ufrags = [part["server_ufrag"].encode() for part in (told, told.get("restart")) if part]
-    register(rig, ufrags)
+    parts = [part for part in (told, told.get("restart")) if part]
+    pwds = {part["server_ufrag"].encode(): part["server_pwd"].encode() for part in parts}
+    register(rig, pwds)
     before = rig.snapshot().packets
-    replay = Replay(rig)
+    replay = Replay(rig, pwds)
     packets = 0
     for frame in pcap.frames(CAPTURES / f"{name}.pcap"):
         packets += 1
@@ -118,8 +142,9 @@ def test_replay(rig: Rig, name: str) -> None:
             replay.from_client(frame)
         else:
             replay.from_transceiver(frame)
-    assert sum(replay.reasons.values()) == packets
-    assert len(replay.records) == len(ufrags)  # a restart came from another port
+    assert replay.requests
+    assert sum(replay.reasons.values()) == packets + 2 * replay.requests
+    assert len(replay.records) == len(pwds)  # a restart came from another port
     assert all(replay.kinds[way, kind] for way in ("up", "down") for kind in KINDS)
     replay.check_counters(before)
 
@@ -128,10 +153,12 @@ def test_no_capture_is_left_out() -> None:
     assert {path.stem for path in CAPTURES.glob("*.pcap")} == set(NAMES)
 
 
-def register(rig: Rig, ufrags: list[bytes]) -> None:
+def register(rig: Rig, pwds: dict[bytes, bytes]) -> None:
     """One session of these ufrags, at the usual backend."""
-    keys = np.array([(ufrag,) for ufrag in ufrags], abi.UFRAG_KEY)
+    keys = np.array([(ufrag,) for ufrag in pwds], abi.UFRAG_KEY)
     values = np.zeros(len(keys), abi.SESSION)
     values["number"] = SESSION
     values["backend"] = (CALL.backends.usual, 0)
+    values["flags"] = abi.SessionFlag.HAS_PWD
+    values["inner"], values["outer"] = key_states(list(pwds.values()))
     assert rig.datapath.put_sessions(keys, values) == len(keys)

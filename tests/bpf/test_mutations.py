@@ -98,19 +98,63 @@ def test_noise(rig: Rig, frame: bytes) -> None:
 
 
 @example_run
-@given(st.sampled_from(world.FAMILIES), st.binary(max_size=600), st.sampled_from(["raw", "stun", "request"]))
+@given(
+    st.sampled_from(world.FAMILIES),
+    st.binary(max_size=600),
+    st.sampled_from(["raw", "stun", "request", "sealed"]),
+)
 def test_any_payload(rig: Rig, family: world.Family, payload: bytes, form: str) -> None:
-    """Sound headers, any payload: raw, behind a sound STUN header, or behind a good USERNAME too."""
+    """Sound headers, any payload: raw, behind a sound STUN header, or behind a good USERNAME too.
+
+    None of them knows the secret, even where FINGERPRINT holds.
+    """
     rig.reset()
     if form != "raw":
         payload = payload[: len(payload) // 4 * 4]
-        user = stun.attribute(stun.USERNAME, world.ALICE + b":peer") if form == "request" else b""
+        user = stun.attribute(stun.USERNAME, world.ALICE + b":peer") if form != "stun" else b""
         payload = stun.header(stun.REQUEST, len(user + payload)) + user + payload
+    if form == "sealed":
+        payload = stun.with_fingerprint(payload)
     datagram = from_client(family, payload)
     outcome = rig.run(datagram.frame())
     check(rig, outcome, datagram.frame())
-    if outcome.reason == Reason.FORWARD_BOUND:
-        assert_sound(outcome, datagram)
+    assert outcome.action in ("DROP", "PASS")
+    if form == "sealed":
+        assert outcome.reason != Reason.DROP_STUN_FINGERPRINT
+
+
+@st.composite
+def attributes(draw: st.DrawFn) -> list[stun.Attribute]:
+    """What a stranger agent may send beside USERNAME, in any number that is looked at, of any length."""
+    ours = {stun.USERNAME, stun.MESSAGE_INTEGRITY, stun.FINGERPRINT}
+    kinds = st.integers(0, 0xFFFF).filter(lambda kind: kind not in ours)
+    drawn = draw(st.lists(st.tuples(kinds, st.binary(max_size=100)), max_size=12))
+    drawn.insert(draw(st.integers(0, len(drawn))), (stun.USERNAME, world.ALICE + b":peer"))
+    return drawn
+
+
+@example_run
+@given(st.sampled_from(world.FAMILIES), attributes(), st.binary(min_size=12, max_size=12), st.data())
+def test_any_signed_request(
+    rig: Rig, family: world.Family, sent: list[stun.Attribute], transaction: bytes, data: st.DataObject
+) -> None:
+    """Who knows the secret gets a flow, whatever else is in the message; changed anywhere, it does not."""
+    message = stun.signed(stun.message(stun.REQUEST, sent, transaction=transaction), world.PWD)
+    rig.reset()
+    datagram = from_client(family, message)
+    outcome = rig.run(datagram.frame())
+    check(rig, outcome, datagram.frame())
+    assert outcome.reason == Reason.FORWARD_BOUND
+    assert_sound(outcome, datagram)
+    # Beyond the 20 bytes of header, and in front of FINGERPRINT, which is made to hold again.
+    changed = bytearray(message[:-8])
+    at = data.draw(st.integers(stun.HEADER_BYTES, len(changed) - 1), label="changed at")
+    changed[at] ^= data.draw(st.integers(1, 255), label="by")
+    rig.reset()
+    frame = from_client(family, stun.with_fingerprint(bytes(changed))).frame()
+    outcome = rig.run(frame)
+    check(rig, outcome, frame)
+    assert outcome.action == "DROP"
 
 
 @example_run

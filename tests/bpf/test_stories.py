@@ -10,11 +10,11 @@ import pytest
 
 from control import abi
 from control.abi import FlowState, Reason
-from tests.bpf import world
-from tests.bpf.case import DTLS, from_backend, from_client, request, to_backend, to_client
+from tests.bpf import stun, world
+from tests.bpf.case import DTLS, answer, from_backend, from_client, request, to_backend, to_client
 from tests.bpf.packets import Datagram
 from tests.bpf.rig import Rig
-from tests.bpf.world import ALICE, ALICE_AGAIN, BACKENDS, BOB, CLIENTS, FAMILIES, Family
+from tests.bpf.world import ALICE, ALICE_AGAIN, BACKENDS, BOB, CAROL, CLIENTS, FAMILIES, Family
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
@@ -146,3 +146,70 @@ def test_removed_session_binds_nobody(rig: Rig, family: Family) -> None:
     rig.put_flow(family)
     media = replace(from_client(family), tos=0x2E)
     assert up(rig, family, media, family.live) == Reason.FORWARD_TO_TRANSCEIVER
+
+
+def test_a_call_whose_transceiver_keeps_its_secret(rig: Rig, family: Family) -> None:
+    record = family.free[0]
+    media, speech = from_client(family), from_backend(family, record=record)
+    check = from_backend(family, stun.request(b"peer:" + CAROL, b"p" * 22), record=record)
+    for transaction in (b"the first id", b"a second one"):
+        asked = request(family, CAROL, transaction=transaction)
+        assert up(rig, family, asked, record) == Reason.FORWARD_PROVISIONAL
+    assert rig.run(media.frame()).reason == Reason.DROP_NO_FLOW
+    assert rig.run(speech.frame(), BACKENDS).reason == Reason.DROP_PROVISIONAL
+    # A check of its own, an error, and an answer to what is not asked any more confirm nothing.
+    for said in (
+        check,
+        answer(family, record, transaction=b"a second one", kind=stun.ERROR),
+        answer(family, record, transaction=b"the first id"),
+    ):
+        assert down(rig, family, said) == Reason.FORWARD_TO_CLIENT
+        assert rig.run(media.frame()).reason == Reason.DROP_NO_FLOW
+    good = answer(family, record, transaction=b"a second one")
+    assert down(rig, family, good) == Reason.FORWARD_TO_CLIENT
+    assert up(rig, family, media, record) == Reason.FORWARD_TO_TRANSCEIVER
+    assert down(rig, family, speech) == Reason.FORWARD_TO_CLIENT
+    assert up(rig, family, request(family, CAROL), record) == Reason.FORWARD_TO_TRANSCEIVER
+    flow = rig.datapath.flows[record]
+    assert (flow["down_packets"], flow["down_bytes"]) == (2, good.ip_bytes + speech.ip_bytes)
+
+
+def test_a_forger_without_a_secret_to_forge_is_stopped(rig: Rig, family: Family) -> None:
+    """It may have a transceiver asked 32 times for a victim's 5-tuple; the victim's call does not notice."""
+    up(rig, family, request(family), family.free[0])
+    before = rig.datapath.flows[family.free[0]].copy()
+    reasons = [rig.run(request(family, CAROL).frame()).reason for _ in range(40)]
+    assert reasons == [Reason.FORWARD_PROVISIONAL] * 32 + [Reason.DROP_PROVISIONAL] * 8
+    assert rig.datapath.flows[family.free[0]] == before
+    assert up(rig, family, from_client(family), family.free[0]) == Reason.FORWARD_TO_TRANSCEIVER
+
+
+def test_a_forger_leaves_an_idle_flow_idle(rig: Rig, family: Family) -> None:
+    rig.put_flow(family)
+    before = rig.datapath.flows[family.live].copy()
+    for forged in (
+        stun.request(ALICE + b":peer", b"guessed"),
+        stun.request(BOB + b":peer", b"guessed"),
+        stun.request(b"mallory0:peer", b"guessed"),
+        request(family).payload[:-1] + b"!",
+        stun.message(stun.REQUEST),
+    ):
+        assert rig.run(from_client(family, forged).frame()).action == "DROP"
+        assert rig.datapath.flows[family.live] == before
+
+
+def test_a_request_that_somebody_replays(rig: Rig, family: Family) -> None:
+    """MESSAGE-INTEGRITY does not cover where it comes from: the session's budget bounds what that yields."""
+    first = family.relay_number << world.PORT_BITS
+    rig.set_free_flows(family.version, *range(first, first + 20))
+    reasons = []
+    for number in range(world.FLOWS_PER_SESSION + 3):
+        client = family.distant._replace(port=family.distant.port + number)
+        reasons.append(rig.run(request(family, client=client).frame()).reason)
+    bound, rest = reasons[: world.FLOWS_PER_SESSION], reasons[world.FLOWS_PER_SESSION :]
+    assert set(bound) == {Reason.FORWARD_BOUND}
+    assert set(rest) == {Reason.DROP_SESSION_BUDGET}
+    # Flows that are there go on, and other sessions' clients come in.
+    client = family.distant
+    assert rig.run(request(family, client=client).frame()).reason == Reason.FORWARD_TO_TRANSCEIVER
+    assert rig.run(request(family, BOB).frame()).reason == Reason.FORWARD_BOUND

@@ -7,7 +7,8 @@ Numbers are those of the maps. Both families have the same world; what differs i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
+from typing import NamedTuple
 
 from control.addresses import Endpoint, IPAddress
 from control.config import PortRange
@@ -38,6 +39,9 @@ ALICE_SESSION, BOB_SESSION = 7, 8
 PWD = b"a-password-of-22-bytes"
 ALICE, ALICE_AGAIN, BOB = b"alice000", b"alice111", b"bob00000"
 LONGEST = b"u" * 32
+LENIENT = b"lenient0"  # its clients may leave FINGERPRINT out
+# Their transceivers keep the pwd to themselves. Carol's session has two ufrags.
+CAROL, CAROL_AGAIN, DAVE, LENIENT_CAROL = b"carol000", b"carol111", b"dave0000", b"carol222"
 ABSENT_BACKEND = 60000
 
 
@@ -156,17 +160,42 @@ BACKEND_ENDPOINTS = {
 _HOPS = (TO_BACKEND, TO_BACKEND, UNRESOLVED, TO_NEAR_BACKEND, ABSENT_HOP, NARROW)
 BACKEND_HOPS = {number: _HOPS[(number - 1) // 2] for number in BACKEND_ENDPOINTS}
 
-# ufrag: number of the session, its backends for IPv4 and IPv6
+
+class Session(NamedTuple):
+    """What a server ufrag stands for."""
+
+    number: int
+    backends: tuple[int, int]  # for IPv4, for IPv6
+    pwd: bytes | None = PWD
+    fingerprint_optional: bool = False
+
+
 SESSIONS = {
-    ALICE: (ALICE_SESSION, (1, 2)),
-    ALICE_AGAIN: (ALICE_SESSION, (1, 2)),
-    BOB: (BOB_SESSION, (3, 4)),
-    LONGEST: (9, (1, 2)),
-    b"unresolved": (10, (5, 6)),
-    b"near": (11, (7, 8)),
-    b"absenthop": (12, (9, 10)),
-    b"narrow": (13, (11, 12)),
-    b"onlyv4": (14, (1, 0)),
-    b"onlyv6": (15, (0, 2)),
-    b"absentbackend": (16, (ABSENT_BACKEND, ABSENT_BACKEND)),
+    ALICE: Session(ALICE_SESSION, (1, 2)),
+    ALICE_AGAIN: Session(ALICE_SESSION, (1, 2), b"the-pwd-after-an-ice-restart"),
+    BOB: Session(BOB_SESSION, (3, 4), b"the-pwd-of-another-session"),
+    LONGEST: Session(9, (1, 2)),
+    b"unresolved": Session(10, (5, 6)),
+    b"near": Session(11, (7, 8)),
+    b"absenthop": Session(12, (9, 10)),
+    b"narrow": Session(13, (11, 12)),
+    b"onlyv4": Session(14, (1, 0)),
+    b"onlyv6": Session(15, (0, 2)),
+    b"absentbackend": Session(16, (ABSENT_BACKEND, ABSENT_BACKEND)),
+    LENIENT: Session(17, (1, 2), fingerprint_optional=True),
+    # HMAC hashes a key of more than a block of 64 bytes first; 256 is the longest ice-pwd (RFC 8839, 5.4).
+    **{
+        b"pwdof%d" % size: Session(size, (1, 2), (b"0123456789+/abcdefgh" * 13)[:size])
+        for size in (22, 63, 64, 65, 256)
+    },
+    CAROL: Session(100, (1, 2), None),
+    CAROL_AGAIN: Session(100, (1, 2), None),
+    DAVE: Session(101, (3, 4), None),
+    LENIENT_CAROL: Session(102, (1, 2), None, fingerprint_optional=True),
 }
+
+# Budgets, as configured, and what each takes for a token, in ns.
+SOURCE_REQUESTS_PER_SECOND, BINDINGS_PER_SECOND = 1000, 100_000
+FLOWS_PER_SESSION, FLOW_IDLE_SECONDS = 16, 3600
+SOURCE_INTERVAL, BINDING_INTERVAL, SESSION_INTERVAL = 1_000_000, 10_000, 225_000_000_000
+SOURCE_EXEMPT = (ip_network("192.0.2.0/24"), ip_network("2001:db8:77::/48"))  # of the distant clients

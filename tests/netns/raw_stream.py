@@ -12,11 +12,10 @@ import grpc
 from earshot.relay.v1 import relay_pb2 as pb
 from earshot.relay.v1 import relay_pb2_grpc
 
-from tests.lab.calls import DEADLINE, SOCKET_FAMILY, Call, new_ufrag
+from tests.lab.calls import DEADLINE, SOCKET_FAMILY, STUN_PWD, Call, new_ufrag
 from tests.lab.topology import VIP_PORT, Site
 
 TIMEOUT = 30.0
-PWD = "p" * 22
 
 
 class RawStream:
@@ -105,7 +104,7 @@ def session(
     session_id: str,
     *ufrags: str,
     to: Sequence[tuple[str, int]] = (("10.20.0.10", 4000),),
-    pwd: str = PWD,
+    pwd: str = STUN_PWD,
     ttl_seconds: int = 0,
 ) -> pb.Session:
     return pb.Session(

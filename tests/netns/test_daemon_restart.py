@@ -181,7 +181,7 @@ def test_bad_configuration_is_named(site: Site) -> None:
 
 def test_listens_on_tcp_and_in_a_folder_that_it_makes(site: Site) -> None:
     folder = site.lab.dir / "made" / "by the daemon"
-    start_relay(site, "--grpc-listen=127.0.0.1:9000", f"--grpc-socket={folder}/earshotd.sock")
+    start_relay(site, "--grpc-listen=127.0.0.1:9000", "--insecure", f"--grpc-socket={folder}/earshotd.sock")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
     assert (folder / "earshotd.sock").is_socket()
     check = (

@@ -321,7 +321,7 @@ def test_take_over_within_grace(channel: grpc.Channel, relay: RelayClient) -> No
 def test_grace_ends(site: Site, channel: grpc.Channel, relay: RelayClient) -> None:
     with raw_stream(channel) as stream, unregistered_call(site, 4, "vanishing-1") as made:
         stream.hello("vanishing")
-        stream.batch(add("vanishing-1", made.ufrag, to=[made.endpoint]))
+        stream.batch(add("vanishing-1", made.ufrag, pwd="", to=[made.endpoint]))
         made.bind(4)
     wait_for(lambda: "vanishing-1" not in session_ids(relay), "the session's end")
     assert relay.flows("vanishing-1") == []

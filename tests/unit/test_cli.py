@@ -41,13 +41,20 @@ def test_what_there_is() -> None:
         "datapath status",
         "flow list",
         "flow show",
+        "pki init",
+        "pki issue",
         "session list",
         "session show",
         "stats",
         "transceiver list",
         "vip list",
     }
-    assert {" ".join(path) for path in set(COMMANDS) - set(READS)} == {"completion", "datapath remove"}
+    assert {" ".join(path) for path in set(COMMANDS) - set(READS)} == {
+        "completion",
+        "datapath remove",
+        "pki init",
+        "pki issue",
+    }
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

@@ -10,8 +10,9 @@ import pytest
 
 from control import abi
 from control.addresses import Endpoint
-from control.config import KEYS, Config, ListenAddress, PortRange, build, environment_name, flag_name
+from control.config import Config, ListenAddress, PortRange
 from control.errors import ConfigError
+from control.settings import FILE_KEY, KEYS, build, environment_name, flag_name
 
 MINIMAL: dict[str, object] = {
     "interfaces": ["eth0"],
@@ -61,7 +62,7 @@ def test_names_of_flags_and_variables() -> None:
     assert flag_name("relay_addresses") == "--relay-address"
     assert flag_name("grace_seconds") == "--grace-seconds"
     assert environment_name("grace_seconds") == "EARSHOT_GRACE_SECONDS"
-    assert set(KEYS) == set(Config.__dataclass_fields__)
+    assert {*KEYS, FILE_KEY} == set(Config.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("missing", ["interfaces", "vips", "relay_addresses"])
@@ -109,7 +110,7 @@ def test_required(missing: str) -> None:
         ("log_level", "loud", "none of"),
         ("name", "", "is not 1 to 253"),
         ("grpc_socket", "earshotd.sock", "not an absolute path"),
-        ("grpc_socket", "/" + "x" * 107, "at most 107 bytes"),
+        ("grpc_socket", "/" + "x" * 103, "at most 103 bytes"),
         ("pin_path", "earshot", "not an absolute path"),
         ("grpc_listen", "1234", "is not HOST:PORT"),
         ("grpc_listen", "host:0", "is not HOST:PORT"),
@@ -129,3 +130,52 @@ def test_refused(key: str, value: object, match: str) -> None:
     with pytest.raises(ConfigError, match=match) as caught:
         build({**MINIMAL, key: value}, {}, {})
     assert caught.value.field == key
+
+
+TLS: dict[str, object] = {
+    "grpc_listen": "10.0.0.1:9000",
+    "tls_certificate": "/c.crt",
+    "tls_key": "/c.key",
+    "tls_client_ca": "/ca.crt",
+}
+
+
+def test_tls_over_tcp() -> None:
+    config = build({**MINIMAL, **TLS}, {}, {})
+    assert (config.tls_certificate, config.insecure) == (Path("/c.crt"), False)
+    for address in ("127.0.0.1:9000", "[::1]:9000"):
+        assert build({**MINIMAL, "grpc_listen": address, "insecure": True}, {}, {}).insecure
+    assert build(MINIMAL, {"EARSHOT_INSECURE": "true"}, {}).insecure
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"tls_certificate": ""}, "tls_certificate"),
+        ({"tls_key": ""}, "tls_key"),
+        ({"tls_client_ca": ""}, "tls_client_ca"),
+        ({"tls_key": "c.key"}, "tls_key"),
+        ({"insecure": True}, "insecure"),
+        ({"insecure": "yes"}, "insecure"),
+        (
+            {"insecure": True, **dict.fromkeys(("tls_certificate", "tls_key", "tls_client_ca"), "")},
+            "insecure",
+        ),
+        (
+            {
+                **dict.fromkeys(("tls_certificate", "tls_key", "tls_client_ca"), ""),
+                "insecure": True,
+                "grpc_listen": "localhost:9000",
+            },
+            "insecure",
+        ),
+        ({"max_streams": 0}, "max_streams"),
+        ({"max_streams_per_identity": 0}, "max_streams_per_identity"),
+        ({"max_sessions_per_transceiver": 0}, "max_sessions_per_transceiver"),
+        ({"transceivers": [{}]}, "transceivers[0].identity"),
+    ],
+)
+def test_refused_over_tcp(change: dict[str, object], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({**MINIMAL, **TLS, **change}, {}, {})
+    assert caught.value.field == field

@@ -440,3 +440,70 @@ class RegistryMachine(RuleBasedStateMachine):
 
 TestRegistryMachine = RegistryMachine.TestCase
 TestRegistryMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+# ---- slices and limits --------------------------------------------------------------------------
+
+
+def test_a_transceivers_own_limit_counts_ufrags() -> None:
+    reg = Registry(max_sessions=100, max_backends=100, grace_seconds=GRACE, max_sessions_per_transceiver=3)
+    one, two = attached(reg, "t1"), attached(reg, "t2")
+    add(reg, one, "s", "aaaa", "bbbb")
+    with pytest.raises(RequestError, match="max_sessions_per_transceiver") as caught:
+        add(reg, one, "u", "cccc", "dddd")
+    assert caught.value.code == Code.RESOURCE_EXHAUSTED
+    add(reg, one, "s", "aaaa", "bbbb", "cccc")  # what it replaces makes room
+    add(reg, two, "s", "dddd", "eeee", "ffff")
+    assert (one.ufrags, two.ufrags) == (3, 3)
+    reg.remove(one, "s", 0)
+    assert one.ufrags == 0
+    add(reg, one, "u", "gggg")
+
+
+def test_a_restored_transceiver_is_held_to_the_limit() -> None:
+    before = registry()
+    add(before, attached(before), "s", "aaaa", "bbbb")
+    session = before.session(1)
+    assert session is not None
+    after = Registry(max_sessions=100, max_backends=100, grace_seconds=GRACE, max_sessions_per_transceiver=2)
+    after.restore([(0, "t1")], [Backend(1, END_A)], [session], 1, 0)
+    with pytest.raises(RequestError):
+        add(after, attached(after), "u", "cccc")
+
+
+def test_sweep_in_slices() -> None:
+    reg = registry()
+    attachment = reg.attach("t1", "", 0)
+    owner = reg.owner_of(attachment)
+    for n in range(3):
+        add(reg, owner, f"due{n}", f"due{n}", ttl=5)
+        add(reg, owner, f"left{n}", f"left{n}")
+    reg.detach(attachment, 10)
+    swept = [len(reg.sweep(10 + GRACE, 2)) for _ in range(4)]
+    assert swept == [2, 2, 2, 0]
+    assert reg.owners() == ()
+    assert reg.session_count() == 0
+
+
+def test_a_transceiver_that_returns_between_slices_keeps_the_rest() -> None:
+    reg = registry()
+    attachment = reg.attach("t1", "", 0)
+    for n in range(4):
+        add(reg, reg.owner_of(attachment), f"s{n}", f"aaa{n}")
+    reg.detach(attachment, 10)
+    assert len(reg.sweep(10 + GRACE, 2)) == 2
+    owner = attached(reg, "t1", 10 + GRACE)
+    assert reg.sweep(1000, 2) == []
+    assert len(owner.sessions) == 2
+
+
+def test_end_of_a_snapshot_in_slices() -> None:
+    reg = registry()
+    owner = attached(reg)
+    for n in range(5):
+        add(reg, owner, f"s{n}", f"aaa{n}")
+    reg.begin_snapshot(owner)
+    reg.keep(owner, "s3")
+    assert [reg.end_snapshot(owner, 0, 2) for _ in range(3)] == [2, 2, 0]
+    assert ids(owner) == {"s3"}
+    assert owner.snapshot is None

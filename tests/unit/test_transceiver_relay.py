@@ -13,6 +13,7 @@ from tests.unit.transceiver_world import Relay, eventually, running_relay
 from transceiver import relay_stream
 from transceiver.errors import RefusedError, RelayAwayError
 from transceiver.relay_client import RelayClient
+from transceiver.relay_target import RelayTarget
 
 TIMEOUT = 5.0
 
@@ -23,7 +24,7 @@ class World:
         self.sessions: list[pb.Session] = []
         self.events: list[str] = []
         self.client = RelayClient(
-            relay.target,
+            RelayTarget(relay.target),
             "t1",
             "test/1",
             snapshot=lambda: self.sessions,

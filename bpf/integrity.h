@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * Does whoever sent this request know the session's secret? FINGERPRINT first,
+ * since it is cheaper and turns away what was not meant to be STUN, then
+ * MESSAGE-INTEGRITY (RFC 8489, 14.5 and 14.7), which runs over the message with
+ * another length in its header and with padding behind it: hence the scratch.
+ */
+#ifndef EARSHOT_INTEGRITY_H
+#define EARSHOT_INTEGRITY_H
+
+#include "crc32.h"
+#include "maps.h"
+#include "parse.h"
+#include "sha1.h"
+#include "stun.h"
+
+#define FINGERPRINT_XOR 0x5354554e
+#define SHA1_BLOCK 64
+#define INTEGRITY_ATTRIBUTE 24 /* MESSAGE-INTEGRITY with its header */
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define little_endian(word) (word)
+#else
+#define little_endian(word) __builtin_bswap32(word)
+#endif
+
+/*
+ * CRC-32 of the first length bytes, a multiple of 4, four at a time: up to
+ * FINGERPRINT a message consists of padded attributes.
+ */
+__noinline int crc32_of(const struct scratch *scratch, __u32 length)
+{
+	__u32 crc = 0xffffffff, i;
+
+	if (!scratch)
+		return 0;
+	for (i = 0; i < STUN_MESSAGE_MAX / 4 && i * 4 < length; i++) {
+		crc ^= little_endian(scratch->words[i]);
+		crc = crc32_table[3][crc & 0xff] ^ crc32_table[2][crc >> 8 & 0xff] ^
+		      crc32_table[1][crc >> 16 & 0xff] ^ crc32_table[0][crc >> 24];
+	}
+	return ~crc;
+}
+
+/* Whether the message in scratch has the HMAC that stands at offset integrity + 4. */
+static __always_inline int hmac_holds(struct scratch *scratch, const struct session *session, __u32 integrity)
+{
+	__u32 end = integrity / 4, blocks = (integrity + 8 + SHA1_BLOCK) / SHA1_BLOCK, difference = 0, i;
+
+	/* Padding and the outer hash go over the tag, so it is put aside. */
+#pragma unroll
+	for (i = 0; i < 5; i++) {
+		scratch->tag[i] = scratch->words[(end + 1 + i) & (SCRATCH_WORDS - 1)];
+		scratch->state[i] = session->inner[i];
+	}
+	/* The length as if the message ended with MESSAGE-INTEGRITY (RFC 8489, 14.5). */
+	((__be16 *)scratch->words)[1] = bpf_htons(integrity + INTEGRITY_ATTRIBUTE - STUN_HEADER);
+
+	/* A one bit, zeros, and the number of bits hashed, the key's block among them. */
+	scratch->words[end & (SCRATCH_WORDS - 1)] = bpf_htonl(0x80000000);
+#pragma unroll
+	for (i = 1; i < 17; i++)
+		scratch->words[(end + i) & (SCRATCH_WORDS - 1)] = 0;
+	scratch->words[(blocks * 16 - 1) & (SCRATCH_WORDS - 1)] = bpf_htonl((SHA1_BLOCK + integrity) * 8);
+	for (i = 0; i <= STUN_MESSAGE_MAX / SHA1_BLOCK && i < blocks; i++)
+		sha1_block(scratch, i * 16);
+
+#pragma unroll
+	for (i = 0; i < 5; i++) {
+		scratch->words[i] = bpf_htonl(scratch->state[i]);
+		scratch->state[i] = session->outer[i];
+	}
+	scratch->words[5] = bpf_htonl(0x80000000);
+#pragma unroll
+	for (i = 6; i < 15; i++)
+		scratch->words[i] = 0;
+	scratch->words[15] = bpf_htonl((SHA1_BLOCK + 20) * 8);
+	sha1_block(scratch, 0);
+
+	/* Without a branch on the way: how long it takes says nothing about the tag. */
+#pragma unroll
+	for (i = 0; i < 5; i++)
+		difference |= scratch->tag[i] ^ bpf_htonl(scratch->state[i]);
+	return !difference;
+}
+
+/*
+ * UNDECIDED, or the reason to turn the request away. The message is in scratch,
+ * and is spoiled there.
+ */
+__noinline int check_integrity(struct scratch *scratch, const struct stun *stun, const struct session *session)
+{
+	if (!scratch || !stun || !session)
+		return REASON_ABORTED_BAD_NUMBER;
+	if (stun->fingerprint) {
+		__u32 at = stun->fingerprint / 4 + 1;
+
+		if (((__u32)crc32_of(scratch, stun->fingerprint) ^ FINGERPRINT_XOR) !=
+		    bpf_ntohl(scratch->words[at & (SCRATCH_WORDS - 1)]))
+			return REASON_DROP_STUN_FINGERPRINT;
+	} else if (!(session->flags & SESSION_FINGERPRINT_OPTIONAL)) {
+		return REASON_DROP_STUN_NO_FINGERPRINT;
+	}
+	if (!(session->flags & SESSION_HAS_PWD))
+		return UNDECIDED;
+	if (!stun->integrity)
+		return REASON_DROP_STUN_NO_INTEGRITY;
+	return hmac_holds(scratch, session, stun->integrity) ? UNDECIDED : REASON_DROP_STUN_INTEGRITY;
+}
+
+#endif

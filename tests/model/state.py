@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the maps hold, as plain objects."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
+from typing import NamedTuple
+
+from tests.model.budget import Budget
+from tests.model.fib import Fib
+from tests.model.wire import IPAddress
+
+
+class Endpoint(NamedTuple):
+    address: IPAddress
+    port: int
+
+
+class FlowKey(NamedTuple):
+    """A client's 5-tuple: the VIP stands for three of the five."""
+
+    client: Endpoint
+    vip: int
+
+
+class Life(Enum):
+    FREE = "free"
+    BINDING = "binding"
+    LIVE = "live"
+    SUPERSEDED = "superseded"
+    DEAD = "dead"
+    PROVISIONAL = "provisional"
+
+
+class Resolved(Enum):
+    """What is known of a hop's MAC."""
+
+    NO = "no"
+    YES = "yes"
+    PROVISIONALLY = "provisionally"  # the way that its packets came
+
+
+@dataclass
+class Tally:
+    packets: int = 0  # modulo 2^32
+    bytes: int = 0
+
+    def count(self, length: int) -> None:
+        self.packets = (self.packets + 1) % 2**32
+        self.bytes += length
+
+
+@dataclass
+class Record:
+    """A flow, or none: one for each relay port."""
+
+    life: Life = Life.FREE
+    key: FlowKey | None = None
+    backend: int = 0
+    session: int = 0
+    hop: int = 0
+    up: Tally = field(default_factory=Tally)
+    down: Tally = field(default_factory=Tally)
+    transaction: bytes = b""  # of the last request, while PROVISIONAL
+    seen: bool = False  # the last packet that came set its clock
+
+
+@dataclass(frozen=True)
+class Session:
+    number: int
+    backends: dict[int, int]  # by family: 4, 6; absent: none
+    pwd: bytes | None
+    fingerprint_optional: bool = False
+
+
+@dataclass(frozen=True)
+class Backend:
+    endpoint: Endpoint
+    hop: int
+
+
+@dataclass(frozen=True)
+class Hop:
+    link: str
+    smac: bytes
+    dmac: bytes
+    mtu: int
+    resolved: Resolved = Resolved.YES
+
+
+@dataclass(frozen=True)
+class Link:
+    """One that the program is attached to."""
+
+    mac: bytes
+    mtu: int
+
+
+@dataclass
+class State:
+    """Everything a packet can meet or change."""
+
+    vips: list[Endpoint]
+    relays: list[IPAddress]
+    ports: range
+    port_bits: int
+    links: dict[str, Link]
+    fib: Fib
+    sessions: dict[bytes, Session]
+    backends: dict[int, Backend]
+    hops: dict[int, Hop]
+    hops_max: int
+    records: list[Record]
+    index: dict[FlowKey, int] = field(default_factory=dict)
+    provisional: dict[FlowKey, int] = field(default_factory=dict)
+    hop_index: dict[tuple[IPAddress, str], int] = field(default_factory=dict)
+    free_records: dict[int, deque[int]] = field(default_factory=lambda: {4: deque(), 6: deque()})
+    free_hops: deque[int] = field(default_factory=deque)
+    counters: dict[str, Tally] = field(default_factory=dict)
+    source_budget: Budget = field(default_factory=Budget)
+    session_budget: Budget = field(default_factory=Budget)
+    binding_budget: Budget = field(default_factory=Budget)
+    exempt: list[IPv4Network | IPv6Network] = field(default_factory=list)
+    clock: Callable[[], int] = lambda: 0  # nanoseconds
+
+    def relay_endpoint(self, record: int) -> Endpoint:
+        """The relay address and port that a record stands for."""
+        port = self.ports.start + (record & (1 << self.port_bits) - 1)
+        return Endpoint(self.relays[record >> self.port_bits], port)
+
+    def record_at(self, relay: IPAddress, port: int) -> int:
+        return self.relays.index(relay) << self.port_bits | port - self.ports.start
+
+    def is_own(self, address: IPAddress) -> bool:
+        """Of a VIP or a relay address, also as an IPv4-mapped one."""
+        address = (address.version == 6 and address.ipv4_mapped) or address
+        return address in self.relays or any(vip.address == address for vip in self.vips)
+
+    def lives(self) -> Counter[Life]:
+        return Counter(record.life for record in self.records)

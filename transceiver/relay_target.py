@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the relay is, and how each side knows the other: a unix socket, or TCP with mutual TLS."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from transceiver.errors import RelayAwayError
+
+# A channel per attempt with connections of its own: gRPC's backoff, up to two minutes, stays out of it.
+_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+_HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s\[\]:/]+)):(\d{1,5})", re.ASCII)
+
+
+class TargetError(ValueError):
+    """The flags do not fit together.
+
+    Attributes:
+        flag: the one at fault.
+    """
+
+    def __init__(self, flag: str, message: str) -> None:
+        super().__init__(f"{flag}: {message}")
+        self.flag = flag
+
+
+@dataclass(frozen=True)
+class RelayTarget:
+    """A relay's address. Over TCP, certificates are proven both ways; their files are read for each attempt.
+
+    Raises:
+        TargetError: the flags do not fit together.
+    """
+
+    target: str
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    server_name: str = ""  # what the relay's certificate is held to, in place of the target's host
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        files = {
+            "--relay-ca": self.ca,
+            "--relay-certificate": self.certificate,
+            "--relay-key": self.key,
+        }
+        unneeded = [flag for flag, path in files.items() if path]
+        unneeded += ["--relay-server-name"] if self.server_name else []
+        if self.target.startswith("unix:"):
+            unneeded += ["--relay-insecure"] if self.insecure else []
+            if unneeded:
+                raise TargetError(
+                    unneeded[0], "is for HOST:PORT alone; the socket's peer is known to the kernel"
+                )
+            return
+        match = _HOST_PORT.fullmatch(self.target)
+        if match is None or not 1 <= int(match[3]) <= 65535:
+            raise TargetError("--relay", f"{self.target!r} is neither unix:PATH nor HOST:PORT")
+        if not self.insecure:
+            for flag, path in files.items():
+                if path is None:
+                    raise TargetError(flag, f"is needed for {self.target}, for mutual TLS")
+        elif unneeded:
+            raise TargetError(unneeded[0], "does not go with --relay-insecure")
+        elif not _is_loopback(match[1] or match[2]):
+            raise TargetError("--relay-insecure", f"{self.target} is not a loopback address")
+
+    def __str__(self) -> str:
+        return self.target
+
+    def channel(self) -> Any:
+        """A new channel. Raises `RelayAwayError` if a file cannot be read now."""
+        if self.ca is None or self.certificate is None or self.key is None:
+            return grpc.aio.insecure_channel(self.target, options=_OPTIONS)
+        try:
+            ca, certificate, key = (path.read_bytes() for path in (self.ca, self.certificate, self.key))
+        except OSError as error:
+            raise RelayAwayError(f"cannot read {error.filename}: {error.strerror}") from None
+        override = (("grpc.ssl_target_name_override", self.server_name),) if self.server_name else ()
+        credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+        return grpc.aio.secure_channel(self.target, credentials, options=(*_OPTIONS, *override))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
