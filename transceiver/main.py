@@ -38,7 +38,7 @@ from transceiver.whip import make_app
 from transceiver.workers import READY, orphaned
 
 RELAY_STOP_TIMEOUT = 2.0
-MAX_WORKERS = 256
+MAX_WORKERS = 64  # as many streams as a relay takes of one identity, unless told otherwise
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,60}")  # the relay takes 64: a worker adds its number
 
 
