@@ -1,16 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """earshot-transceiver: where WebRTC calls end. WHIP in front, aiortc behind, a relay in between.
 
-main.py          the process: settings in, everything started and stopped
+main.py          the process: flags in, everything started and stopped
+settings.py      what the flags say
+front.py         with several workers: HTTP in front of them
+workers.py       with several workers: their processes
+merge.py         with several workers: their metrics as one page
+listening.py     where HTTP listens
 whip.py          WHIP over HTTP, metrics, health
 problem.py       errors as problem details
-calls.py         all calls: set up, watched, ended
+etag.py          If-Match
+calls.py         all calls of a process: set up, restarted, watched, ended
 call.py          one of them
 sdp.py           offers checked, answers finished
-ice.py           ICE that answers only
-media.py         the sockets under it
+sdpfrag.py       ICE restarts read and answered
+ice.py           ICE that answers only, as aiortc sees it
+agent.py         what it decides: credentials, paths, roaming
+checks.py        requests judged and answered
+mux.py           the UDP socket that all calls share
+dispatch.py      which call a datagram is for
+media.py         addresses and counts
 echo.py          what a call does with what it hears
 relay_client.py  attached to a relay, again and again
+relay_target.py  where the relay is, and how each side knows the other
 relay_stream.py  one attachment
 metrics.py       what Prometheus sees
 log.py           one line for each event

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
@@ -14,12 +13,16 @@ from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSess
 from aiortc.exceptions import InvalidStateError
 from earshot.relay.v1 import relay_pb2 as pb
 
+from transceiver.agent import Credentials
 from transceiver.echo import EchoTrack, answer
-from transceiver.errors import BusyError, OfferError
-from transceiver.ice import MediaLink, linked
+from transceiver.errors import OfferError
+from transceiver.etag import new_etag
+from transceiver.ice import LiteConnection, MediaLink, linked
 from transceiver.log import event
-from transceiver.media import MediaPorts, Route
-from transceiver.sdp import accept_offer, finish_answer
+from transceiver.media import Traffic
+from transceiver.mux import Route
+from transceiver.sdp import accept_offer, client_credentials, finish_answer
+from transceiver.sdpfrag import restart_answer
 
 CLOSE_TIMEOUT = 3.0
 
@@ -47,15 +50,26 @@ class End(StrEnum):
 class Call:
     """One WebRTC session.
 
-    `changed` is called whenever its connection state may have changed; it must not block.
+    `changed` is called whenever its connection state may have changed, `renewed` when an ICE restart has come
+    to its end. Neither may block.
     """
 
-    def __init__(self, ports: MediaPorts, routes: Sequence[Route], changed: Callable[[Call], None]) -> None:
-        self.id = secrets.token_hex(16)  # unguessable: who knows it may end the call (RFC 9725, 5)
-        self.etag = f'"{secrets.token_hex(8)}"'
+    def __init__(
+        self,
+        call_id: str,
+        routes: Sequence[Route],
+        traffic: Traffic,
+        changed: Callable[[Call], None],
+        renewed: Callable[[Call], None],
+    ) -> None:
+        self.id = call_id
+        self.etag = new_etag()
+        self.patching = asyncio.Lock()
         self.state = State.CONNECTING
         self.started_at = asyncio.get_running_loop().time()
-        self._link = MediaLink(ports, routes)
+        self._link = MediaLink(routes, traffic, lambda: renewed(self))
+        self._answer = ""
+        self._client: Credentials | None = None
         self._peer = RTCPeerConnection(
             RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
         )
@@ -77,34 +91,52 @@ class Call:
         return None
 
     async def negotiate(self, offer: str) -> str:
-        """The answer to an offer; after it the call's sockets are open.
+        """The answer to an offer; after it the call is to be reached at its endpoints.
 
         Raises:
             OfferError: the offer cannot be served.
-            BusyError: there is no socket for it.
         """
         accepted = accept_offer(offer)
+        self._client = client_credentials(accepted)
         with linked(self._link):
             try:
                 await self._peer.setRemoteDescription(RTCSessionDescription(accepted, "offer"))
                 await self._peer.setLocalDescription(await self._peer.createAnswer())
-                return finish_answer(self._peer.localDescription.sdp)
-            except OSError as error:
-                raise BusyError(f"no socket for another call: {error}") from error
+                self._answer = finish_answer(self._peer.localDescription.sdp)
             # aiortc reads SDP with assertions, look-ups and conversions of all kinds, and wraps none of
             # what they raise. Whatever comes out, it is this offer that caused it, and nobody else's call
             # may suffer: so this is the one place that catches everything.
             except Exception as error:
                 event(logging.INFO, "offer_refused", call=self.id, detail=f"{type(error).__name__}: {error}")
                 raise OfferError(400, f"the offer could not be read ({type(error).__name__})") from error
+        return self._answer
+
+    def asks_restart(self, client: Credentials) -> bool:
+        """Whether these credentials are not those that the client has: it restarts ICE (RFC 8839, 4.4.1)."""
+        return client != self._client
+
+    def begin_restart(self) -> str:
+        """New credentials beside those in use; returns the fragment that tells the client of them."""
+        connection = self._connection
+        connection.restart()
+        return restart_answer(self._answer, connection.credentials[-1])
+
+    def finish_restart(self, client: Credentials) -> None:
+        """The relay knows of the new credentials."""
+        self._client = client
+        self.etag = new_etag()
+
+    def undo_restart(self) -> None:
+        """The relay does not know of the new credentials: they hold no more."""
+        self._connection.withdraw()
 
     def registration(self) -> pb.Session:
         """What the relay is to know of it, once it has been negotiated."""
-        connection = self._link.connection
-        assert connection is not None, "negotiate first"
         return pb.Session(
             session_id=self.id,
-            credentials=[pb.Credential(ufrag=connection.local_username, pwd=connection.local_password)],
+            credentials=[
+                pb.Credential(ufrag=held.ufrag, pwd=held.pwd) for held in self._connection.credentials
+            ],
             endpoints=[
                 pb.Endpoint(address=str(endpoint.address), port=endpoint.port)
                 for endpoint in self._link.endpoints
@@ -112,15 +144,21 @@ class Call:
         )
 
     async def close(self) -> None:
-        """Says good-bye to the client (DTLS close_notify) and closes the sockets."""
+        """Says good-bye to the client (DTLS close_notify) and leaves the ports."""
         self.state = State.ENDED
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._peer.close()
         except TimeoutError:
             event(logging.WARNING, "close_timeout", call=self.id)
+        finally:  # aiortc closes only what it has got to know before something failed
             if self._link.connection is not None:
                 await self._link.connection.close()
+
+    @property
+    def _connection(self) -> LiteConnection:
+        assert self._link.connection is not None, "negotiate first"
+        return self._link.connection
 
     def _on_track(self, track: Any) -> None:
         self._peer.addTrack(EchoTrack(track, self._link.heard))

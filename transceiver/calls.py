@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from earshot.relay.v1 import relay_pb2 as pb
 
@@ -15,15 +17,19 @@ from transceiver.call import Call, End, State
 from transceiver.errors import (
     BusyError,
     OfferError,
+    PatchError,
     RefusedError,
     RelayAwayError,
     RelayError,
     TransceiverError,
 )
+from transceiver.etag import check_if_match
 from transceiver.log import event
-from transceiver.media import IPAddress, MediaPorts, Route
+from transceiver.media import Traffic
 from transceiver.metrics import Tally
+from transceiver.mux import MediaPort, Route
 from transceiver.relay_client import RelayClient
+from transceiver.sdpfrag import read_credentials
 
 
 @dataclass(frozen=True)
@@ -38,23 +44,25 @@ class Limits:
 
 
 class Calls:
-    """The calls of this process, by id."""
+    """The calls of this process, by id; an id ends in `suffix`, which names the process."""
 
     def __init__(
         self,
         relay: RelayClient,
-        ports: MediaPorts,
-        media_addresses: Sequence[IPAddress],
+        ports: Sequence[MediaPort],
         limits: Limits,
         tally: Tally,
+        traffic: Traffic,
+        suffix: str,
     ) -> None:
         self._relay = relay
         self._ports = ports
-        self._media_addresses = media_addresses
         self._limits = limits
         self._tally = tally
+        self._traffic = traffic
+        self._suffix = suffix
         self._calls: dict[str, Call] = {}
-        self._endings: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def states(self) -> Counter[str]:
         """How many calls are in each state."""
@@ -83,7 +91,9 @@ class Calls:
     async def _set_up(self, offer: str) -> tuple[Call, str]:
         if len(self._calls) >= self._limits.calls:
             raise BusyError(f"{self._limits.calls} calls are all that this process carries")
-        call = Call(self._ports, self._routes(), self._changed)
+        # Unguessable: who knows it may end the call (RFC 9725, 5). 32 characters at most, as the relay wants.
+        call_id = f"{secrets.token_hex(14)}{self._suffix}"
+        call = Call(call_id, self._routes(), self._traffic, self._changed, self._renewed)
         try:
             answer = await call.negotiate(offer)
             self._calls[call.id] = call  # before registering: a snapshot sent meanwhile must name it
@@ -103,6 +113,32 @@ class Calls:
         await asyncio.shield(self._end_soon(call, End.DELETED))
         return True
 
+    async def patch(self, call_id: str, if_match: str | None, fragment: str) -> tuple[Call, str] | None:
+        """Restarts a call's ICE if a client's fragment asks for it; trickled candidates are ignored.
+
+        Returns the call, with its new ETag, and the fragment that answers; None if nothing was restarted.
+
+        Raises:
+            PatchError: there is no such call, or the request does not fit it.
+            RelayError: the relay does not know of the new credentials: the call is as it was before.
+        """
+        call = self._alive(call_id)
+        client = read_credentials(fragment)
+        async with call.patching:
+            check_if_match(if_match, self._alive(call_id).etag)
+            if client is None or not call.asks_restart(client):
+                return None
+            answer = call.begin_restart()
+            try:
+                await self._relay.register(call.registration(), self._limits.relay)
+            except (RelayError, asyncio.CancelledError):
+                call.undo_restart()
+                raise
+            self._alive(call_id)  # it may have ended meanwhile
+            call.finish_restart(client)
+        event(logging.INFO, "ice_restarting", call=call.id)
+        return call, answer
+
     async def watch(self) -> None:
         """Ends calls that do not come about and calls whose client has vanished; runs until cancelled."""
         interval = min(1.0, self._limits.setup / 4, self._limits.silence / 4)
@@ -118,8 +154,8 @@ class Calls:
         """Ends all calls, within the time that shutting down may take."""
         for call in list(self._calls.values()):
             self._end_soon(call, End.SHUTDOWN)
-        if self._endings:
-            _, late = await asyncio.wait(self._endings, timeout=self._limits.shutdown)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=self._limits.shutdown)
             if late:
                 event(logging.WARNING, "shutdown_incomplete", calls=len(late))
 
@@ -135,9 +171,9 @@ class Calls:
     def _routes(self) -> list[Route]:
         vips = self._relay.vips
         routes = [
-            Route(media, vip)
-            for media in self._media_addresses
-            for vip in [vip for vip in vips if vip.address.version == media.version][:1]
+            Route(port, vip)
+            for port in self._ports
+            for vip in [vip for vip in vips if vip.address.version == port.endpoint.address.version][:1]
         ]
         if not routes:
             raise RelayAwayError("the relay has no VIP of a family that this transceiver has an address of")
@@ -156,14 +192,36 @@ class Calls:
         elif call.connection_state == "closed":
             self._end_soon(call, End.CLIENT_CLOSED)
 
+    def _alive(self, call_id: str) -> Call:
+        call = self._calls.get(call_id)
+        if call is None:
+            raise PatchError(404, "there is no such session; it may have ended")
+        return call
+
+    def _renewed(self, call: Call) -> None:
+        event(logging.INFO, "ice_restarted", call=call.id)
+        self._tally.restarts += 1
+        self._start(self._register_anew(call))
+
+    async def _register_anew(self, call: Call) -> None:
+        """The relay need not know the old credentials any longer. If it misses this, they lead nowhere."""
+        if call.state is not State.ENDED:
+            try:
+                await self._relay.register(call.registration(), self._limits.relay)
+            except RelayError as error:
+                event(logging.INFO, "not_registered_anew", call=call.id, detail=str(error))
+
     def _end_soon(self, call: Call, reason: End) -> asyncio.Task[None]:
         known = self._calls.pop(call.id, None) is not None
         if known and call.state is State.CONNECTING and reason is not End.NOT_REGISTERED:
             self._tally.setup(reason)
         call.state = State.ENDED
-        task = asyncio.create_task(self._end(call, reason, known))
-        self._endings.add(task)
-        task.add_done_callback(self._endings.discard)
+        return self._start(self._end(call, reason, known))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return task
 
     async def _end(self, call: Call, reason: End, known: bool) -> None:

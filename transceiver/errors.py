@@ -3,7 +3,10 @@
 
     TransceiverError
     ├── LibraryError            aiortc or aioice is not as this code needs it
-    ├── OfferError              an SDP offer cannot be served; carries the HTTP status
+    ├── RequestError            a client's request cannot be served; carries the HTTP status
+    │   ├── OfferError          an SDP offer
+    │   └── PatchError          a change to a session
+    ├── WorkerError             a worker process cannot start
     ├── BusyError               no room for another call
     └── RelayError
         ├── RelayAwayError      not attached to a relay, or it did not answer in time
@@ -23,16 +26,28 @@ class LibraryError(TransceiverError):
     """A library lacks a name that this code leans on."""
 
 
-class OfferError(TransceiverError):
-    """An offer is not SDP (400), or asks for what cannot be served (422)."""
+class RequestError(TransceiverError):
+    """A request is at fault; `status` is the HTTP status that says how."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
         self.status = status
 
 
+class OfferError(RequestError):
+    """An offer is not SDP (400), or asks for what cannot be served (422)."""
+
+
+class PatchError(RequestError):
+    """No such session (404), not a fragment (400, 422), or the precondition does not hold (412, 428)."""
+
+
+class WorkerError(TransceiverError):
+    """A worker process ended before it had ever been ready."""
+
+
 class BusyError(TransceiverError):
-    """As many calls as this process may carry, or no socket for another."""
+    """As many calls as this process may carry."""
 
 
 class RelayError(TransceiverError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ICE as a relayed endpoint needs it: it answers checks and sends none (as RFC 8445's lite agents).
+"""ICE as a relayed endpoint needs it: it answers checks and sends none (RFC 8445's lite agents).
 
 A packet sent to an address that the client named would go past the relay. So the only peer ever sent to
 is one that an authenticated check came from, which behind a relay is the relay. The first such check is
@@ -9,34 +9,34 @@ enough (RFC 8445, 8.1.1 would wait for USE-CANDIDATE), and the local candidates 
 from __future__ import annotations
 
 import asyncio
-import secrets
-import string
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from ipaddress import ip_address
 from typing import Any
 
-import aioice
+from aioice import Candidate, ConnectionClosed
 from aioice.candidate import candidate_foundation, candidate_priority
-from aioice.ice import CandidatePair
 
-from transceiver.media import Endpoint, MediaPorts, MediaProtocol, Route
+from transceiver import checks
+from transceiver.agent import Agent, Credentials
+from transceiver.media import Drop, Endpoint, Traffic
+from transceiver.mux import Path, Route
 
 COMPONENT = 1  # RTP and RTCP share it
-UFRAG_LENGTH = 8  # 47 random bits; RFC 8445, 5.3 asks for 24
-PWD_LENGTH = 32  # 190 random bits; 128 are asked for
-ROAM_AFTER = 0.5  # seconds of silence from the peer's old address before a check from a new one is followed
-
-_ALPHABET = string.ascii_letters + string.digits
+INBOX = 1000  # datagrams that wait for aiortc; 20 s of speech
 
 
 class MediaLink:
-    """A call's handle on its own ICE connection, which aiortc makes deep inside."""
+    """A call's handle on its own ICE connection, which aiortc makes deep inside.
 
-    def __init__(self, ports: MediaPorts, routes: Sequence[Route]) -> None:
-        self.ports = ports
+    `renewed` is called when an ICE restart has come to its end: the old credentials hold no more.
+    """
+
+    def __init__(self, routes: Sequence[Route], traffic: Traffic, renewed: Callable[[], None]) -> None:
         self.routes = routes
+        self.traffic = traffic
+        self.renewed = renewed
         self.connection: LiteConnection | None = None
         self.heard_at = asyncio.get_running_loop().time()
 
@@ -46,8 +46,8 @@ class MediaLink:
 
     @property
     def endpoints(self) -> list[Endpoint]:
-        """Where the relay is to send, one per family; empty before gathering."""
-        return [protocol.endpoint for protocol in self.connection.protocols] if self.connection else []
+        """Where the relay is to send, one per family."""
+        return [route.port.endpoint for route in self.routes]
 
 
 _link: ContextVar[MediaLink] = ContextVar("link")
@@ -63,91 +63,166 @@ def linked(link: MediaLink) -> Iterator[None]:
         _link.reset(token)
 
 
-class LiteConnection(aioice.Connection):  # type: ignore[misc]  # aioice is untyped to mypy
-    """Stands in for aioice's connection under aiortc; made inside `linked`."""
+class LiteConnection:
+    """Has all of `aioice.Connection` that aiortc uses, and stands in for it; made inside `linked`."""
 
-    def __init__(self, **arguments: Any) -> None:
-        if arguments.get("local_username") is None:
-            arguments["local_username"] = _random(UFRAG_LENGTH)
-            arguments["local_password"] = _random(PWD_LENGTH)
-        super().__init__(**arguments)
+    # What aiortc sets. A lite agent sends no checks, and so needs none of it.
+    ice_controlling = False
+    remote_is_lite = False
+    remote_username: str | None = None
+    remote_password: str | None = None
+
+    def __init__(self, **_: Any) -> None:
         self._link = _link.get()
         self._link.connection = self
-        self._settled = asyncio.Event()
-        self._peer_seen = 0.0
-        self.protocols: list[MediaProtocol] = []
+        self._traffic = self._link.traffic
+        self._clock = asyncio.get_running_loop().time
+        self._agent: Agent[Path] = Agent()
+        self._inbox: deque[bytes] = deque(maxlen=INBOX)
+        self._arrival = asyncio.Event()
+        self._shown = asyncio.Event()  # the client has shown an address
+        self._closed = asyncio.Event()
+
+    # What aiortc uses.
+
+    @property
+    def local_username(self) -> str:
+        return self._agent.newest.ufrag
+
+    @property
+    def local_password(self) -> str:
+        return self._agent.newest.pwd
+
+    @property
+    def local_candidates(self) -> list[Candidate]:
+        """The VIPs, which stand for the ports behind them."""
+        return [_candidate(route.vip) for route in self._link.routes]
+
+    @property
+    def remote_candidates(self) -> list[Candidate]:
+        return []
 
     async def gather_candidates(self) -> None:
-        """Opens the call's sockets; the candidates are the VIPs that stand for them.
-
-        Raises `OSError` if there is no socket to be had.
-        """
+        """From now on requests from the client arrive."""
         for route in self._link.routes:
-            protocol = await self._link.ports.open(self, route)
-            self.protocols.append(protocol)
-            self._protocols.append(protocol)
-            protocol.local_candidate = _candidate(route.vip, "host")
-            self._local_candidates.append(protocol.local_candidate)
-        self._local_candidates_end = True
+            route.port.add(self.local_username, self)
+
+    async def add_remote_candidate(self, candidate: Candidate | None) -> None:
+        """Ignores it: see the module's text."""
 
     async def connect(self) -> None:
         """Waits for the first authenticated check; the caller limits how long, by `close`."""
-        if not self._local_candidates_end or self.remote_username is None or self.remote_password is None:
-            raise ConnectionError("candidates or credentials are missing")
-        self._early_checks_done = True
-        for check in self._early_checks:
-            self.check_incoming(*check)
-        self._early_checks.clear()
-        await self._settled.wait()
-        if not self._nominated:
+        await self._shown.wait()
+        if self._closed.is_set():
             raise ConnectionError("closed before a check came")
 
+    async def recv(self) -> bytes:
+        """The next datagram that is not STUN. Raises `ConnectionError` once closed."""
+        while not self._inbox and not self._closed.is_set():
+            self._arrival.clear()
+            await self._arrival.wait()
+        if self._closed.is_set():
+            raise ConnectionError("closed")
+        return self._inbox.popleft()
+
+    async def send(self, data: bytes) -> None:
+        """Sends on the path in use. Raises `ConnectionError` once closed."""
+        if self._closed.is_set():
+            raise ConnectionError("closed")
+        path = self._agent.path
+        if path is None:
+            self._traffic.drops[Drop.NO_PATH] += 1
+        else:
+            path.port.send(data, path.address)
+
+    async def get_event(self) -> ConnectionClosed:
+        """Returns when it is closed, the only thing that happens to it."""
+        await self._closed.wait()
+        return ConnectionClosed()
+
     async def close(self) -> None:
-        """Closes the sockets, and ends `connect` if it still waits."""
-        await super().close()
-        self._settled.set()
+        """Leaves the ports, and ends whatever waits."""
+        for route in self._link.routes:
+            for held in self._agent.credentials:
+                route.port.remove(held.ufrag)
+            route.port.forget(self)
+        self._closed.set()
+        self._shown.set()
+        self._arrival.set()
 
-    def check_incoming(self, message: Any, addr: tuple[str, int], protocol: MediaProtocol) -> None:
-        """An authenticated check: the peer is there, and perhaps somewhere new.
+    # What the call uses.
 
-        Not every client repeats USE-CANDIDATE when it moves, so silence at the old address counts too.
-        """
+    @property
+    def credentials(self) -> tuple[Credentials, ...]:
+        """Ours that hold: those in use, then those of an ICE restart that is under way."""
+        return self._agent.credentials
+
+    def restart(self) -> None:
+        """Begins an ICE restart: from now on `local_username` and `local_password` are new ones."""
+        before = self._agent.credentials
+        self._agent.restart()
+        self._register(before)
+
+    def withdraw(self) -> None:
+        """Undoes `restart`."""
+        before = self._agent.credentials
+        self._agent.withdraw()
+        self._register(before)
+
+    # What the ports use.
+
+    def request_received(self, request: Any, path: Path) -> None:
+        """Answers, and if the request is authentic, learns from it (`mux.Session`)."""
+        ufrag = checks.ufrag_of(request)
+        pwd = self._agent.pwd_of(ufrag)
+        assert pwd is not None, "a port has a ufrag that the agent has given up"
+        error = checks.fault(request, pwd)
+        if error is not None:
+            path.port.send(checks.refusal(request, error, pwd), path.address)
+            return
+        in_use = self._agent.path
+        path.port.learn(path.address, self, in_use.address if in_use and in_use.port is path.port else None)
+        path.port.send(checks.success(request, path.address, pwd), path.address)
         self._link.heard()
-        now = asyncio.get_running_loop().time()
-        pair = self._nominated.get(COMPONENT)
-        if pair is not None and pair.remote_addr == addr and pair.protocol is protocol:
-            self._peer_seen = now
-        elif pair is None or "USE-CANDIDATE" in message.attributes or now - self._peer_seen > ROAM_AFTER:
-            candidate = _candidate(Endpoint(ip_address(addr[0]), addr[1]), "prflx")
-            self._nominated[COMPONENT] = CandidatePair(protocol, candidate)
-            self._peer_seen = now
-            self._settled.set()
+        self._agent.checked(ufrag, path, checks.nominates(request), self._clock())
+        self._shown.set()
 
-    def media_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """A datagram that is not STUN: for DTLS or SRTP if it comes from the peer."""
-        pair = self._nominated.get(COMPONENT)
-        if pair is not None and pair.remote_addr == addr:
-            self._peer_seen = asyncio.get_running_loop().time()
-            super().data_received(data, COMPONENT)
+    def media_received(self, data: bytes, path: Path) -> None:
+        """Hands it to aiortc (`mux.Session`); DTLS and SRTP say whether it is the client's."""
+        given_up = self._agent.heard(path, self._clock())
+        if given_up is not None:
+            for route in self._link.routes:
+                route.port.remove(given_up.ufrag)
+            self._link.renewed()
+        if len(self._inbox) == INBOX:
+            self._traffic.drops[Drop.INBOX_FULL] += 1
+        self._inbox.append(data)
+        self._arrival.set()
 
-    def data_received(self, data: bytes, component: int) -> None:
-        """What began like STUN and is none: dropped."""
+    def path_lost(self, path: Path) -> None:
+        """Nothing more goes there (`mux.Session`)."""
+        self._agent.lost(path)
+
+    def _register(self, before: Sequence[Credentials]) -> None:
+        """Tells the ports which ufrags are ours now, unless all has ended meanwhile."""
+        if self._closed.is_set():
+            return
+        for route in self._link.routes:
+            for held in before:
+                route.port.remove(held.ufrag)
+            for held in self._agent.credentials:
+                route.port.add(held.ufrag, self)
 
 
-def _random(length: int) -> str:
-    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
-
-
-def _candidate(endpoint: Endpoint, kind: str) -> aioice.Candidate:
+def _candidate(vip: Endpoint) -> Candidate:
     """IPv6 comes first where there is a choice (RFC 8421, 4)."""
-    host = str(endpoint.address)
-    preference = 65535 if ":" in host else 65534
-    return aioice.Candidate(
-        foundation=candidate_foundation(kind, "udp", host),
+    host = str(vip.address)
+    return Candidate(
+        foundation=candidate_foundation("host", "udp", host),
         component=COMPONENT,
         transport="udp",
-        priority=candidate_priority(COMPONENT, kind, preference),
+        priority=candidate_priority(COMPONENT, "host", 65535 if vip.address.version == 6 else 65534),
         host=host,
-        port=endpoint.port,
-        type=kind,
+        port=vip.port,
+        type="host",
     )

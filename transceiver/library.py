@@ -11,11 +11,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
+import re
 from typing import Any
 
-import aioice.ice
+import aioice
+import aioice.candidate
+import aioice.stun
 import aiortc.codecs
 import aiortc.rtcicetransport
+import aiortc.rtcpeerconnection
 import aiortc.rtcrtpreceiver
 import av
 
@@ -23,28 +28,18 @@ from transceiver.errors import LibraryError
 from transceiver.ice import LiteConnection
 
 _NAMES: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
-    ("aiortc", aiortc.rtcicetransport, ("Connection",)),
+    ("aiortc", aiortc.rtcicetransport, ("Connection", "ConnectionClosed")),
     ("aiortc", aiortc.rtcrtpreceiver, ("get_decoder",)),
     ("aiortc", aiortc.codecs.opus, ("OpusDecoder", "TIME_BASE")),
     ("aiortc", aiortc.codecs.opus.OpusEncoder, ("pack",)),
-    ("aioice", aioice.ice, ("CandidatePair", "StunProtocol")),
-    ("aioice", aioice.ice.StunProtocol, ("datagram_received", "send_data", "send_stun")),
-    (
-        "aioice",
-        aioice.Connection,
-        ("gather_candidates", "connect", "close", "check_incoming", "data_received", "request_received"),
-    ),
+    ("aioice", aioice, ("Candidate", "ConnectionClosed")),
+    ("aioice", aioice.candidate, ("candidate_foundation", "candidate_priority")),
+    ("aioice", aioice.stun, ("Class", "Message", "Method", "parse_message")),
+    ("aioice", aioice.stun.Message, ("add_fingerprint", "add_message_integrity", "check_message_integrity")),
 )
-_CONNECTION_ATTRIBUTES = (
-    "_early_checks",
-    "_early_checks_done",
-    "_local_candidates",
-    "_local_candidates_end",
-    "_nominated",
-    "_protocols",
-    "remote_password",
-    "remote_username",
-)
+# Where aiortc uses its ICE connection. Every name that it asks of it, LiteConnection must have.
+_USERS = (aiortc.rtcicetransport, aiortc.rtcpeerconnection)
+_USE = re.compile(r"\b_connection\.(\w+)")
 
 
 class PassThrough:
@@ -58,10 +53,15 @@ class PassThrough:
 
 
 def check() -> None:
-    """Raises `LibraryError` naming library, version and what is missing."""
+    """Raises `LibraryError` naming library, version and what is missing, there or here."""
     for library, owner, names in _NAMES:
-        _check(library, owner, names)
-    _check("aioice", aioice.Connection(ice_controlling=False), _CONNECTION_ATTRIBUTES)
+        missing = [name for name in names if not hasattr(owner, name)]
+        if missing:
+            raise _error(library, f"has no {', '.join(missing)} in {owner.__name__}")
+    used = {name for user in _USERS for name in _USE.findall(inspect.getsource(user))}
+    foreign = used.difference(dir(LiteConnection))
+    if not used or foreign:
+        raise _error("aiortc", f"asks of its ICE connection what is not here: {', '.join(sorted(foreign))}")
 
 
 def prepare() -> None:
@@ -74,11 +74,6 @@ def prepare() -> None:
     )
 
 
-def _check(library: str, owner: Any, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if not hasattr(owner, name)]
-    if missing:
-        where = getattr(owner, "__name__", type(owner).__name__)
-        raise LibraryError(
-            f"{library} {importlib.metadata.version(library)} has no {', '.join(missing)} in {where}: "
-            "install the version that pyproject.toml names"
-        )
+def _error(library: str, fault: str) -> LibraryError:
+    version = importlib.metadata.version(library)
+    return LibraryError(f"{library} {version} {fault}: install the version that pyproject.toml names")

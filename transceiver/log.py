@@ -23,14 +23,16 @@ def event(level: int, name: str, *, error: BaseException | None = None, **fields
         _logger.log(level, line, exc_info=error)
 
 
-def configure(level: str) -> None:
+def configure(level: str, suffix: str = "") -> None:
     """Sends everything to standard error; the libraries below keep to warnings.
 
+    A worker's lines name its number, which is its suffix without the dot.
     aiortc and aioice would log descriptions, and so passwords, if they were let.
     """
+    worker = f"worker={suffix.removeprefix('.')} " if suffix else ""
     logging.basicConfig(
         level=level.upper(),
-        format="time=%(asctime)s.%(msecs)03dZ level=%(levelname)s logger=%(name)s %(message)s",
+        format=f"time=%(asctime)s.%(msecs)03dZ level=%(levelname)s logger=%(name)s {worker}%(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     logging.Formatter.converter = time.gmtime

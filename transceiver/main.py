@@ -12,10 +12,10 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Sequence
 from importlib.metadata import version
 from ipaddress import ip_address
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +23,23 @@ import click
 from aiohttp import web
 
 from transceiver.calls import Calls, Limits
-from transceiver.errors import LibraryError
+from transceiver.errors import LibraryError, WorkerError
+from transceiver.front import serve_front
 from transceiver.library import prepare
+from transceiver.listening import addresses, listening
 from transceiver.log import configure, event
-from transceiver.media import Endpoint, IPAddress, PortPerCall, Traffic
+from transceiver.media import Endpoint, IPAddress, Traffic
 from transceiver.metrics import CallCollector, Tally
+from transceiver.mux import media_ports
 from transceiver.relay_client import RelayClient
 from transceiver.relay_target import RelayTarget, TargetError
+from transceiver.settings import Settings
 from transceiver.whip import make_app
+from transceiver.workers import READY, orphaned
 
-HTTP_STOP_TIMEOUT = 2.0
 RELAY_STOP_TIMEOUT = 2.0
-_NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the flags say, checked."""
-
-    relay: RelayTarget
-    name: str
-    http: Endpoint
-    media_addresses: tuple[IPAddress, ...]
-    limits: Limits
+MAX_WORKERS = 64  # as many streams as a relay takes of one identity, unless told otherwise
+_NAME = re.compile(r"[A-Za-z0-9._:-]{1,60}")  # the relay takes 64: a worker adds its number
 
 
 def _http(_: click.Context, __: click.Parameter, value: str) -> Endpoint:
@@ -73,7 +67,7 @@ def _media(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tupl
 
 def _name(_: click.Context, __: click.Parameter, value: str) -> str:
     if not _NAME.fullmatch(value):
-        raise click.BadParameter("1 to 64 of A-Za-z0-9._:-")
+        raise click.BadParameter("1 to 60 of A-Za-z0-9._:-")
     return value
 
 
@@ -105,7 +99,21 @@ _seconds = click.FloatRange(min=0.1, max=3600)
     callback=_media,
     help="Where media sockets are bound and the relay sends to; once for each family.",
 )
-@click.option("--max-calls", default=Limits.calls, type=click.IntRange(min=1), help="More are answered 503.")
+@click.option(
+    "--media-port",
+    default=0,
+    type=click.IntRange(0, 65535),
+    help="UDP port of all calls; 0: any. Workers take it and those that follow.",
+)
+@click.option(
+    "--workers", default=1, type=click.IntRange(1, MAX_WORKERS), help="Processes that share the calls."
+)
+@click.option(
+    "--max-calls",
+    default=Limits.calls,
+    type=click.IntRange(min=1),
+    help="Of each worker; more are answered 503.",
+)
 @click.option(
     "--setup-timeout", default=Limits.setup, type=_seconds, help="Seconds that a call has to connect."
 )
@@ -130,6 +138,8 @@ def main(
     name: str,
     http: Endpoint,
     media_addresses: tuple[IPAddress, ...],
+    media_port: int,
+    workers: int,
     max_calls: int,
     setup_timeout: float,
     silence_timeout: float,
@@ -145,56 +155,72 @@ def main(
 
     Every flag can be given as EARSHOT_TRANSCEIVER_<FLAG> in the environment.
     """
+    if media_port and media_port + workers > 65536:
+        raise click.BadParameter(f"no {workers} ports from {media_port} on", param_hint="--media-port")
     configure(log_level)
     try:
         target = RelayTarget(relay, relay_ca, relay_certificate, relay_key, relay_server_name, relay_insecure)
     except TargetError as error:
         raise click.UsageError(str(error)) from None
     limits = Limits(max_calls, setup_timeout, silence_timeout, relay_timeout)
+    settings = Settings(target, name, http, media_addresses, media_port, limits, log_level)
+    _run(serve(settings) if workers == 1 else serve_front(settings, workers, _work))
+
+
+def _work(settings: Settings, parent: Connection) -> None:
+    """The whole of a worker process."""
+    configure(settings.log_level, settings.suffix)
+    _run(serve(settings, parent))
+
+
+def _run(serving: Coroutine[Any, Any, None]) -> None:
+    """Runs it to its end; the process ends with 1 if it cannot start."""
     try:
-        prepare()
-        asyncio.run(serve(Settings(target, name, http, media_addresses, limits)))
-    except (LibraryError, OSError) as error:
+        asyncio.run(serving)
+    except (LibraryError, WorkerError, OSError) as error:
         event(logging.ERROR, "cannot_start", detail=str(error))
         sys.exit(1)
 
 
-async def serve(settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT. Raises `OSError` if it cannot listen."""
+async def serve(settings: Settings, parent: Connection | None = None) -> None:
+    """Runs until SIGTERM or SIGINT; a worker, also until its parent is gone.
+
+    Raises `LibraryError` if aiortc is not as needed, `OSError` if it cannot listen.
+    """
+    prepare()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_unhandled)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if parent is not None:
+        orphaned(parent, stop.set)
     traffic, tally = Traffic(), Tally()
     relay = RelayClient(
         settings.relay,
-        settings.name,
+        settings.name + settings.suffix,
         f"earshot-transceiver/{version('earshot')}",
         snapshot=lambda: calls.registrations(),
         on_flow=lambda response: calls.flow_event(response),
     )
-    calls = Calls(relay, PortPerCall(traffic), settings.media_addresses, settings.limits, tally)
-    tally.registry.register(CallCollector(tally, traffic, calls.states, lambda: relay.attached))
-    runner = web.AppRunner(
-        make_app(calls, relay, tally.registry), access_log=None, shutdown_timeout=HTTP_STOP_TIMEOUT
-    )
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, str(settings.http.address), settings.http.port).start()
-        attaching = asyncio.create_task(relay.run())
-        watching = asyncio.create_task(calls.watch())
-        announcing = asyncio.create_task(_announce(relay, runner))
-        await stop.wait()
-        event(logging.INFO, "stopping")
-        announcing.cancel()
-        watching.cancel()
-        await runner.cleanup()
-        await calls.end_all()
-        attaching.cancel()
-        await asyncio.wait([attaching], timeout=RELAY_STOP_TIMEOUT)
-    finally:
-        await runner.cleanup()
+    with media_ports(settings.media_addresses, settings.media_port, traffic) as ports:
+        calls = Calls(relay, ports, settings.limits, tally, traffic, settings.suffix)
+        tally.registry.register(CallCollector(tally, traffic, calls.states, lambda: relay.attached))
+        runner = await listening(make_app(calls, relay, tally.registry), settings.http)
+        try:
+            attaching = asyncio.create_task(relay.run())
+            watching = asyncio.create_task(calls.watch())
+            announcing = asyncio.create_task(_announce(relay, runner, parent))
+            await stop.wait()
+            event(logging.INFO, "stopping")
+            announcing.cancel()
+            watching.cancel()
+            await runner.cleanup()
+            await calls.end_all()
+            attaching.cancel()
+            await asyncio.wait([attaching], timeout=RELAY_STOP_TIMEOUT)
+        finally:
+            await runner.cleanup()
     event(logging.INFO, "stopped")
 
 
@@ -208,13 +234,13 @@ def _unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     event(logging.WARNING, "unhandled", detail=detail)
 
 
-async def _announce(relay: RelayClient, runner: web.AppRunner) -> None:
+async def _announce(relay: RelayClient, runner: web.AppRunner, parent: Connection | None) -> None:
     await relay.wait_attached()
-    event(
-        logging.INFO,
-        "ready",
-        http=",".join(str(Endpoint(ip_address(host), port)) for host, port, *_ in runner.addresses),
-    )
+    if parent is None:
+        event(logging.INFO, "ready", http=addresses(runner))
+    else:
+        event(logging.INFO, "worker_ready")
+        parent.send_bytes(READY)
 
 
 if __name__ == "__main__":

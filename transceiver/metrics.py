@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from transceiver.media import Traffic
+from transceiver.media import Drop, Traffic
 
 SETUP_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -23,6 +23,7 @@ class Tally:
         self.setups: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self.flow_events: Counter[str] = Counter()
+        self.restarts = 0  # ICE restarts that came to their end
         self._seconds = Histogram(
             "earshot_transceiver_setup_seconds",
             "From the offer's arrival to a connected call (DTLS done).",
@@ -76,6 +77,12 @@ class CallCollector(Collector):
             family.add_metric(["in"], incoming)
             family.add_metric(["out"], outgoing)
             yield family
+        dropped = CounterMetricFamily(
+            f"{prefix}_dropped_packets", "UDP datagrams that went no further, by reason.", labels=["reason"]
+        )
+        for reason in Drop:
+            dropped.add_metric([reason], traffic.drops[reason])
+        yield dropped
         yield CounterMetricFamily(
-            f"{prefix}_malformed_packets", "Datagrams that began like STUN and broke off.", traffic.malformed
+            f"{prefix}_ice_restarts", "Completed ICE restarts of calls.", self._tally.restarts
         )

@@ -41,8 +41,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 
 def _detail(error: web.HTTPException) -> str:
     if isinstance(error, web.HTTPMethodNotAllowed):
-        extra = "; trickle ICE and ICE restart are not supported" if error.method == "PATCH" else ""
-        return f"{error.method} is not supported here{extra}"
+        return f"{error.method} is not supported here"
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return "the request's body is too large"
     return error.text or error.reason

@@ -15,12 +15,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from transceiver.agent import Credentials
 from transceiver.errors import OfferError
 
 MAX_LINES = 1000
-_LINE = re.compile(r"[a-z]=[^\x00\r\n]*")
-_UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
-_PWD = re.compile(r"[A-Za-z0-9+/]{22,256}")
+LINE = re.compile(r"[a-z]=[^\x00\r\n]*")
+UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
+PWD = re.compile(r"[A-Za-z0-9+/]{22,256}")
 _FINGERPRINT = re.compile(r"sha-(?:256|384|512) [0-9A-F]{2}(?::[0-9A-F]{2})+", re.IGNORECASE)
 _TOKEN = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 _OPUS = re.compile(r"(\d+) opus/48000/2", re.IGNORECASE)
@@ -54,6 +55,12 @@ def accept_offer(text: str) -> str:
     return _join(lines + [line for section in sections for line in _rewritten(section)])
 
 
+def client_credentials(offer: str) -> Credentials:
+    """The client's, of an offer that was accepted: those of its first section, which carries the bundle."""
+    lines = offer.split("\r\n")
+    return Credentials(values(lines, "ice-ufrag")[0], values(lines, "ice-pwd")[0])
+
+
 def finish_answer(sdp: str) -> str:
     """aiortc's answer, declared ICE-lite (RFC 8839, 5.3)."""
     head, separator, rest = sdp.partition("\r\nt=0 0\r\n")
@@ -70,7 +77,7 @@ def _split(text: str) -> tuple[list[str], list[list[str]]]:
     if len(lines) > MAX_LINES:
         raise OfferError(400, f"more than {MAX_LINES} lines")
     for number, line in enumerate(lines, 1):
-        if not _LINE.fullmatch(line):
+        if not LINE.fullmatch(line):
             raise OfferError(400, f"not SDP: line {number} is not of the form x=value")
     starts = [index for index, line in enumerate(lines) if line.startswith("m=")]
     if not starts:
@@ -96,16 +103,16 @@ def _check_section(section: list[str], session: list[str]) -> str:
     if kind == "audio" and not _opus(section):
         raise OfferError(422, "the audio section does not offer opus/48000/2")
     checks = (
-        ("ice-ufrag", _UFRAG, "4 to 256 ice-chars"),
-        ("ice-pwd", _PWD, "22 to 256 ice-chars"),
+        ("ice-ufrag", UFRAG, "4 to 256 ice-chars"),
+        ("ice-pwd", PWD, "22 to 256 ice-chars"),
         ("fingerprint", _FINGERPRINT, "a SHA-2 fingerprint"),
         ("setup", re.compile("actpass|active"), "actpass: this endpoint is passive"),
     )
     for name, pattern, wanted in checks:
-        values = _values(section, name) or _values(session, name)
-        if not values or not all(pattern.fullmatch(value) for value in values):
+        found = values(section, name) or values(session, name)
+        if not found or not all(pattern.fullmatch(value) for value in found):
             raise OfferError(422, f"{name} of the {kind} section is not {wanted}")
-    mids = _values(section, "mid")
+    mids = values(section, "mid")
     if len(mids) != 1 or not _TOKEN.fullmatch(mids[0]):
         raise OfferError(422, f"the {kind} section has no proper mid")
     return mids[0]
@@ -114,11 +121,12 @@ def _check_section(section: list[str], session: list[str]) -> str:
 def _opus(section: list[str]) -> list[str]:
     """Payload types of Opus that the media line lists."""
     listed = section[0].split(" ")[3:]
-    found = (_OPUS.fullmatch(value) for value in _values(section, "rtpmap"))
+    found = (_OPUS.fullmatch(value) for value in values(section, "rtpmap"))
     return [match[1] for match in found if match and match[1] in listed]
 
 
-def _values(lines: Iterable[str], attribute: str) -> list[str]:
+def values(lines: Iterable[str], attribute: str) -> list[str]:
+    """The values of an attribute, wherever in the lines it stands."""
     prefix = f"a={attribute}:"
     return [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
 

@@ -3,11 +3,14 @@
 
     POST /whip                    an SDP offer; 201 with the answer, Location and ETag
     OPTIONS /whip                 what may be posted (Accept-Post), and CORS
+    PATCH /whip/sessions/ID       an ICE restart: 200 with our new credentials and ETag; or trickled
+                                  candidates: 204, and not used, since the client alone sends checks
     DELETE /whip/sessions/ID      ends the call
+    OPTIONS /whip/sessions/ID     what may be patched (Accept-Patch), and CORS
     GET /metrics, GET /healthz    for Prometheus and for whoever balances load
 
-Trickle ICE and ICE restart are not supported: PATCH gets 405, like any other method that a resource does
-not know (RFC 9110, 15.5.6), and no answer carries Accept-Patch. Errors are problem details.
+Media is negotiated once: a method that a resource does not know is answered 405 (RFC 9110, 15.5.6), a PATCH
+that is not of ICE alone 415 or 422. Errors are problem details.
 """
 
 from __future__ import annotations
@@ -17,16 +20,17 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from transceiver.calls import Calls
-from transceiver.errors import BusyError, OfferError, RelayError
+from transceiver.errors import BusyError, OfferError, PatchError, RelayError
 from transceiver.problem import Handler, problem, problems
 from transceiver.relay_client import RelayClient
 
 MAX_OFFER = 65536  # bytes; a browser's offer has 2,000 to 8,000
 RETRY_AFTER = {"Retry-After": "1"}
 SDP = "application/sdp"
+SDPFRAG = "application/trickle-ice-sdpfrag"
 _CORS = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": "Location, ETag, Retry-After",
+    "Access-Control-Expose-Headers": "Location, ETag, Retry-After, Accept-Patch",
 }
 
 
@@ -46,8 +50,27 @@ def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry) -> w
             return problem(error.status, str(error))
         except (BusyError, RelayError) as error:
             return problem(503, str(error), RETRY_AFTER)
-        headers = {hdrs.LOCATION: f"/whip/sessions/{call.id}", hdrs.ETAG: call.etag}
+        headers = {hdrs.LOCATION: f"/whip/sessions/{call.id}", hdrs.ETAG: call.etag, "Accept-Patch": SDPFRAG}
         return web.Response(status=201, text=answer, content_type=SDP, headers=headers)
+
+    async def patch(request: web.Request) -> web.Response:
+        if request.content_type != SDPFRAG:
+            return problem(415, f"what may change is ICE, by {SDPFRAG}", {"Accept-Patch": SDPFRAG})
+        if_match = ", ".join(request.headers.getall(hdrs.IF_MATCH, ())) or None
+        try:
+            fragment = (await request.read()).decode()
+        except UnicodeDecodeError:
+            return problem(400, "the fragment is not UTF-8")
+        try:
+            restarted = await calls.patch(request.match_info["id"], if_match, fragment)
+        except PatchError as error:
+            return problem(error.status, str(error))
+        except RelayError as error:
+            return problem(503, str(error), RETRY_AFTER)
+        if restarted is None:
+            return web.Response(status=204)
+        call, answer = restarted
+        return web.Response(text=answer, content_type=SDPFRAG, headers={hdrs.ETAG: call.etag})
 
     async def delete(request: web.Request) -> web.Response:
         if not await calls.delete(request.match_info["id"]):
@@ -56,14 +79,15 @@ def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry) -> w
 
     async def options(request: web.Request) -> web.Response:
         endpoint = request.path == "/whip"
-        methods = "POST, OPTIONS" if endpoint else "DELETE, OPTIONS"
+        methods = "POST, OPTIONS" if endpoint else "PATCH, DELETE, OPTIONS"
+        accepted = {"Accept-Post": SDP} if endpoint else {"Accept-Patch": SDPFRAG}
         headers = {
             hdrs.ALLOW: methods,
             "Access-Control-Allow-Methods": methods,
             "Access-Control-Allow-Headers": "Authorization, Content-Type, If-Match",
             "Access-Control-Max-Age": "86400",
         }
-        return web.Response(status=204, headers=headers | ({"Accept-Post": SDP} if endpoint else {}))
+        return web.Response(status=204, headers=headers | accepted)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
@@ -71,9 +95,10 @@ def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry) -> w
     async def health(_: web.Request) -> web.Response:
         return web.Response(text="attached\n") if relay.attached else problem(503, "not attached to a relay")
 
-    app = web.Application(middlewares=[_cors, problems], client_max_size=MAX_OFFER)
+    app = web.Application(middlewares=[cors, problems], client_max_size=MAX_OFFER)
     app.router.add_post("/whip", post)
     app.router.add_options("/whip", options)
+    app.router.add_patch("/whip/sessions/{id}", patch)
     app.router.add_delete("/whip/sessions/{id}", delete)
     app.router.add_options("/whip/sessions/{id}", options)
     app.router.add_get("/metrics", metrics)
@@ -82,7 +107,7 @@ def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry) -> w
 
 
 @web.middleware
-async def _cors(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def cors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Browsers on any site may call: whoever must not is kept out by an Authorization check in front."""
     response = await handler(request)
     response.headers.update(_CORS)

@@ -44,10 +44,19 @@ def processes_of(prefix: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
-def test_calls_connect_and_hear_themselves(tmp_path: Path, family: int) -> None:
+@pytest.mark.parametrize(("family", "workers"), [(4, 1), (6, 1), (4, 2)], ids=["v4", "v6", "workers"])
+def test_calls_connect_and_hear_themselves(tmp_path: Path, family: int, workers: int) -> None:
     figures_file = tmp_path / "demo.json"
-    arguments = ["--calls", str(CALLS), "--seconds", "4", "--json", str(figures_file)]
+    arguments = [
+        "--calls",
+        str(CALLS),
+        "--seconds",
+        "4",
+        "--json",
+        str(figures_file),
+        "--workers",
+        str(workers),
+    ]
     with demo(*arguments, *(["--ipv6"] if family == 6 else [])) as process:
         output, _ = process.communicate(timeout=100)
     assert process.returncode == 0, output

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -62,4 +65,23 @@ def test_calls_do_not_notice_that_the_daemon_is_killed(site: Site) -> None:
     for call in json.loads(result.read_text())["calls"]:
         assert call["audio_verified"], call
         assert call["data_channel_verified"], call
+    assert site.stack_packets() == 0
+
+
+def test_a_workers_death_takes_its_own_calls_and_no_other(site: Site) -> None:
+    start_relay(site)
+    start_transceiver(site, [4, 6], "--workers=2")
+    result = site.lab.dir / "calls.json"
+    with RelayClient(relay_target(site)) as relay:
+        caller = start_calls(site, CALLS, 6, result)
+        wait_for_calls(relay)
+        assert {session.transceiver for session in relay.sessions()} == {"transceiver.0", "transceiver.1"}
+        log = site.lab.log("earshot-transceiver").read_text()
+        pids = dict(re.findall(r"event=worker_started number=(\d) pid=(\d+)", log))
+        os.kill(int(pids["0"]), signal.SIGKILL)
+        # Started again, it tells the relay that it has no sessions.
+        wait_for(lambda: len(relay.sessions()) == 1, "the sessions removed", timeout=20)
+    caller.wait(40)
+    verified = [call["audio_verified"] for call in json.loads(result.read_text())["calls"]]
+    assert sorted(verified) == [False, True]
     assert site.stack_packets() == 0

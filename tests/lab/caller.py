@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import secrets
 import sys
@@ -29,6 +30,7 @@ import numpy as np
 from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from tests.lab.restart import connection_of, nominate, restart_ice
 from tests.lab.signals import FRAME, RATE, THRESHOLD, Samples, chirps, correlation, encode, from_wav
 
 HTTP_TIMEOUT = 10.0
@@ -50,6 +52,7 @@ class CallResult:
     setup_ms: float | None = None  # from making the offer to the first sound received
     packets_sent: int = 0
     packets_received: int = 0
+    widest_gap_ms: float | None = None  # of sound that did not come, between what did
     error: str | None = None
 
 
@@ -111,6 +114,12 @@ class Recorder:
             self._frames.append((frame.pts, frame.to_ndarray().reshape(-1)[::2]))  # left of two
             self.first.set()
 
+    def widest_gap_ms(self) -> float | None:
+        """Most of what is missing between one frame and the next; None unless there are two."""
+        starts = [start for start, _ in self._frames]
+        gaps = [after - before - FRAME for before, after in itertools.pairwise(starts)]
+        return max(gaps) / RATE * 1e3 if gaps else None
+
     def samples(self, most: int) -> Samples:
         """Up to `most` samples from the first frame on."""
         sound = np.zeros(most, np.float32)
@@ -152,6 +161,7 @@ async def place_call(
     seconds: float,
     sound: Samples | None = None,
     local_address: str | None = None,
+    restart: bool = False,
 ) -> CallResult:
     """Calls, plays `sound` (by default chirps nobody else plays), listens, hangs up. Never raises.
 
@@ -160,11 +170,13 @@ async def place_call(
         seconds: how long to play, if `sound` is not given.
         sound: what to play.
         local_address: the only address to send from; by default all of this host's.
+        restart: restart ICE in the middle of the call, and go on from another port.
     """
     if sound is None:
         sound = chirps(secrets.randbits(63), seconds)
     packets = await asyncio.to_thread(encoded, sound)
-    return await asyncio.to_thread(verified, await record_call(whip_url, sound, packets, local_address))
+    recording = await record_call(whip_url, sound, packets, local_address, restart)
+    return await asyncio.to_thread(verified, recording)
 
 
 def verified(recording: Recording) -> CallResult:
@@ -174,13 +186,13 @@ def verified(recording: Recording) -> CallResult:
 
 
 async def record_call(
-    whip_url: str, sound: Samples, packets: Sequence[bytes], local_address: str | None
+    whip_url: str, sound: Samples, packets: Sequence[bytes], local_address: str | None, restart: bool = False
 ) -> Recording:
     """A call, without the comparison at its end. Never raises."""
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=HTTP_TIMEOUT)) as http:
-            return await _call(peer, http, whip_url, sound, packets, local_address)
+            return await _call(peer, http, whip_url, sound, packets, local_address, restart)
     # Whatever goes wrong in a call, with all that lies under it, is that call's result.
     except Exception as error:  # noqa: BLE001
         return Recording(CallResult(error=f"{type(error).__name__}: {error}"), sound, sound[:0])
@@ -200,6 +212,7 @@ async def _call(
     sound: Samples,
     packets: Sequence[bytes],
     local_address: str | None,
+    restart: bool,
 ) -> Recording:
     microphone, recorder = Microphone(packets), Recorder()
     recordings: list[asyncio.Task[None]] = []
@@ -218,6 +231,10 @@ async def _call(
             await recorder.first.wait()
         result = CallResult(connected=True, setup_ms=round((time.perf_counter() - started) * 1e3, 1))
         async with asyncio.timeout(len(packets) * FRAME / RATE + TAIL_TIMEOUT):
+            if restart:
+                await asyncio.sleep(len(sound) / RATE / 2)
+                await restart_ice(peer, http, resource)
+                await nominate(peer, new_port=True)
             await microphone.ended.wait()
     except TimeoutError:
         state = f"ICE {peer.iceConnectionState}, connection {peer.connectionState}"
@@ -234,6 +251,7 @@ async def _call(
         data_channel_verified=messenger.verified,
         packets_sent=sent,
         packets_received=received,
+        widest_gap_ms=recorder.widest_gap_ms(),
     )
     return Recording(result, sound, recorder.samples(len(sound) + RATE))
 
@@ -266,7 +284,7 @@ async def _packets(peer: Any) -> tuple[int, int]:
 
 def bind_to(peer: Any, address: str) -> None:
     """Host candidates of one address only; aioice would take all, and never loopback."""
-    connection = peer.getSenders()[0].transport.transport.iceGatherer._connection
+    connection = connection_of(peer)
 
     async def gather() -> None:
         connection._local_candidates = await connection.get_component_candidates(1, [address])
@@ -276,7 +294,12 @@ def bind_to(peer: Any, address: str) -> None:
 
 
 async def place_calls(
-    whip_url: str, calls: int, seconds: float, wav: Path | None, local_address: str | None
+    whip_url: str,
+    calls: int,
+    seconds: float,
+    wav: Path | None,
+    local_address: str | None,
+    restart: bool = False,
 ) -> list[CallResult]:
     """Several calls at a time, each started shortly after the one before."""
 
@@ -288,7 +311,7 @@ async def place_calls(
 
     async def one(number: int) -> Recording:
         await asyncio.sleep(number * STAGGER)
-        return await record_call(whip_url, *sounds[number], local_address)
+        return await record_call(whip_url, *sounds[number], local_address, restart)
 
     # Compared only when all have hung up: it is heavy, and would rob the others of their time.
     return [verified(recording) for recording in await asyncio.gather(*map(one, range(calls)))]
@@ -302,9 +325,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--wav", type=Path, help="play this file instead of chirps")
     parser.add_argument("--local-address", help="send from this address only")
+    parser.add_argument("--restart-ice", action="store_true", help="do so in the middle of each call")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
     flags = parser.parse_args()
-    results = asyncio.run(place_calls(flags.whip, flags.calls, flags.seconds, flags.wav, flags.local_address))
+    results = asyncio.run(
+        place_calls(flags.whip, flags.calls, flags.seconds, flags.wav, flags.local_address, flags.restart_ice)
+    )
     text = json.dumps({"calls": [asdict(result) for result in results]}, indent=2)
     if flags.json:
         flags.json.write_text(text + "\n")

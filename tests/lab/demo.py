@@ -56,6 +56,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=_positive, default=10, metavar="S", help="how long each lasts (10)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--ipv6", action="store_true", help="media over IPv6 (otherwise IPv4)")
+    parser.add_argument(
+        "--workers", type=_positive, default=1, metavar="N", help="processes of the transceiver (1)"
+    )
     parser.add_argument("--keep", action="store_true", help="leave it running, and say how to look around")
     parser.add_argument(
         "--clean", nargs="?", const="all", metavar="LAB", help="only remove what --keep left running"
@@ -85,7 +88,7 @@ def demonstrate(options: argparse.Namespace) -> int:
         modes = site.xdp_modes()
         attached = ", ".join(f"{link} ({mode})" for link, mode in modes.items())
         print(f"earshotd runs; its XDP program is attached to: {attached}")
-        start_transceiver(site, [family])
+        start_transceiver(site, [family], f"--workers={options.workers}")
         print(f"earshot-transceiver runs and is attached to the relay; WHIP at {whip_url()}\n")
         with RelayClient(relay_target(site)) as relay:
             try:

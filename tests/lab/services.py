@@ -62,12 +62,12 @@ def whip_url() -> str:
     return f"http://{endpoint(SIGNALLING_TRANSCEIVER, HTTP_PORT)}/whip"
 
 
-def start_calls(site: Site, calls: int, seconds: int, result: Path) -> subprocess.Popen[bytes]:
+def start_calls(site: Site, calls: int, seconds: int, result: Path, *flags: str) -> subprocess.Popen[bytes]:
     """Real calls from the client host; what became of them is in `result` when it has ended."""
     return site.lab.popen(
         site.client,
         *(sys.executable, "-P", "-m", "tests.lab.caller", "--whip", whip_url()),
-        *("--calls", str(calls), "--seconds", str(seconds), "--json", str(result)),
+        *("--calls", str(calls), "--seconds", str(seconds), "--json", str(result), *flags),
         log="caller",
     )
 

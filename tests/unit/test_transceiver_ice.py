@@ -13,9 +13,10 @@ import pytest
 from aioice import stun
 
 from tests.unit.transceiver_world import CLIENT, MEDIA, VIP, Address, eventually, open_socket
-from transceiver import ice, library
+from transceiver import agent, ice, library
 from transceiver.errors import LibraryError
-from transceiver.media import Endpoint, PortPerCall, Route, Traffic
+from transceiver.media import Drop, Endpoint, Traffic
+from transceiver.mux import MediaPort, Route
 
 REMOTE_UFRAG, REMOTE_PWD = "client", "c" * 24
 
@@ -70,11 +71,16 @@ class Peer:
 class World:
     def __init__(self) -> None:
         self.traffic = Traffic()
-        route = Route(ip_address(MEDIA), Endpoint(ip_address(VIP), 3478))
-        self.link = ice.MediaLink(PortPerCall(self.traffic), [route])
+        self.port = MediaPort(ip_address(MEDIA), 0, self.traffic)
+        self.renewals = 0
+        route = Route(self.port, Endpoint(ip_address(VIP), 3478))
+        self.link = ice.MediaLink([route], self.traffic, self._renewed)
         with ice.linked(self.link):
             self.connection = ice.LiteConnection(ice_controlling=False)
         self.peers: list[Peer] = []
+
+    def _renewed(self) -> None:
+        self.renewals += 1
 
     async def start(self) -> None:
         await self.connection.gather_candidates()
@@ -101,6 +107,7 @@ async def world() -> AsyncIterator[World]:
     await made.start()
     yield made
     await made.connection.close()
+    made.port.close()
     await asyncio.gather(made.connecting, return_exceptions=True)
     for peer in made.peers:
         peer.close()
@@ -144,7 +151,7 @@ async def test_a_nomination_is_followed_at_once(world: World) -> None:
 async def test_a_new_address_is_followed_when_the_old_one_is_silent(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ice, "ROAM_AFTER", 0.0)
+    monkeypatch.setattr(agent, "ROAM_AFTER", 0.0)
     first, second = world.peers
     await first.check()
     await second.check()
@@ -169,7 +176,7 @@ async def test_what_is_no_message_is_dropped(world: World) -> None:
         first.send(data)
     await eventually(lambda: world.traffic.packets_in == 6)
     assert (await first.check()).message_class == stun.Class.RESPONSE
-    assert world.traffic.malformed == 1
+    assert world.traffic.drops == {Drop.MALFORMED: 5, Drop.UNKNOWN_SOURCE: 1}
 
 
 async def test_closing_ends_the_wait(world: World) -> None:
@@ -193,6 +200,12 @@ def test_the_libraries_are_as_needed() -> None:
 
 
 def test_a_library_that_lacks_a_name_is_named_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(aioice.Connection, "check_incoming")
-    with pytest.raises(LibraryError, match=r"aioice \d+\.\d+\S* has no check_incoming in Connection"):
+    monkeypatch.delattr(aioice.stun, "parse_message")
+    with pytest.raises(LibraryError, match=r"aioice \d+\.\d+\S* has no parse_message in aioice.stun"):
+        library.check()
+
+
+def test_a_library_that_asks_for_a_name_is_named_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ice.LiteConnection, "recv")
+    with pytest.raises(LibraryError, match=r"aiortc \d+\.\d+\S* asks of its ICE .* not here: recv"):
         library.check()

@@ -15,7 +15,7 @@ from aiortc import RTCPeerConnection
 from earshot.relay.v1 import relay_pb2 as pb
 
 from tests.lab.caller import place_call
-from tests.unit.test_transceiver_sdp import OFFER
+from tests.unit.test_transceiver_sdp import AUDIO, OFFER
 from tests.unit.transceiver_world import (
     CLIENT,
     MEDIA,
@@ -31,6 +31,7 @@ from tests.unit.transceiver_world import (
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SDP = {"Content-Type": "application/sdp"}
+SDPFRAG = "application/trickle-ice-sdpfrag"
 
 
 class World(SimpleNamespace):
@@ -77,7 +78,7 @@ async def test_the_answer_names_the_vip_and_nothing_else(world: World) -> None:
         assert response.status == 201
         assert response.content_type == "application/sdp"
         assert response.headers["ETag"].startswith('"')
-        assert "Accept-Patch" not in response.headers
+        assert response.headers["Accept-Patch"] == "application/trickle-ice-sdpfrag"
     lines = answer.split("\r\n")
     candidates = {line for line in lines if line.startswith("a=candidate")}
     assert len(candidates) == 1
@@ -141,6 +142,12 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "too large": ("POST", "/whip", {"data": OFFER + "a=x\r\n" * 20000, "headers": SDP}, 413),
     "video": ("POST", "/whip", {"data": OFFER.replace("m=audio", "m=video"), "headers": SDP}, 422),
     "no media": ("POST", "/whip", {"data": OFFER.split("m=")[0], "headers": SDP}, 422),
+    "ten media sections": (
+        "POST",
+        "/whip",
+        {"data": OFFER + "".join(f"{AUDIO}a=mid:{number}\r\n" for number in range(2, 10)), "headers": SDP},
+        422,
+    ),
     "SDP that aiortc trips over": (
         "POST",
         "/whip",
@@ -151,12 +158,15 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "unknown path": ("GET", "/nothing", {}, 404),
     "GET of the endpoint": ("GET", "/whip", {}, 405),
     "PUT of the endpoint": ("PUT", "/whip", {"data": b""}, 405),
-    "PATCH of a session": (
+    "PATCH of an unknown session": (
         "PATCH",
         "/whip/sessions/0123",
-        {"data": b"", "headers": {"Content-Type": "application/trickle-ice-sdpfrag", "If-Match": "*"}},
-        405,
+        {"data": b"a=x", "headers": {"Content-Type": "application/trickle-ice-sdpfrag", "If-Match": "*"}},
+        404,
     ),
+    "PATCH of the endpoint": ("PATCH", "/whip", {"data": b""}, 405),
+    "PUT of a session": ("PUT", "/whip/sessions/0123", {"data": b""}, 405),
+    "POST to a session": ("POST", "/whip/sessions/0123", {"data": OFFER, "headers": SDP}, 405),
     "GET of a session": ("GET", "/whip/sessions/0123", {}, 405),
 }
 
@@ -177,13 +187,15 @@ async def test_what_cannot_be_served_gets_problem_details(world: World, name: st
     assert not world.relay.sessions
 
 
-@pytest.mark.parametrize(("path", "method"), [("/whip", "POST"), ("/whip/sessions/0123", "DELETE")])
+@pytest.mark.parametrize(("path", "method"), [("/whip", "POST"), ("/whip/sessions/0123", "PATCH")])
 async def test_options_tells_browsers_what_is_allowed(world: World, path: str, method: str) -> None:
     async with world.http.options(world.transceiver.url + path, headers={"Origin": "http://x"}) as response:
         assert response.status == 204
         assert method in response.headers["Access-Control-Allow-Methods"]
         assert response.headers["Access-Control-Allow-Origin"] == "*"
-        assert response.headers.get("Accept-Post") == ("application/sdp" if method == "POST" else None)
+        accepted = {"POST": ("Accept-Post", "application/sdp"), "PATCH": ("Accept-Patch", SDPFRAG)}
+        name, value = accepted[method]
+        assert response.headers[name] == value
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ binds clients by the ufrag of their checks, and translates both ends of every pa
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import signal
@@ -74,6 +75,8 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
         self.mute = False
         self.deaf = False  # to clients
         self.max_batch = 2
+        self.media_times: defaultdict[str, list[float]] = defaultdict(list)  # towards a session's client
+        self._owners: dict[str, str] = {}
         self._flows: dict[Address, tuple[str, asyncio.DatagramTransport]] = {}
         self._events: list[asyncio.Queue[pb.AttachResponse]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -116,11 +119,12 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
             reader.cancel()
 
     async def _read(self, requests: Any, out: asyncio.Queue[pb.AttachResponse]) -> None:
-        named: list[str] = []
+        name, named = "", list[str]()
         async for request in requests:
             kind = request.WhichOneof("message")
             if kind == "hello":
                 self.hellos.append(request.hello)
+                name = request.hello.transceiver
                 welcome = pb.Welcome(
                     relay="test", vips=[self.vip], grace_seconds=30, max_batch=self.max_batch
                 )
@@ -128,16 +132,29 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
             elif kind == "snapshot":
                 assert len(request.snapshot.sessions) <= self.max_batch
                 named += [session.session_id for session in request.snapshot.sessions]
-                self.sessions |= {session.session_id: session for session in request.snapshot.sessions}
+                for session in request.snapshot.sessions:
+                    self._add(name, session)
                 if request.snapshot.last:
                     self.snapshots.append(named)
-                    self.sessions = {name: self.sessions[name] for name in named}
+                    for session_id in [id for id, owner in self._owners.items() if owner == name]:
+                        if session_id not in named:
+                            self._remove(session_id)
                     named = []
                 out.put_nowait(pb.AttachResponse(snapshot_result=pb.SnapshotResult()))
             elif not self.mute:
-                out.put_nowait(pb.AttachResponse(batch_result=self._batch(request.batch)))
+                out.put_nowait(pb.AttachResponse(batch_result=self._batch(name, request.batch)))
 
-    def _batch(self, batch: pb.Batch) -> pb.BatchResult:
+    def _add(self, name: str, session: pb.Session) -> None:
+        self.sessions[session.session_id] = session
+        self._owners[session.session_id] = name
+
+    def _remove(self, session_id: str) -> None:
+        self.sessions.pop(session_id, None)
+        self._owners.pop(session_id, None)
+        for client in [client for client, (bound, _) in self._flows.items() if bound == session_id]:
+            self._flows.pop(client)[1].close()
+
+    def _batch(self, name: str, batch: pb.Batch) -> pb.BatchResult:
         self.batch_sizes.append(len(batch.operations))
         result = pb.BatchResult(batch_id=batch.batch_id)
         for operation in batch.operations:
@@ -148,9 +165,9 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
             if kind == "add" and self.refuse is not None:
                 outcome.MergeFrom(self.refuse)
             elif kind == "add":
-                self.sessions[session_id] = operation.add
+                self._add(name, operation.add)
             else:
-                self.sessions.pop(session_id, None)
+                self._remove(session_id)
             result.results.append(outcome)
         return result
 
@@ -178,20 +195,42 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
         return None
 
     async def _bind(self, data: bytes, client: Address, session_id: str) -> None:
+        if self._flows.get(client, ("",))[0] != session_id:
+            await self._open_flow(client, session_id)
+            flow = pb.Flow(session_id=session_id, client=pb.Endpoint(address=client[0], port=client[1]))
+            for events in self._events:
+                events.put_nowait(pb.AttachResponse(flow_bound=pb.FlowBound(flow=flow)))
+        self._flows[client][1].sendto(data, self._backend(session_id))
+
+    async def _open_flow(self, client: Address, session_id: str) -> None:
         backend = self._backend(session_id)
 
         def to_client(answer: bytes, source: Address) -> None:
             assert source == backend
             assert self._vip is not None
+            if answer[0] >= 128:
+                self.media_times[session_id].append(asyncio.get_running_loop().time())
             self._vip.sendto(answer, client)
 
-        if self._flows.get(client, ("",))[0] != session_id:
-            transport = await open_socket(self._relay_host, to_client)
-            self._flows[client] = (session_id, transport)
-            flow = pb.Flow(session_id=session_id, client=pb.Endpoint(address=client[0], port=client[1]))
-            for events in self._events:
-                events.put_nowait(pb.AttachResponse(flow_bound=pb.FlowBound(flow=flow)))
-        self._flows[client][1].sendto(data, backend)
+        transport = await open_socket(self._relay_host, to_client)
+        self._flows[client] = (session_id, transport)
+
+    def lose_flows(self) -> None:
+        """Clients are strangers until their next check, and then get other ports towards the transceiver."""
+        for _, transport in self._flows.values():
+            transport.close()
+        self._flows.clear()
+
+    async def move_flows(self) -> None:
+        """Every flow gets another port towards the transceiver at once."""
+        for client, (session_id, transport) in list(self._flows.items()):
+            await self._open_flow(client, session_id)
+            transport.close()
+
+    def widest_gap(self, session_id: str) -> float:
+        """Seconds of the longest time without media to a session's client, up to now."""
+        times = [*self.media_times[session_id], asyncio.get_running_loop().time()]
+        return max(after - before for before, after in itertools.pairwise(times))
 
     def _backend(self, session_id: str) -> Address:
         endpoint = self.sessions[session_id].endpoints[0]
@@ -232,8 +271,13 @@ async def running_relay(vip: str = VIP, relay: str = RELAY) -> AsyncIterator[Rel
 
 
 @asynccontextmanager
-async def running_transceiver(relay: Relay, *flags: str, media: str = MEDIA) -> AsyncIterator[Transceiver]:
-    """Started and attached; on the way out it must stop by SIGTERM, with exit code 0."""
+async def running_transceiver(
+    relay: Relay, *flags: str, media: str = MEDIA, exit_code: int = 0, errors: bool = False
+) -> AsyncIterator[Transceiver]:
+    """Started and attached; on the way out it must stop by SIGTERM, with this exit code.
+
+    Its log must be free of errors, unless they are expected.
+    """
     with tempfile.TemporaryDirectory(prefix="est-") as folder:
         log = Path(folder) / "log"
         with log.open("wb") as file:
@@ -250,9 +294,9 @@ async def running_transceiver(relay: Relay, *flags: str, media: str = MEDIA) -> 
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(DEADLINE):
-                assert await process.wait() == 0, transceiver.log
+                assert await process.wait() == exit_code, transceiver.log
             assert "Traceback" not in transceiver.log, transceiver.log
-            assert "level=ERROR" not in transceiver.log, transceiver.log
+            assert errors or "level=ERROR" not in transceiver.log, transceiver.log
         finally:
             if process.returncode is None:
                 process.kill()

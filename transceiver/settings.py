@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a transceiver process is told, once the flags have been checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transceiver.calls import Limits
+from transceiver.media import Endpoint, IPAddress
+from transceiver.relay_target import RelayTarget
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one process. A worker's `suffix` is the end of its stream's name and of its calls' ids."""
+
+    relay: RelayTarget
+    name: str
+    http: Endpoint | Path
+    media_addresses: tuple[IPAddress, ...]
+    media_port: int
+    limits: Limits
+    log_level: str
+    suffix: str = ""
+
+    def of_worker(self, number: int, socket: Path) -> Settings:
+        """What the worker of that number is told: a stream, a media port and an HTTP socket of its own."""
+        return replace(
+            self,
+            http=socket,
+            media_port=self.media_port + number if self.media_port else 0,
+            suffix=f".{number}",
+        )
