@@ -110,13 +110,14 @@ class Draft:
     datagram: Datagram
     link: str
     edits: list[Callable[[bytes], bytes]] = field(default_factory=list)  # of the frame, in order
+    cuts: list[Callable[[bytes], bytes]] = field(default_factory=list)  # after them
 
     def set(self, **fields: object) -> None:
         self.datagram = replace(self.datagram, **fields)  # type: ignore[arg-type]
 
     def frame(self) -> bytes:
         frame = self.datagram.frame()
-        for edit in self.edits:
+        for edit in [*self.edits, *self.cuts]:
             frame = edit(frame)
         return frame[:3500]  # what a test run takes
 
@@ -247,7 +248,7 @@ class Cut(Twist):
             )
             return frame[: max(ETHERNET_BYTES, at)]
 
-        draft.edits.append(cut)
+        draft.cuts.append(cut)
 
 
 @dataclass(frozen=True)
@@ -296,7 +297,7 @@ class Balanced(Twist):
     def balance(self, draft: Draft, relay: Relay) -> None:
         """As far as the packet would be forwarded in this state."""
         out = relay.preview(draft.frame(), draft.link)
-        if out.action not in ("TX", "REDIRECT") or draft.edits:
+        if out.action not in ("TX", "REDIRECT") or draft.edits or draft.cuts:
             return
         if self.where == "ip" and draft.datagram.src.version == 4:
             left = (_word(out.frame, ETHERNET_BYTES + 10) - self.near) % 0xFFFF
@@ -454,6 +455,7 @@ FINGERPRINTS: dict[str, Callable[[bytes], bytes]] = {
     "not last": lambda raw: stun.with_fingerprint(raw) + stun.attribute(0x8022, b"last"),
     "long": lambda raw: raw + stun.attribute(stun.FINGERPRINT, bytes(8)),
     "short": lambda raw: raw + stun.attribute(stun.FINGERPRINT, stun.with_fingerprint(raw)[-4:-1]),
+    "one byte beyond the end": lambda raw: _with_word(stun.with_fingerprint(raw), len(raw) + 2, 5),
     "wrong, then right": lambda raw: stun.with_fingerprint(_flipped(stun.with_fingerprint(raw))),
 }
 

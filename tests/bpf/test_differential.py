@@ -109,6 +109,7 @@ flaws = st.one_of(
     flaw("rest", strange_rests),
     flaw("rest", long_rests),
     flaw("ufrag", st.sampled_from(strange_ufrags)),
+    flaw("ufrag", st.sampled_from([recipes.LONGEST, recipes.LONGEST + b"u"])),
     st.just({"ufrag": b"", "rest": b""}),
     flaw("kind", st.sampled_from([0x0101, 0x0111, 0x0011, 0x0003, 0x0200, 0x0000, 0x03FF])),
     flaw("before", attributes),
@@ -120,6 +121,7 @@ flaws = st.one_of(
     flaw("second_vip", st.just(True)),
 )
 
+near_zero = [0, 1, 0x0100, 0xFFFE, 0xFEFF]  # where a carry may be lost, in either order of bytes
 twists: st.SearchStrategy[Twist] = st.one_of(
     st.builds(Field, st.just("ttl"), st.sampled_from([0, 1, 2, 255])),
     st.builds(Field, st.just("tos"), st.integers(0, 255)),
@@ -132,9 +134,10 @@ twists: st.SearchStrategy[Twist] = st.one_of(
     st.builds(Length, st.sampled_from(["ip_length", "udp_length"]), st.sampled_from([-8, -4, -1, 1, 4])),
     st.builds(Length, st.sampled_from(["ip_length", "udp_length"]), st.integers(-120, 20)),
     st.builds(Shrink, st.integers(1, 24)),
-    st.builds(Grow, st.sampled_from([99, 100, 101, 1499, 1500, 1501])),
+    st.builds(Grow, st.sampled_from([99, 100, 101, 1499, 1500, 1500, 1501])),
+    st.builds(Grow, st.sampled_from([100, 1500])),
     st.builds(WrongChecksum, st.sampled_from(["ip", "udp"]), st.integers(1, 0xFFFF)),
-    st.builds(Balanced, st.sampled_from(["ip", "udp"]), st.sampled_from([0, 0, 1, 0xFFFE])),
+    *(st.builds(Balanced, st.just(where), st.sampled_from(near_zero)) for where in ("ip", "ip", "udp")),
     st.builds(Tag, st.sampled_from([0x8100, 0x88A8, 0x9100])),
     st.builds(Protocol, st.sampled_from([0, 6, 1, 58, 59, 44, 51, 60])),
     st.builds(
