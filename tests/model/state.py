@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -139,6 +139,3 @@ class State:
         """Of a VIP or a relay address, also as an IPv4-mapped one."""
         address = (address.version == 6 and address.ipv4_mapped) or address
         return address in self.relays or any(vip.address == address for vip in self.vips)
-
-    def lives(self) -> Counter[Life]:
-        return Counter(record.life for record in self.records)

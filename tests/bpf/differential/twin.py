@@ -3,59 +3,38 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Any
+from ipaddress import IPv4Network, IPv6Network
 
 import numpy as np
 
 from control import abi
 from control.addresses import IPAddress, to_bytes
-from control.datapath import STATE_MASK
-from control.hmac_keys import key_states
 from control.libbpf import Array
-from control.maps import Queue
 from tests.bpf import world
-from tests.bpf.rig import Rig, delta, source_key
-from tests.model.budget import SECOND, Budget, prefix_of
-from tests.model.fib import Fib, Route, Rule
-from tests.model.relay import THIS_CPU, Decision, Relay
-from tests.model.state import (
-    Backend,
-    Endpoint,
-    FlowKey,
-    Hop,
-    Life,
-    Link,
-    Record,
-    Resolved,
-    Session,
-    State,
+from tests.bpf.differential.stored import (
+    NOT_SEEN,
+    RESOLVED,
+    Facts,
+    as_stored,
+    peek,
+    read_fib,
+    read_record,
+    stored_key,
+    stored_prefix,
+    stored_sessions,
+    used_rows,
 )
+from tests.bpf.rig import Rig
+from tests.model.budget import SECOND, Budget, prefix_of
+from tests.model.relay import THIS_CPU, Decision, Relay
+from tests.model.state import Backend, Endpoint, Hop, Life, Link, Record, Session, State
 
-_LIVES = {
-    Life.FREE: abi.FlowState.FREE,
-    Life.BINDING: abi.FlowState.BINDING,
-    Life.LIVE: abi.FlowState.LIVE,
-    Life.SUPERSEDED: abi.FlowState.SUPERSEDED,
-    Life.DEAD: abi.FlowState.DEAD,
-    Life.PROVISIONAL: abi.FlowState.PROVISIONAL,
-}
-_RESOLVED = {
-    Resolved.NO: abi.HopState.UNRESOLVED,
-    Resolved.YES: abi.HopState.RESOLVED,
-    Resolved.PROVISIONALLY: abi.HopState.PROVISIONAL,
-}
 _CLOCK_MONOTONIC_COARSE = 6
 LONG = 600 * SECOND
-_NOT_SEEN = 12345  # what last_seen is set to before each packet
-
-Facts = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -130,7 +109,7 @@ class Twin:
                 number: Backend(Endpoint(*endpoint), world.BACKEND_HOPS[number])
                 for number, endpoint in world.BACKEND_ENDPOINTS.items()
             },
-            hops={number: self._read_hop(datapath.hops[number]) for number in _used_rows(datapath.hops)},
+            hops={number: self._read_hop(datapath.hops[number]) for number in used_rows(datapath.hops)},
             hops_max=abi.HOP_MAX,
             records=[Record() for _ in datapath.flows],
             free_records={4: deque(start.free4), 6: deque(start.free6)},
@@ -168,19 +147,19 @@ class Twin:
         assert record.key is not None
         self.state.records[given.number] = replace(record, up=replace(record.up), down=replace(record.down))
         flows = self.rig.datapath.flows
-        for name, value in self._as_stored(given.number, record).items():
+        for name, value in as_stored(self.state, given.number, record).items():
             flows[name][given.number] = value
         if given.indexed:
             provisional = record.life is Life.PROVISIONAL
             (self.state.provisional if provisional else self.state.index)[record.key] = given.number
-            self.rig.put_index(_stored_key(record.key, provisional), given.number)
+            self.rig.put_index(stored_key(record.key, provisional), given.number)
 
     # ---- a packet ------------------------------------------------------------------------
 
     def send(self, frame: bytes, link: str) -> Decision:
         """Lets a frame come in by a link of both; AssertionError if they differ in anything."""
         flows = self.rig.datapath.flows
-        flows["last_seen"][flows["state"] != 0] = _NOT_SEEN
+        flows["last_seen"][flows["state"] != 0] = NOT_SEEN
         said = self.relay.handle(frame, link)
         ran = self.rig.send(frame, link)
         expected: Facts = {
@@ -211,7 +190,7 @@ class Twin:
         state = self.state
         facts: Facts = {
             "index": {
-                _stored_key(key, provisional): number
+                stored_key(key, provisional): number
                 for provisional, index in ((False, state.index), (True, state.provisional))
                 for key, number in index.items()
             },
@@ -223,7 +202,7 @@ class Twin:
             "free hops": list(state.free_hops),
         }
         facts["sources"] = {
-            _stored_prefix(prefix): "charged"
+            stored_prefix(prefix): "charged"
             for prefix in state.source_budget.buckets
             if isinstance(prefix, IPv4Network | IPv6Network)
         }
@@ -235,7 +214,7 @@ class Twin:
         }
         for number, record in enumerate(state.records):
             if record.key is not None or record.life is not Life.FREE:
-                facts[f"record {number}"] = self._as_stored(number, record) | {"seen": record.seen}
+                facts[f"record {number}"] = as_stored(state, number, record) | {"seen": record.seen}
         for number, hop in state.hops.items():
             facts[f"hop {number}"] = hop
         return facts
@@ -263,45 +242,15 @@ class Twin:
             if session["full_at"] > now
         }
         flows = datapath.flows
-        for number in _used_rows(flows):
-            facts[f"record {number}"] = _read_record(flows[number])
-        for number in _used_rows(datapath.hops):
+        for number in used_rows(flows):
+            facts[f"record {number}"] = read_record(flows[number])
+        for number in used_rows(datapath.hops):
             facts[f"hop {number}"] = self._read_hop(datapath.hops[number])
         return facts
 
-    def _as_stored(self, number: int, record: Record) -> Facts:
-        """A record's fields as the map has them, but for times."""
-        if record.key is None:
-            return {"state": int(_LIVES[record.life])}
-        client, vip = record.key.client, self.state.vips[record.key.vip]
-        relay = self.state.relay_endpoint(number)
-        # The deltas are what the way to the transceiver adds to a sum of words.
-        known = self.state.backends.get(record.backend)
-        backend = known.endpoint if known else relay
-        new, old = relay.address.packed + backend.address.packed, client.address.packed + vip.address.packed
-        provisional = record.life is Life.PROVISIONAL
-        return {
-            "client_addr": to_bytes(client.address),
-            "client_port": client.port,
-            "vip": record.key.vip,
-            "backend": record.backend,
-            "client_hop": record.hop,
-            "session": record.session,
-            "state": int(_LIVES[record.life]),
-            "ip_delta": delta(new, old),
-            "udp_delta": delta(
-                new + _ports(relay, backend),
-                old + _ports(client, vip),
-            ),
-            "up_packets": record.up.packets,
-            "up_bytes": record.up.bytes,
-            "down_packets": record.down.packets,
-            "down_bytes": _stored_transaction(record.transaction) if provisional else record.down.bytes,
-        }
-
     def _read_hop(self, row: np.void) -> Hop:
         link = self._names.get(int(row["ifindex"]), "")
-        resolved = next(mine for mine, stored in _RESOLVED.items() if stored == row["resolved"])
+        resolved = next(mine for mine, stored in RESOLVED.items() if stored == row["resolved"])
         return Hop(link, row["smac"].tobytes(), row["dmac"].tobytes(), int(row["mtu"]), resolved)
 
     def _newly_counted(self) -> str:
@@ -329,104 +278,6 @@ def _differences(expected: Facts, actual: Facts, of: str = "") -> Iterator[str]:
             yield f"  {of}{name}:\n    model:   {said}\n    program: {did}"
 
 
-def _read_record(row: np.void) -> Facts:
-    facts: Facts = {
-        name: int(row[name])
-        for name in abi.FLOW.names or ()
-        if name not in ("client_addr", "state", "last_seen", "ip_delta", "udp_delta")
-    }
-    return facts | {
-        "client_addr": row["client_addr"].tobytes(),
-        "state": int(row["state"]) & STATE_MASK,
-        # Both zeros of one's complement are the same.
-        "ip_delta": int(row["ip_delta"]) % 0xFFFF,
-        "udp_delta": int(row["udp_delta"]) % 0xFFFF,
-        "seen": int(row["last_seen"]) not in (0, _NOT_SEEN),
-    }
-
-
-def stored_sessions(sessions: Mapping[bytes, Session]) -> tuple[Array, Array]:
-    """Keys and values of the map, as the daemon writes them."""
-    keys = np.array([(ufrag,) for ufrag in sessions], abi.UFRAG_KEY)
-    values = np.zeros(len(keys), abi.SESSION)
-    for value, session in zip(values, sessions.values(), strict=True):
-        value["number"] = session.number
-        value["backend"] = [session.backends.get(family, 0) for family in (4, 6)]
-        if session.pwd is not None:
-            value["flags"] |= abi.SessionFlag.HAS_PWD
-            inner, outer = key_states([session.pwd])
-            value["inner"], value["outer"] = inner[0], outer[0]
-        if session.fingerprint_optional:
-            value["flags"] |= abi.SessionFlag.FINGERPRINT_OPTIONAL
-    return keys, values
-
-
-def _stored_key(key: FlowKey, provisional: bool) -> bytes:
-    vip = key.vip | (abi.PROVISIONAL_KEY if provisional else 0)
-    return to_bytes(key.client.address) + key.client.port.to_bytes(2, "big") + np.uint16(vip).tobytes()
-
-
-def _stored_prefix(prefix: IPv4Network | IPv6Network) -> bytes:
-    return source_key(prefix.network_address)
-
-
 def clock() -> int:
     """The program's, in ns."""
     return time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE)
-
-
-def _stored_transaction(transaction: bytes) -> int:
-    """A record has room for 8 of the 12 bytes."""
-    return int.from_bytes(transaction[:8], sys.byteorder)
-
-
-def _ports(source: Endpoint, destination: Endpoint) -> bytes:
-    return source.port.to_bytes(2, "big") + destination.port.to_bytes(2, "big")
-
-
-def _used_rows(rows: Array) -> list[int]:
-    """Those that are not all zero."""
-    words = rows.view(np.uint64).reshape(len(rows), -1)
-    return np.flatnonzero(words.any(axis=1)).tolist()
-
-
-def peek(queue: Queue) -> list[int]:
-    """What is in a queue, left as it was."""
-    numbers = list(iter(queue.pop, None))
-    for number in numbers:
-        queue.push(number)
-    return numbers
-
-
-def read_fib(rig: Rig) -> Fib:
-    """The relay host's routes and neighbours, as the kernel tells of them."""
-    fib = Fib()
-    for family, option in ((4, "-4"), (6, "-6")):
-        everything = ip_network("0.0.0.0/0" if family == 4 else "::/0")
-        for told in _ask(rig, option, "route", "show", "table", "all"):
-            fib.routes.append(
-                Route(
-                    everything if told["dst"] == "default" else ip_network(told["dst"]),
-                    told.get("dev", ""),
-                    ip_address(told["gateway"]) if "gateway" in told else None,
-                    told.get("type", "unicast"),
-                    told.get("metric", 0),
-                    told.get("table", "main"),
-                )
-            )
-        fib.rules[family] = [
-            Rule(
-                told["table"],
-                *(ip_network(told[end]) if told.get(end, "all") != "all" else None for end in ("src", "dst")),
-            )
-            for told in sorted(_ask(rig, option, "rule", "show"), key=lambda told: int(told["priority"]))
-        ]
-        for told in _ask(rig, option, "neigh", "show", "nud", "permanent"):
-            mac = bytes.fromhex(told["lladdr"].replace(":", ""))
-            fib.neighbours[ip_address(told["dst"]), told["dev"]] = mac
-    return fib
-
-
-def _ask(rig: Rig, *command: str) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = json.loads(rig.relay.run("ip", "-j", *command))
-    return told

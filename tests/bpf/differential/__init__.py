@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program and the plain model of tests/model on the same packets.
+
+people   sessions and clients
+twists   what is odd about a packet
+steps    packets as recipes
+cases    hypothesis' strategies for all of these
+stored   the model's objects as the maps have them
+twin     program and model side by side
+"""
