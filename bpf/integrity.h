@@ -26,18 +26,20 @@
 #endif
 
 /*
- * Takes up to 16 words, from words[first] on and before words[end], into the
- * CRC, four bytes at a time. A function of its own to the verifier, which thus
- * sees one block, not a message of them.
+ * Takes count words, but no more than a block, from words[first] on into the CRC,
+ * four bytes at a time. A function of its own to the verifier, which thus sees
+ * one block, not a message of them.
  */
-__noinline int crc32_block(const struct scratch *scratch, __u32 first, __u32 end, __u32 crc)
+__noinline __u32 crc32_block(const struct scratch *scratch, __u32 first, __u32 count, __u32 crc)
 {
+	const __u32 *words;
 	__u32 i;
 
 	if (!scratch)
 		return 0;
-	for (i = 0; i < CRC32_BLOCK && first + i < end; i++) {
-		crc ^= little_endian(scratch->words[(first + i) & (SCRATCH_WORDS - 1)]);
+	words = scratch->words + (first & (SCRATCH_WORDS - 1));
+	for (i = 0; i < CRC32_BLOCK && i < count; i++) {
+		crc ^= little_endian(words[i]);
 		crc = crc32_table[3][crc & 0xff] ^ crc32_table[2][crc >> 8 & 0xff] ^
 		      crc32_table[1][crc >> 16 & 0xff] ^ crc32_table[0][crc >> 24];
 	}
@@ -53,7 +55,7 @@ static __always_inline __u32 crc32_of(const struct scratch *scratch, __u32 lengt
 	__u32 crc = 0xffffffff, words = length / 4, first;
 
 	for (first = 0; first < STUN_MESSAGE_MAX / 4 && first < words; first += CRC32_BLOCK)
-		crc = crc32_block(scratch, first, words, crc);
+		crc = crc32_block(scratch, first, words - first, crc);
 	return ~crc;
 }
 

@@ -82,49 +82,40 @@ static __always_inline struct scratch *load_message(struct xdp_md *ctx, const st
 }
 
 /*
- * Looks at the attribute at offset and notes in *stun what it is. Returns the
- * offset of the next one, or 0 if this one reaches beyond the message. A function
- * of its own to the verifier, so that what one attribute may be does not multiply
- * with what the ones before it may have been.
- */
-__noinline int stun_attribute(const struct scratch *scratch, __u32 offset, __u32 length, struct stun *stun)
-{
-	__u32 head, type, size;
-
-	if (!scratch || !stun)
-		return 0;
-	/* Attributes start at multiples of 4. The mask is for the verifier. */
-	head = bpf_ntohl(scratch->words[offset / 4 & (SCRATCH_WORDS - 1)]);
-	type = head >> 16;
-	size = head & 0xffff;
-	offset += 4;
-	if (offset + size > length)
-		return 0;
-	if (type == STUN_USERNAME && !stun->integrity && !stun->username) {
-		stun->username = offset;
-		stun->username_len = size;
-	} else if (type == STUN_MESSAGE_INTEGRITY && size == 20 && !stun->integrity) {
-		stun->integrity = offset - 4;
-	} else if (type == STUN_FINGERPRINT && size == 4 && offset + 4 == length) {
-		stun->fingerprint = offset - 4;
-	}
-	return offset + ((size + 3) & ~3u);
-}
-
-/*
  * Goes through all attributes, wherever USERNAME stands: nobody promises an
  * order before MESSAGE-INTEGRITY, and what comes after it is not covered by it.
  */
-static __always_inline enum reason stun_attributes(const struct scratch *scratch, __u32 length, struct stun *stun)
+__noinline int stun_attributes(const struct scratch *scratch, __u32 length, struct stun *stun)
 {
 	__u32 offset = STUN_HEADER;
 	int i;
 
+	if (!scratch || !stun)
+		return REASON_ABORTED_BAD_NUMBER;
 	__builtin_memset(stun, 0, sizeof(*stun));
 	for (i = 0; i < STUN_ATTRIBUTES_MAX && offset < length; i++) {
-		offset = stun_attribute(scratch, offset, length, stun);
-		if (!offset)
+		/* Attributes start at multiples of 4. The mask is for the verifier. */
+		__u32 head = bpf_ntohl(scratch->words[offset / 4 & (SCRATCH_WORDS - 1)]);
+		__u32 type = head >> 16, size = head & 0xffff, next;
+
+		offset += 4;
+		if (offset + size > length)
 			return REASON_DROP_STUN_ATTRIBUTE;
+		/*
+		 * Before size is compared with anything: else the verifier knows it on some
+		 * ways through the loop, and takes each sequence of them for a case of its own.
+		 */
+		next = offset + ((size + 3) & ~3u);
+		barrier_var(next);
+		if (type == STUN_USERNAME && !stun->integrity && !stun->username) {
+			stun->username = offset;
+			stun->username_len = size;
+		} else if (type == STUN_MESSAGE_INTEGRITY && size == 20 && !stun->integrity) {
+			stun->integrity = offset - 4;
+		} else if (type == STUN_FINGERPRINT && size == 4 && offset + 4 == length) {
+			stun->fingerprint = offset - 4;
+		}
+		offset = next;
 	}
 	return offset < length ? REASON_DROP_STUN_TOO_MANY_ATTRIBUTES : UNDECIDED;
 }
