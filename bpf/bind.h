@@ -154,7 +154,8 @@ static __always_inline enum reason find_or_hold(const struct packet *p, const st
  */
 static __always_inline enum reason find_or_bind(const struct packet *p, const struct binding *b, __u32 *number)
 {
-	__u32 *found = bpf_map_lookup_elem(&flow_index_v1, &b->key), old = 0;
+	struct flow_key key = b->key;
+	__u32 *found = bpf_map_lookup_elem(&flow_index_v1, &key), old = 0;
 	struct flow *flow;
 	enum reason reason;
 
@@ -172,8 +173,8 @@ static __always_inline enum reason find_or_bind(const struct packet *p, const st
 	if (!b->confirmed)
 		return find_or_hold(p, b, number);
 	if (!found)
-		return new_flow(p, b, &b->key, BPF_NOEXIST, number);
-	reason = new_flow(p, b, &b->key, BPF_ANY, number);
+		return new_flow(p, b, &key, BPF_NOEXIST, number);
+	reason = new_flow(p, b, &key, BPF_ANY, number);
 	if (reason != REASON_FORWARD_BOUND)
 		return reason;
 	supersede(old);
@@ -181,9 +182,10 @@ static __always_inline enum reason find_or_bind(const struct packet *p, const st
 }
 
 /* Whether packets of this 5-tuple are being forwarded. */
-static __always_inline int has_flow(const struct flow_key *key)
+static __always_inline int has_flow(const struct binding *b)
 {
-	__u32 *number = bpf_map_lookup_elem(&flow_index_v1, key);
+	struct flow_key key = b->key;
+	__u32 *number = bpf_map_lookup_elem(&flow_index_v1, &key);
 	const struct flow *flow = number ? bpf_map_lookup_elem(&flows_v1, number) : NULL;
 
 	return flow && state_of(flow) == FLOW_LIVE;
@@ -192,7 +194,9 @@ static __always_inline int has_flow(const struct flow_key *key)
 /*
  * Decides whether a Binding Request is accepted, and if so completes *b, which
  * has the key so far, but for the hop. Neither this nor bind_flow() is inlined:
- * they are functions of their own to the verifier, and off the hot path.
+ * they are functions of their own to the verifier, and off the hot path. What
+ * their arguments point to goes to maps by way of the stack: kernels before 6.2
+ * take no key or value from there.
  */
 __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct binding *b)
 {
@@ -207,7 +211,7 @@ __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct
 	reason = check_source(p);
 	if (reason != UNDECIDED)
 		return reason;
-	known = has_flow(&b->key);
+	known = has_flow(b);
 	if (!known) {
 		reason = charge_source(p);
 		if (reason != UNDECIDED)
@@ -246,13 +250,16 @@ __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct
 __noinline int bind_flow(struct xdp_md *ctx, const struct packet *p, struct binding *b, __u32 *number)
 {
 	enum reason reason = REASON_DROP_HOP_UNRESOLVED;
+	__u32 chosen = 0;
 
 	if (!p || !b || !number)
 		return REASON_ABORTED_BAD_NUMBER;
 	b->hop = client_hop(ctx, p, &reason);
 	if (!b->hop)
 		return reason;
-	return find_or_bind(p, b, number);
+	reason = find_or_bind(p, b, &chosen);
+	*number = chosen;
+	return reason;
 }
 
 #endif

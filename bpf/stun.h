@@ -67,9 +67,15 @@ static __always_inline struct scratch *load_message(struct xdp_md *ctx, const st
 	__u32 zero = 0, length = p->payload_len;
 	struct scratch *scratch = bpf_map_lookup_elem(&scratch_v1, &zero);
 
-	/* stun_header() has seen to the length; this is for the verifier, which must see it here. */
+	/*
+	 * stun_header() has seen to the length; this is for the verifier, which must
+	 * see it here. Clang makes one comparison of the two, of a difference, and
+	 * kernels before 6.11 learn nothing about length from that: hence the barrier.
+	 */
+	if (!scratch || length < STUN_HEADER)
+		return NULL;
 	barrier_var(length);
-	if (!scratch || length < STUN_HEADER || length > STUN_MESSAGE_MAX ||
+	if (length > STUN_MESSAGE_MAX ||
 	    bpf_xdp_load_bytes(ctx, udp_offset(p) + sizeof(struct udphdr), scratch->words, length))
 		return NULL;
 	return scratch;
@@ -90,11 +96,17 @@ __noinline int stun_attributes(const struct scratch *scratch, __u32 length, stru
 	for (i = 0; i < STUN_ATTRIBUTES_MAX && offset < length; i++) {
 		/* Attributes start at multiples of 4. The mask is for the verifier. */
 		__u32 head = bpf_ntohl(scratch->words[offset / 4 & (SCRATCH_WORDS - 1)]);
-		__u32 type = head >> 16, size = head & 0xffff;
+		__u32 type = head >> 16, size = head & 0xffff, next;
 
 		offset += 4;
 		if (offset + size > length)
 			return REASON_DROP_STUN_ATTRIBUTE;
+		/*
+		 * Before size is compared with anything: else the verifier knows it on some
+		 * ways through the loop, and takes each sequence of them for a case of its own.
+		 */
+		next = offset + ((size + 3) & ~3u);
+		barrier_var(next);
 		if (type == STUN_USERNAME && !stun->integrity && !stun->username) {
 			stun->username = offset;
 			stun->username_len = size;
@@ -103,38 +115,43 @@ __noinline int stun_attributes(const struct scratch *scratch, __u32 length, stru
 		} else if (type == STUN_FINGERPRINT && size == 4 && offset + 4 == length) {
 			stun->fingerprint = offset - 4;
 		}
-		offset += (size + 3) & ~3u;
+		offset = next;
 	}
 	return offset < length ? REASON_DROP_STUN_TOO_MANY_ATTRIBUTES : UNDECIDED;
 }
 
 /*
  * The server's ufrag, as a key for sessions, into scratch->ufrag: what is before
- * the colon of USERNAME (RFC 8445, 7.2.2).
+ * the colon of USERNAME (RFC 8445, 7.2.2). A function of its own to the verifier:
+ * so many ways out of the loop would multiply with the ways through the caller.
  */
-static __always_inline enum reason server_ufrag(struct scratch *scratch, const struct stun *stun)
+__noinline int server_ufrag(struct scratch *scratch, const struct stun *stun)
 {
-	const char *name = (const char *)scratch->words + (stun->username & STUN_MESSAGE_MAX);
-	__u32 size = stun->username_len, i;
-	int colon = 0, zero = 0;
+	const char *name;
+	__u32 size, i;
 
+	if (!scratch || !stun)
+		return REASON_ABORTED_BAD_NUMBER;
+	name = (const char *)scratch->words + (stun->username & STUN_MESSAGE_MAX);
+	size = stun->username_len;
 	if (!stun->username)
 		return REASON_DROP_STUN_NO_USERNAME;
 	if (!size)
 		return REASON_DROP_STUN_USERNAME_EMPTY;
 	if (size > STUN_USERNAME_MAX)
 		return REASON_DROP_STUN_USERNAME_TOO_LONG;
-	for (i = 0; i < UFRAG_MAX; i++) {
-		colon |= i < size && name[i] == ':';
-		zero |= i < size && !colon && !name[i];
-		scratch->ufrag.ufrag[i] = colon ? 0 : name[i];
+	__builtin_memset(&scratch->ufrag, 0, sizeof(scratch->ufrag));
+	for (i = 0; i <= UFRAG_MAX && i < size; i++) {
+		if (name[i] == ':')
+			return UNDECIDED;
+		/*
+		 * Too long, or a zero, which the key could not tell from its padding:
+		 * there is no ufrag that could have been registered.
+		 */
+		if (i == UFRAG_MAX || !name[i])
+			break;
+		scratch->ufrag.ufrag[i] = name[i];
 	}
-	/*
-	 * None among the first 33, or a zero in front of it, which the key could not
-	 * tell from its padding: there is no ufrag that could have been registered.
-	 */
-	if (!zero && (colon || (size > UFRAG_MAX && name[UFRAG_MAX] == ':')))
-		return UNDECIDED;
 	return REASON_DROP_STUN_USERNAME_NO_COLON;
 }
 

@@ -38,7 +38,7 @@ static void sign(uint8_t *message, __u32 length, int fingerprint, int integrity)
 			memcpy(scratch->words, message, length);
 		}
 		if (fingerprint && stun.fingerprint) {
-			__u32 crc = bpf_htonl((__u32)crc32_of(scratch, stun.fingerprint) ^ FINGERPRINT_XOR);
+			__u32 crc = bpf_htonl(crc32_of(scratch, stun.fingerprint) ^ FINGERPRINT_XOR);
 
 			memcpy(message + stun.fingerprint + 4, &crc, 4);
 		}
