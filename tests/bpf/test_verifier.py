@@ -11,7 +11,7 @@ from control.libbpf import BpfObject
 pytestmark = pytest.mark.root
 
 # The kernel gives up at 1,000,000. How many it goes through depends on the kernel and on clang: far
-# fewer than that leave room for both. bpf/README.md says how the program stays below.
+# fewer leave room for both. bpf/README.md says how the program stays below.
 INSTRUCTIONS_MAX = 60_000
 
 
