@@ -27,7 +27,6 @@ struct settings {
 	__u32 state_at;	 /* offset of the state in the frame */
 	__u32 relays;	 /* flows are this many relay addresses ... */
 	__u32 span;	 /* ... times this many ports */
-	__u32 port_bits;
 	__u32 backends;	 /* a power of two */
 	__u32 client[4]; /* addresses of number 0, big-endian; only the first word of IPv4 */
 	__u32 relay[4];
@@ -82,7 +81,7 @@ int drive(struct xdp_md *ctx)
 		random = *state >> 32;
 		relay = ((random >> 16) * settings.relays) >> 16;
 		port = ((random & 0xffff) * settings.span) >> 16;
-		record = relay << settings.port_bits | port;
+		record = relay * settings.span + port;
 	}
 	if (settings.ipv6) {
 		struct ipv6hdr *ip = data + ETH_HLEN;

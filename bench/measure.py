@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from bench.driver import BUILD, Driver, Stream
@@ -31,10 +31,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Effort:
-    """Packets a run, and runs a row."""
+    """Packets a run, and runs a row; before each, packets that are not timed and warm the caches."""
 
     repeat: int
     rounds: int
+    warm_up: int = 0
 
 
 class Noops:
@@ -59,7 +60,9 @@ def measure(
     *,
     prepare: Callable[[], None] | None = None,
 ) -> Row:
-    """Runs the three programs in turn. prepare: before each run of the relay, untimed.
+    """Runs the three programs in turn.
+
+    prepare: before each run of the relay, untimed. With it, the calling thread is in a host of its own.
 
     Raises:
         RuntimeError: a packet was counted under another reason than these.
@@ -67,18 +70,27 @@ def measure(
     repeat, rounds = effort.repeat, effort.rounds
     before = table.datapath.reasons()["packets"]
     times: dict[str, list[float]] = {"relay": [], "noop": [], "nothing": []}
-    with closing(Noops()) as noops, closing(Driver(table.shape, stream)) as driver:
+    with closing(Noops()) as noops, closing(Driver(table.shape, stream)) as driver, ExitStack() as stack:
+        if prepare:
+            stack.enter_context(driver.attached_to_lo())
+
+        def run(program_fd: int) -> float:
+            if effort.warm_up:
+                driver.run(program_fd, effort.warm_up)
+            return driver.run(program_fd, repeat, effort.warm_up)
+
         for _ in range(rounds):
-            times["nothing"].append(driver.run(noops.nothing, repeat))
-            times["noop"].append(driver.run(noops.noop, repeat))
+            times["nothing"].append(run(noops.nothing))
+            times["noop"].append(run(noops.noop))
             if prepare:
                 prepare()
-            times["relay"].append(driver.run(table.program_fd, repeat))
+            times["relay"].append(run(table.program_fd))
+    sent = (repeat + effort.warm_up) * rounds
     moved = table.datapath.reasons()["packets"] - before
     counted = sum(int(moved[reason]) for reason in reasons)
-    if counted != repeat * rounds or int(moved.sum()) != counted:
+    if counted != sent or int(moved.sum()) != counted:
         strays = {Reason(number).name: int(moved[number]) for number in moved.nonzero()[0]}
-        raise RuntimeError(f"{name}: {counted} of {repeat * rounds} packets took the path: {strays}")
+        raise RuntimeError(f"{name}: {counted} of {sent} packets took the path: {strays}")
     relay, noop, nothing = (statistics.median(times[key]) for key in ("relay", "noop", "nothing"))
     values = (relay, noop, relay / noop, nothing, relay - nothing, noop - nothing)
     return Row(name, table.shape.flows, *(round(value, 2) for value in values))

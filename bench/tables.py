@@ -9,13 +9,13 @@ from ipaddress import ip_address
 
 import numpy as np
 
-from control import abi, libbpf, loader
+from control import abi, flow_index, libbpf, loader
 from control.addresses import Endpoint, IPAddress, to_bytes
 from control.datapath import Datapath
 from control.hmac_keys import key_states
 from control.hostlinks import HostLink
+from control.layout import Layout
 from control.libbpf import Array
-from control.maps import Queue
 
 LO = 1  # where a test run's packets come from
 BACKENDS = 64
@@ -56,13 +56,12 @@ class Shape:
         return self.relays * self.span
 
     @property
-    def port_bits(self) -> int:
-        return (self.span - 1).bit_length()
+    def layout(self) -> Layout:
+        return Layout(PORT_MIN, PORT_MIN + self.span - 1, self.relays)
 
     def records(self) -> Array:
         """The numbers of all records."""
-        relay = np.arange(self.relays, dtype=np.uint32)[:, None] << np.uint32(self.port_bits)
-        return (relay | np.arange(self.span, dtype=np.uint32)[None, :]).ravel()
+        return np.arange(self.flows, dtype=np.uint32)
 
 
 @dataclass(frozen=True)
@@ -102,38 +101,30 @@ class Table:
 
     def __init__(self, shape: Shape, budgets: Budgets = KEPT) -> None:
         self.shape = shape
-        records = shape.relays << shape.port_bits
+        layout = shape.layout
         with libbpf.BpfObject(loader.object_path()) as program:
             for name, entries in (
                 ("sessions_v1", 16),
                 ("backends_v1", BACKENDS + 1),
-                ("flows_v1", records),
-                ("flow_index_v1", records),
-                ("free_flows4_v1", records),
-                ("free_flows6_v1", records),
+                *layout.sizes().items(),
             ):
                 program.set_max_entries(name, entries)
-            port_max = PORT_MIN + shape.span - 1
-            settings = np.zeros(1, abi.SETTINGS)
-            settings["port_min"], settings["port_max"] = PORT_MIN, port_max
-            settings["port_bits"] = shape.port_bits
+            settings = loader.program_settings(layout)
             for name, budget in vars(budgets).items():
                 settings[f"{name}_interval"], settings[f"{name}_burst"] = budget.interval, budget.burst
             program.set_rodata(settings.tobytes())
             program.load()
             self.datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
-            self.free_flows4 = Queue(os.dup(program.map_fd("free_flows4_v1")))
             self.program_fd = os.dup(program.program_fd(loader.PROGRAM))
         plan = PLANS[shape.family]
         relays = {number: plan.relay + number for number in range(shape.relays)}
-        vip = Endpoint(plan.vip, VIP_PORT)
-        self.datapath.set_addresses({0: vip}, relays, (PORT_MIN, port_max), shape.port_bits)
+        self.datapath.set_addresses({0: Endpoint(plan.vip, VIP_PORT)}, relays)
+        self.datapath.lay_out(layout)
         self._put_hops()
         self._put_backends()
 
     def close(self) -> None:
         self.datapath.close()
-        os.close(self.free_flows4.fd)
         os.close(self.program_fd)
 
     def fill(self, backends: int = BACKENDS) -> None:
@@ -150,17 +141,14 @@ class Table:
         # No sum is right in these packets, so none needs to come out right.
         flows["ip_delta"] = flows["udp_delta"] = 0x1234
         self.datapath.flows[records] = flows
-        keys = np.zeros(len(records), abi.FLOW_KEY)
-        keys["client_addr"], keys["client_port"] = clients, ports
-        stored = self.datapath.flow_index.put_many(keys, records)
-        if stored != len(records):
-            raise RuntimeError(f"only {stored} of {len(records)} flows fit")
+        self.datapath.index[:] = 0
+        flow_index.enter(self.datapath.index, self.datapath.flows, records, self.datapath.layout)
 
     def empty(self) -> None:
         """No flow at all, every record free, counters as they are."""
         self.datapath.flows[:] = np.zeros(1, abi.FLOW)[0]
-        self.datapath.flow_index.delete_many(self.datapath.flow_index.read()[0])
-        self.datapath.refill_free_flows()
+        self.datapath.index[:] = 0
+        self.datapath.lay_out(self.datapath.layout)
 
     def let_bind(self, clients: HostLink) -> None:
         """What binding needs besides: the session, free hops, and the link of the clients."""

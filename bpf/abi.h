@@ -27,8 +27,9 @@ enum limit {
 	RELAY_MAX = 16, /* with the VIPs: half of the slots, so that a perfect hash is found */
 	HOP_MAX = 16384,
 	OWNER_MAX = 1024,
+	SOURCE_CELLS = 65536, /* budgets of sources */
+	FLOW_MAX = 1 << 20,  /* records that an entry of the index can name */
 	FLOW_STATE_BITS = 4, /* of flow.state; the second of binding is above them */
-	PROVISIONAL_KEY = 0x8000, /* in flow_key.vip */
 	FLOW_TICK_SHIFT = 20, /* a tick is 2^20 ns of CLOCK_MONOTONIC, 1.05 ms */
 };
 
@@ -88,6 +89,8 @@ enum reason {
 	REASON_DROP_SOURCE_BUDGET,    /* too many requests without a flow from one prefix */
 	REASON_DROP_BINDING_BUDGET,   /* too many new flows on this CPU */
 	REASON_DROP_SESSION_BUDGET,   /* too many new flows of one session */
+	REASON_DROP_INDEX_FULL,       /* no slot for a new flow: many of its neighbours have ended just now */
+	REASON_DROP_BUSY,             /* other CPUs were binding in the same place all the while */
 	REASON_MAX,
 };
 
@@ -128,9 +131,6 @@ struct local {
  */
 struct locals {
 	__u32 seed;
-	__u32 port_bits; /* as in the program's settings, for who reads the maps alone */
-	__u16 port_min;
-	__u16 port_max;
 	__u32 pad;
 	struct local slots[LOCAL_SLOTS];
 };
@@ -174,7 +174,8 @@ struct hop {
 	__u8 smac[6];
 	__u16 mtu;
 	__u32 ifindex;
-	__u32 pad[3];
+	__u32 taken_back; /* of entry 0 alone: how often the daemon has taken numbers back */
+	__u32 pad[2];
 };
 
 /* ---- sessions and their owners ------------------------------------------ */
@@ -215,25 +216,30 @@ struct backend {
 	__u32 pad[2];
 };
 
-/* ---- flows -------------------------------------------------------------- */
+/* ---- flows: docs/flow-table.md ------------------------------------------ */
 
-/*
- * FREE -> BINDING -> LIVE or PROVISIONAL, PROVISIONAL -> LIVE, and LIVE ->
- * SUPERSEDED by XDP, with compare-and-swap; all of these -> DEAD -> FREE by the
- * daemon.
- */
+/* What cannot change while the maps live. Whoever made them wrote it, once. */
+struct layout {
+	__u16 port_min; /* relay port range, host byte order, both ends included */
+	__u16 port_max;
+	__u32 span;	/* ports in the range: records for each relay address */
+	__u32 relays;	/* relay addresses that there are records for */
+	__u32 buckets;	/* of the index */
+	__u32 hash_key[8]; /* random; [0] to [5] for flows, the others for budgets of sources */
+};
+
 enum flow_state {
 	FLOW_FREE,
 	FLOW_BINDING,
 	FLOW_LIVE,
-	FLOW_SUPERSEDED, /* its client's 5-tuple belongs to a newer record */
+	FLOW_SUPERSEDED, /* its client's 5-tuple belongs to a newer record, or it found no slot */
 	FLOW_DEAD,	 /* in quarantine */
 	FLOW_PROVISIONAL, /* not confirmed by its transceiver: down_bytes holds the transaction */
 };
 
 /*
  * One flow, one relay port, one record, one cache line. The record's number is
- * the relay address's index << port_bits | (port - port_min).
+ * the relay address's index * span + (port - port_min). It begins with its key.
  */
 struct flow {
 	struct address client_addr;
@@ -257,20 +263,64 @@ struct flow {
 /* Where a request is checked, one for each CPU. */
 struct scratch {
 	__u32 words[SCRATCH_WORDS]; /* the message, as it stands in the packet */
-	__u32 state[5];		    /* SHA-1, host byte order */
+	__u64 schedule[40];	    /* SHA-1: pairs of words, the first of each in the lower half */
+	__u32 state[5];
 	__u32 tag[5];
-	__u32 schedule[16];
 	struct ufrag_key ufrag;
 };
 
-/*
- * Forward index: a client's 5-tuple (the VIP stands for three of the five). A
- * PROVISIONAL record has PROVISIONAL_KEY set in vip, beside the flow proper.
- */
+/* The hop that a CPU came upon last: most clients are behind one router. */
+struct last_hop {
+	struct hop_key key;
+	__u32 number; /* 0: none yet */
+	__u32 taken_back; /* as hops said it then; another value: the number may be another's */
+};
+
+/* A client's 5-tuple: the VIP stands for three of the five. */
 struct flow_key {
 	struct address client_addr;
 	__be16 client_port;
 	__u16 vip;
+};
+
+enum bucket_word {
+	BUCKET_SPILT,	/* XDP's: lock bit, and entries that went to the next buckets, counted in twos */
+	BUCKET_REMOVED, /* the daemon's: how many of those it has removed, in twos */
+	BUCKET_FIRST_SLOT,
+	BUCKET_WORDS = 16,
+};
+
+enum bucket_bit {
+	BUCKET_LOCKED = 1,
+	BUCKET_SPILT_ONE = 2,
+	BUCKET_SPILT_MASK = 0x7ffffffe, /* neither locked nor used */
+};
+
+/* A slot: SLOT_USED | tag << SLOT_NUMBER_BITS | number of the record; 0: empty. */
+enum slot_bit {
+	SLOT_NUMBER_BITS = 20,
+	SLOT_TAG_BITS = 11,
+	SLOT_TURNS = 4, /* buckets that an entry may be in: its home and the next three */
+};
+
+struct bucket {
+	__u32 words[BUCKET_WORDS];
+};
+
+/* Numbers of free records, for one address family: a ring within free_flows. */
+struct free_list {
+	__u32 head; /* XDP's: where the next number is taken */
+	__u32 pad[15];
+	__u32 tail; /* the daemon's: where the next number is put */
+	__u32 first; /* the ring's first place */
+	__u32 size;  /* its places: one more than there are numbers */
+	__u32 pad2[13];
+};
+
+#define FREE_LINE 16 /* numbers in an entry of free_flows */
+
+struct free_line {
+	__u32 numbers[FREE_LINE];
 };
 
 /* Sources that no budget holds for; the longest prefix counts. */
@@ -281,7 +331,7 @@ struct prefix_key {
 
 _Static_assert(sizeof(struct address) == 16, "address");
 _Static_assert(sizeof(struct local) == 24, "local");
-_Static_assert(sizeof(struct locals) == 16 + 24 * LOCAL_SLOTS, "locals");
+_Static_assert(sizeof(struct locals) == 8 + 24 * LOCAL_SLOTS, "locals");
 _Static_assert(sizeof(struct vip) == 24, "vip");
 _Static_assert(sizeof(struct hop_key) == 20, "hop_key");
 _Static_assert(sizeof(struct hop) == 32, "hop");
@@ -289,5 +339,9 @@ _Static_assert(sizeof(struct session) == 96, "session");
 _Static_assert(sizeof(struct backend) == 32, "backend");
 _Static_assert(sizeof(struct flow) == 64, "one flow, one cache line");
 _Static_assert(sizeof(struct flow_key) == 20, "flow_key has no padding");
+_Static_assert(sizeof(struct layout) == 48, "layout has no padding");
+_Static_assert(sizeof(struct bucket) == 64, "a bucket is a cache line");
+_Static_assert(sizeof(struct free_list) == 128, "head and tail have a cache line each");
+_Static_assert(FLOW_MAX == 1 << SLOT_NUMBER_BITS && SLOT_NUMBER_BITS + SLOT_TAG_BITS == 31, "a slot");
 
 #endif

@@ -12,7 +12,7 @@ static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *
 					     __u16 stun_type)
 {
 	__u32 number = record_number(local->number, p->dport), backend_number, vip_number;
-	struct flow *flow = bpf_map_lookup_elem(&flows_v1, &number);
+	struct flow *flow = bpf_map_lookup_elem(&flows_v2, &number);
 	const struct backend *backend;
 	const struct vip *vip;
 	struct rewrite r;
@@ -21,7 +21,7 @@ static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *
 
 	if (!flow)
 		return REASON_ABORTED_BAD_NUMBER;
-	switch (state_of(flow)) {
+	switch (state_before_fields(flow)) {
 	case FLOW_LIVE:
 		break;
 	case FLOW_PROVISIONAL:

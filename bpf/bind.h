@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * Binding: what an accepted Binding Request does, and nothing else can.
- *
- * A record goes FREE -> BINDING by compare-and-swap (its number came off the
- * queue, so the swap fails only if the queue lies), is filled, becomes LIVE,
- * and is then published in the forward index. Whoever finds another CPU's
- * entry there withdraws its own record, which nobody can have used yet.
+ * Binding: what an accepted Binding Request does, and nothing else can. Which
+ * word is written when, and what other CPUs and the daemon may do meanwhile:
+ * docs/flow-table.md.
  */
 #ifndef EARSHOT_BIND_H
 #define EARSHOT_BIND_H
@@ -13,21 +10,26 @@
 #include "budget.h"
 #include "checksum.h"
 #include "flow.h"
+#include "free_list.h"
 #include "hop.h"
+#include "index.h"
 #include "integrity.h"
 #include "local.h"
 #include "maps.h"
 #include "parse.h"
 #include "provisional.h"
 #include "stun.h"
+#include "verdict.h"
 
 /* What is known of a request once it has been accepted. */
 struct binding {
 	struct flow_key key;
-	__u32 session;
-	__u16 backend;
+	int live;	   /* number of the flow that its 5-tuple has already, or NOT_FOUND */
+	struct target target;
 	__u16 hop;
-	__u32 confirmed;   /* the request was authenticated here */
+	__u16 confirmed;   /* the request was authenticated here */
+	__u32 number;	   /* of the record that it goes by, ... */
+	__u32 reason;	   /* ... which is there already if this is not UNDECIDED */
 	__u64 transaction; /* of the request, for provisional.h */
 };
 
@@ -58,14 +60,61 @@ static __always_inline void set_deltas(struct flow *flow, const struct packet *p
 }
 
 /*
- * Fills a new record and publishes it under key. A record that another CPU has
- * published under the key meanwhile is used instead.
+ * The record that serves a request already: its flow's, or one that waits for its
+ * transceiver's word on this session. UNDECIDED: there is none.
  */
-static __always_inline enum reason new_flow(const struct packet *p, const struct binding *b,
-					    const struct flow_key *key, __u64 flags, __u32 *number)
+static __always_inline enum reason serving(const struct binding *b, int live, __u32 *number)
+{
+	struct flow *flow;
+	int found;
+
+	if (live >= 0) {
+		*number = live;
+		flow = bpf_map_lookup_elem(&flows_v2, number);
+		if (flow && is_of(flow, &b->target)) {
+			flow->client_hop = b->hop;
+			return REASON_FORWARD_TO_TRANSCEIVER;
+		}
+	}
+	if (b->confirmed)
+		return UNDECIDED;
+	found = find(&b->key, FLOW_PROVISIONAL, &b->target);
+	if (found < 0)
+		return UNDECIDED;
+	*number = found;
+	flow = bpf_map_lookup_elem(&flows_v2, number);
+	if (!flow)
+		return REASON_ABORTED_BAD_NUMBER;
+	if (flow->up_packets >= PROVISIONAL_PACKETS)
+		return REASON_DROP_PROVISIONAL;
+	flow->down_bytes = b->transaction;
+	return REASON_FORWARD_PROVISIONAL;
+}
+
+/* Everything of a new record but its state. */
+static __always_inline void fill(struct flow *flow, const struct packet *p, const struct binding *b,
+				 const struct relay *relay, const struct backend *backend, __be16 port)
+{
+	flow->client_addr = p->src;
+	flow->client_port = p->sport;
+	flow->vip = b->key.vip;
+	flow->backend = b->target.backend;
+	flow->client_hop = b->hop;
+	flow->session = b->target.session;
+	flow->last_seen = now_ticks();
+	flow->up_packets = 0;
+	flow->down_packets = 0;
+	flow->up_bytes = 0;
+	flow->down_bytes = b->confirmed ? 0 : b->transaction;
+	set_deltas(flow, p, relay, backend, port);
+}
+
+/* A new record, published in the index, with the lock of its home held. */
+static __always_inline enum reason new_flow(const struct packet *p, const struct binding *b, struct bucket *home,
+					    struct place place, __u32 *number)
 {
 	enum flow_state state = b->confirmed ? FLOW_LIVE : FLOW_PROVISIONAL;
-	__u32 backend_number = b->backend, relay_number, *winner, seconds;
+	__u32 backend_number = b->target.backend, relay_number, seconds;
 	const struct backend *backend;
 	const struct relay *relay;
 	struct flow *flow;
@@ -74,145 +123,87 @@ static __always_inline enum reason new_flow(const struct packet *p, const struct
 	backend = bpf_map_lookup_elem(&backends_v1, &backend_number);
 	if (!backend)
 		return REASON_ABORTED_BAD_NUMBER;
-	reason = charge_binding();
+	reason = take_number(p->family, number);
 	if (reason != UNDECIDED)
 		return reason;
-	if (p->family == IPV4 ? bpf_map_pop_elem(&free_flows4_v1, number)
-			      : bpf_map_pop_elem(&free_flows6_v1, number))
-		return REASON_DROP_FLOWS_FULL;
-	relay_number = *number >> settings.port_bits;
-	flow = bpf_map_lookup_elem(&flows_v1, number);
+	relay_number = relay_of(*number);
+	flow = bpf_map_lookup_elem(&flows_v2, number);
 	relay = bpf_map_lookup_elem(&relays_v1, &relay_number);
 	if (!flow || !relay)
 		return REASON_ABORTED_BAD_NUMBER;
-	/* The number is not put back: the daemon finds it when it next starts. */
+	/* The number is not put back: it belongs to who has the record. */
 	if (__sync_val_compare_and_swap(&flow->state, FLOW_FREE, FLOW_BINDING) != FLOW_FREE)
 		return REASON_DROP_FREE_LIST;
-
-	flow->client_addr = p->src;
-	flow->client_port = p->sport;
-	flow->vip = b->key.vip;
-	flow->backend = b->backend;
-	flow->client_hop = b->hop;
-	flow->session = b->session;
-	flow->last_seen = now_ticks();
-	flow->up_packets = 0;
-	flow->down_packets = 0;
-	flow->up_bytes = 0;
-	flow->down_bytes = b->confirmed ? 0 : b->transaction;
-	set_deltas(flow, p, relay, backend, relay_port(*number));
-	seconds = bpf_ktime_get_coarse_ns() / 1000000000;
-	__sync_lock_test_and_set(&flow->state, state | seconds << FLOW_STATE_BITS);
-
-	if (bpf_map_update_elem(&flow_index_v1, key, number, flags)) {
-		__sync_lock_test_and_set(&flow->state, FLOW_FREE);
-		if (p->family == IPV4)
-			bpf_map_push_elem(&free_flows4_v1, number, 0);
-		else
-			bpf_map_push_elem(&free_flows6_v1, number, 0);
-		winner = bpf_map_lookup_elem(&flow_index_v1, key);
-		if (!winner)
-			return REASON_DROP_FLOWS_FULL;
-		*number = *winner;
-		return b->confirmed ? REASON_FORWARD_TO_TRANSCEIVER : REASON_FORWARD_PROVISIONAL;
+	fill(flow, p, b, relay, backend, relay_port(*number, relay_number));
+	/* Entered first: the daemon, which ends what is LIVE, then finds its slot. */
+	if (!enter(home, place, *number)) {
+		state = FLOW_SUPERSEDED;
+		flow->down_bytes = 0; /* it is told as one that has ended: no transaction among its bytes */
+		reason = REASON_DROP_INDEX_FULL;
 	}
+	/* After the fields, which the compare-and-swap of entering it has seen to. */
+	seconds = now_ns() / 1000000000;
+	*(volatile __u32 *)&flow->state = state | seconds << FLOW_STATE_BITS;
+	if (reason != UNDECIDED)
+		return reason;
 	return b->confirmed ? REASON_FORWARD_BOUND : REASON_FORWARD_PROVISIONAL;
 }
 
-static __always_inline int serves(const struct flow *flow, const struct binding *b, enum flow_state state)
+/* What is done with the lock of the key's home held. */
+static __always_inline enum reason bind_locked(const struct packet *p, const struct binding *b,
+					       struct bucket *home, struct place place, __u32 *number)
 {
-	return state_of(flow) == state && flow->session == b->session && flow->backend == b->backend;
-}
-
-/* A request that was not authenticated: provisional.h. */
-static __always_inline enum reason find_or_hold(const struct packet *p, const struct binding *b, __u32 *number)
-{
-	struct flow_key key = b->key;
-	struct flow *flow;
-	__u32 *found;
-
-	key.vip |= PROVISIONAL_KEY;
-	found = bpf_map_lookup_elem(&flow_index_v1, &key);
-	if (!found)
-		return new_flow(p, b, &key, BPF_NOEXIST, number);
-	*number = *found;
-	flow = bpf_map_lookup_elem(&flows_v1, number);
-	if (!flow)
-		return REASON_ABORTED_BAD_NUMBER;
-	if (!serves(flow, b, FLOW_PROVISIONAL))
-		return new_flow(p, b, &key, BPF_ANY, number);
-	if (flow->up_packets >= PROVISIONAL_PACKETS)
-		return REASON_DROP_PROVISIONAL;
-	flow->down_bytes = b->transaction;
-	return REASON_FORWARD_PROVISIONAL;
-}
-
-/*
- * The record that the request is forwarded by: the flow's own, or a new one
- * where there is none or where it belongs to another session. The valid request
- * always wins: the client has restarted, or a NAT has given its port away.
- */
-static __always_inline enum reason find_or_bind(const struct packet *p, const struct binding *b, __u32 *number)
-{
-	struct flow_key key = b->key;
-	__u32 *found = bpf_map_lookup_elem(&flow_index_v1, &key), old = 0;
-	struct flow *flow;
+	__u32 old_number = NO_NUMBER;
+	struct flow *old = search_bucket(home, &place, &b->key, FLOW_LIVE, NULL, &old_number);
 	enum reason reason;
+	int live = NOT_FOUND;
 
-	if (found) {
-		old = *found;
-		flow = bpf_map_lookup_elem(&flows_v1, &old);
-		if (!flow)
-			return REASON_ABORTED_BAD_NUMBER;
-		if (serves(flow, b, FLOW_LIVE)) {
-			flow->client_hop = b->hop;
-			*number = old;
-			return REASON_FORWARD_TO_TRANSCEIVER;
-		}
-	}
-	if (!b->confirmed)
-		return find_or_hold(p, b, number);
-	if (!found)
-		return new_flow(p, b, &key, BPF_NOEXIST, number);
-	reason = new_flow(p, b, &key, BPF_ANY, number);
-	if (reason != REASON_FORWARD_BOUND)
+	if (old)
+		live = old_number;
+	else if (!nothing_spilt(home))
+		live = find(&b->key, FLOW_LIVE, NULL);
+	reason = serving(b, live, number);
+
+	/* Another CPU has bound the same request since it was accepted here. */
+	if (reason != UNDECIDED)
 		return reason;
-	supersede(old);
+	reason = new_flow(p, b, home, place, number);
+	if (reason != REASON_FORWARD_BOUND || live < 0)
+		return reason;
+	/*
+	 * The valid request always wins: the client has restarted, or a NAT has given
+	 * its port away. Last, so that the client leads somewhere all the time.
+	 */
+	old_number = live;
+	old = bpf_map_lookup_elem(&flows_v2, &old_number);
+	if (old)
+		supersede(old);
 	return REASON_FORWARD_REBOUND;
-}
-
-/* Whether packets of this 5-tuple are being forwarded. */
-static __always_inline int has_flow(const struct binding *b)
-{
-	struct flow_key key = b->key;
-	__u32 *number = bpf_map_lookup_elem(&flow_index_v1, &key);
-	const struct flow *flow = number ? bpf_map_lookup_elem(&flows_v1, number) : NULL;
-
-	return flow && state_of(flow) == FLOW_LIVE;
 }
 
 /*
  * Decides whether a Binding Request is accepted, and if so completes *b, which
- * has the key so far, but for the hop. Neither this nor bind_flow() is inlined:
- * they are functions of their own to the verifier, and off the hot path. What
- * their arguments point to goes to maps by way of the stack: kernels before 6.2
- * take no key or value from there.
+ * has key and live so far. Neither this nor bind_flow() is inlined: they are functions
+ * of their own to the verifier, and off the hot path. What their arguments point
+ * to goes to maps by way of the stack: kernels before 6.2 take no key or value
+ * from there.
  */
 __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct binding *b)
 {
-	const struct session *session;
+	struct session *session;
 	struct scratch *scratch;
 	enum reason reason;
 	struct stun stun;
-	int known;
+	__u32 number = 0, backend;
+	int hop;
 
 	if (!p || !b)
 		return REASON_ABORTED_BAD_NUMBER;
 	reason = check_source(p);
 	if (reason != UNDECIDED)
 		return reason;
-	known = has_flow(b);
-	if (!known) {
+	/* Budgets are for who has no flow yet. */
+	if (b->live < 0) {
 		reason = charge_source(p);
 		if (reason != UNDECIDED)
 			return reason;
@@ -229,35 +220,55 @@ __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct
 	session = bpf_map_lookup_elem(&sessions_v1, &scratch->ufrag);
 	if (!session)
 		return REASON_DROP_UNKNOWN_UFRAG;
-	if (!known && (session->flags & SESSION_HAS_PWD) && session_spent(session))
+	if (b->live < 0 && (session->flags & SESSION_HAS_PWD) && session_spent(session))
 		return REASON_DROP_SESSION_BUDGET;
 	b->transaction = *(__u64 *)&scratch->words[2]; /* before it is spoiled */
 	b->confirmed = session->flags & SESSION_HAS_PWD;
 	reason = check_integrity(scratch, &stun, session);
 	if (reason != UNDECIDED)
 		return reason;
-	b->backend = session->backend[p->family == IPV6];
-	if (!b->backend)
+	b->target.session = session->number;
+	b->target.backend = session->backend[p->family == IPV6];
+	if (!b->target.backend)
 		return REASON_DROP_NO_BACKEND;
-	b->session = session->number;
-	return UNDECIDED;
+	hop = client_hop(ctx, p);
+	if (hop < 0)
+		return -hop;
+	b->hop = hop;
+	backend = b->target.backend;
+	if (!bpf_map_lookup_elem(&backends_v1, &backend))
+		return REASON_ABORTED_BAD_NUMBER;
+	reason = serving(b, b->live, &number);
+	b->number = number;
+	b->reason = reason;
+	if (reason == UNDECIDED)
+		return charge_binding(session);
+	return is_forward(reason) ? UNDECIDED : reason;
 }
 
 /*
  * The record for an accepted request: the reason to forward it with and the
  * record's number, or the reason to drop it. Writes nothing to the packet.
  */
-__noinline int bind_flow(struct xdp_md *ctx, const struct packet *p, struct binding *b, __u32 *number)
+__noinline int bind_flow(const struct packet *p, const struct binding *b, __u32 *number)
 {
-	enum reason reason = REASON_DROP_HOP_UNRESOLVED;
+	enum reason reason;
+	struct bucket *home;
+	struct place place;
+	struct flow_key key;
 	__u32 chosen = 0;
 
 	if (!p || !b || !number)
 		return REASON_ABORTED_BAD_NUMBER;
-	b->hop = client_hop(ctx, p, &reason);
-	if (!b->hop)
-		return reason;
-	reason = find_or_bind(p, b, &chosen);
+	key = b->key;
+	place = place_of(&key);
+	home = bpf_map_lookup_elem(&flow_index_v2, &place.bucket);
+	if (!home)
+		return REASON_ABORTED_BAD_NUMBER;
+	if (!lock_bucket(home))
+		return REASON_DROP_BUSY;
+	reason = bind_locked(p, b, home, place, &chosen);
+	unlock_bucket(home);
 	*number = chosen;
 	return reason;
 }

@@ -8,6 +8,7 @@
 #ifndef EARSHOT_BUDGET_H
 #define EARSHOT_BUDGET_H
 
+#include "clock.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -27,26 +28,36 @@ static __always_inline int take(__u64 *full_at, __u64 interval, __u64 burst, __u
 }
 
 /*
- * For requests that no flow answers for: a bucket for each source, a /32 or a
- * /64. Exempt prefixes are looked up last, for sources that have spent theirs.
+ * The cell of a source, a /32 or a /64. NH as in index.h, with a key of its own:
+ * nobody outside knows who shares a cell with whom.
+ */
+static __always_inline __u32 source_cell(const struct packet *p)
+{
+	const volatile __u32 *key = settings.layout.hash_key;
+	__u32 upper = p->src.words[p->family == IPV4 ? 3 : 0], lower = p->family == IPV4 ? 0 : p->src.words[1];
+	__u64 h = (__u64)(upper + key[6]) * (lower + key[7]);
+
+	return ((h ^ h >> 32) * 0x9e3779b97f4a7c15) >> 48;
+}
+
+_Static_assert(SOURCE_CELLS == 1 << 16, "the hash keeps the upper 16 bits");
+
+/*
+ * For requests that no flow answers for. Exempt prefixes are looked up last, for
+ * sources that have spent theirs.
  */
 static __always_inline enum reason charge_source(const struct packet *p)
 {
-	__u64 now = bpf_ktime_get_coarse_ns(), first, *full_at;
 	struct prefix_key exempt = { .bits = 128, .addr = p->src };
-	struct address source = p->src;
+	__u32 cell = source_cell(p);
+	__u64 *full_at;
 
 	if (!settings.source_interval)
 		return UNDECIDED;
-	if (p->family == IPV6)
-		source.words[2] = source.words[3] = 0;
-	full_at = bpf_map_lookup_elem(&sources_v1, &source);
-	if (!full_at) {
-		first = now + settings.source_interval;
-		bpf_map_update_elem(&sources_v1, &source, &first, BPF_ANY);
-		return UNDECIDED;
-	}
-	if (take(full_at, settings.source_interval, settings.source_burst, now) ||
+	full_at = bpf_map_lookup_elem(&sources_v2, &cell);
+	if (!full_at)
+		return REASON_ABORTED_BAD_NUMBER;
+	if (take(full_at, settings.source_interval, settings.source_burst, now_ns()) ||
 	    bpf_map_lookup_elem(&exempt_v1, &exempt))
 		return UNDECIDED;
 	return REASON_DROP_SOURCE_BUDGET;
@@ -55,26 +66,20 @@ static __always_inline enum reason charge_source(const struct packet *p)
 /* A session that could not have another flow anyway: no need to check its requests for one. */
 static __always_inline int session_spent(const struct session *session)
 {
-	return settings.session_interval &&
-	       spent(session->full_at, settings.session_burst, bpf_ktime_get_coarse_ns());
+	return settings.session_interval && spent(session->full_at, settings.session_burst, now_ns());
 }
 
 /*
  * For new records, against whoever does know a secret, or has overheard a good
  * request: MESSAGE-INTEGRITY does not cover where it comes from. A bucket for
  * each session, so that one cannot fill the table, and then one for the CPU.
- * The session's ufrag is in scratch since it was looked up there.
  */
-static __always_inline enum reason charge_binding(void)
+static __always_inline enum reason charge_binding(struct session *session)
 {
-	__u64 now = bpf_ktime_get_coarse_ns(), *full_at;
-	struct session *session;
-	struct scratch *scratch;
+	__u64 now = now_ns(), *full_at;
 	__u32 zero = 0;
 
-	scratch = bpf_map_lookup_elem(&scratch_v1, &zero);
-	session = scratch ? bpf_map_lookup_elem(&sessions_v1, &scratch->ufrag) : NULL;
-	if (session && settings.session_interval &&
+	if (settings.session_interval &&
 	    !take(&session->full_at, settings.session_interval, settings.session_burst, now))
 		return REASON_DROP_SESSION_BUDGET;
 	full_at = bpf_map_lookup_elem(&bindings_v1, &zero);

@@ -30,6 +30,10 @@ STRUCTS = (
     "backend",
     "flow",
     "flow_key",
+    "layout",
+    "bucket",
+    "free_list",
+    "free_line",
     "prefix_key",
     "settings",
 )
@@ -40,6 +44,9 @@ ENUMS = {
     "session_flag": ("SessionFlag", "SESSION_"),
     "flow_state": ("FlowState", "FLOW_"),
     "hop_state": ("HopState", "HOP_"),
+    "bucket_word": ("BucketWord", "BUCKET_"),
+    "bucket_bit": ("BucketBit", "BUCKET_"),
+    "slot_bit": ("SlotBit", "SLOT_"),
 }
 
 HEADER = '''# SPDX-License-Identifier: Apache-2.0

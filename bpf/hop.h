@@ -60,18 +60,31 @@ static __always_inline __u32 new_hop(const struct hop_key *key, const __u8 *dmac
 	return number;
 }
 
-/* The number of the hop towards p->src, or 0 with *failed set. */
-static __always_inline __u32 client_hop(struct xdp_md *ctx, const struct packet *p, enum reason *failed)
+static __always_inline int same_hop(const struct hop_key *a, const struct hop_key *b)
+{
+	return same_address(&a->neighbour, &b->neighbour) && a->ifindex == b->ifindex;
+}
+
+/*
+ * The number of the hop towards p->src, or a negative reason. Not inlined: the
+ * stack that it takes is given back when the flow is bound.
+ */
+__noinline int client_hop(struct xdp_md *ctx, const struct packet *p)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = (void *)(long)ctx->data;
 	struct bpf_fib_lookup fib = {};
 	struct hop_key key = {};
 	__u8 dmac[ETH_ALEN] = {};
+	enum reason failed = REASON_DROP_HOP_UNRESOLVED;
 	__u16 resolved = 0;
-	__u32 *number;
+	__u32 *number, made, taken_back, zero = 0;
+	struct last_hop *last;
+	const struct hop *state;
 	int result;
 
+	if (!p)
+		return -REASON_ABORTED_BAD_NUMBER;
 	fib.l4_protocol = IPPROTO_UDP;
 	fib.ifindex = LO_IFINDEX;
 	if (p->family == IPV4) {
@@ -85,8 +98,7 @@ static __always_inline __u32 client_hop(struct xdp_md *ctx, const struct packet 
 	}
 	result = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH) {
-		*failed = REASON_DROP_UNROUTABLE;
-		return 0;
+		return -REASON_DROP_UNROUTABLE;
 	}
 
 	/* The kernel has put the gateway, if there is one, in place of the destination. */
@@ -95,9 +107,21 @@ static __always_inline __u32 client_hop(struct xdp_md *ctx, const struct packet 
 		map_ipv4(&key.neighbour, fib.ipv4_dst);
 	else
 		copy_address(&key.neighbour, fib.ipv6_dst);
+	last = bpf_map_lookup_elem(&last_hop_v1, &zero);
+	state = bpf_map_lookup_elem(&hops_v1, &zero);
+	if (!last || !state)
+		return -REASON_ABORTED_BAD_NUMBER;
+	/* Before the index is read: what is taken back after that makes the memory of it void. */
+	taken_back = *(volatile __u32 *)&state->taken_back;
+	if (last->number && last->taken_back == taken_back && same_hop(&last->key, &key))
+		return last->number;
 	number = bpf_map_lookup_elem(&hop_index_v1, &key);
-	if (number)
+	if (number) {
+		last->key = key;
+		last->number = *number;
+		last->taken_back = taken_back;
 		return *number;
+	}
 
 	if (result == BPF_FIB_LKUP_RET_SUCCESS) {
 		__builtin_memcpy(dmac, fib.dmac, ETH_ALEN);
@@ -111,7 +135,8 @@ static __always_inline __u32 client_hop(struct xdp_md *ctx, const struct packet 
 		__builtin_memcpy(dmac, eth->h_source, ETH_ALEN);
 		resolved = HOP_PROVISIONAL;
 	}
-	return new_hop(&key, dmac, resolved, failed);
+	made = new_hop(&key, dmac, resolved, &failed);
+	return made ? (int)made : -(int)failed;
 }
 
 #endif

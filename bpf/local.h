@@ -10,7 +10,8 @@ _Static_assert(LOCAL_SLOTS == 64, "the hash keeps the upper 6 bits");
 
 static __always_inline int in_relay_range(__be16 port)
 {
-	return (__u16)(bpf_ntohs(port) - settings.port_min) <= (__u16)(settings.port_max - settings.port_min);
+	return (__u16)(bpf_ntohs(port) - settings.layout.port_min) <
+	       settings.layout.span;
 }
 
 /*
@@ -20,7 +21,7 @@ static __always_inline int in_relay_range(__be16 port)
 static __always_inline const struct local *find_local(const struct address *addr, __be16 port)
 {
 	__u32 zero = 0, mix;
-	const struct locals *locals = bpf_map_lookup_elem(&locals_v1, &zero);
+	const struct locals *locals = bpf_map_lookup_elem(&locals_v2, &zero);
 	const struct local *local;
 
 	if (!locals)

@@ -19,13 +19,18 @@ struct abi_enums {
 	enum session_flag session_flag;
 	enum flow_state flow_state;
 	enum hop_state hop_state;
+	enum bucket_word bucket_word;
+	enum bucket_bit bucket_bit;
+	enum slot_bit slot_bit;
 };
 
 /* Alone in .rodata: constants to the verifier and the JIT, set by the daemon before it loads. */
 struct settings {
-	__u16 port_min; /* relay port range, host byte order, both ends included */
-	__u16 port_max;
-	__u32 port_bits; /* 2^port_bits is at least the size of the range */
+	struct layout layout; /* what layout_v1 holds */
+	__u64 relay_ratio;    /* 2^RELAY_RATIO_SHIFT / layout.span, rounded up: flow.h */
+	/* The clock: clock.h. */
+	__u64 jiffy_ns;
+	__u64 jiffy_offset;
 	/* Budgets (budget.h): ns per token, and ns of tokens saved at most. 0: off. */
 	__u64 source_interval;
 	__u64 source_burst;
@@ -35,7 +40,15 @@ struct settings {
 	__u64 session_burst;
 	struct abi_enums enums;
 };
-const volatile struct settings settings = { .port_min = 1024, .port_max = 65535, .port_bits = 16 };
+const volatile struct settings settings = { .jiffy_ns = 1 };
+
+/* Written once, by the daemon that makes the maps; one entry. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct layout);
+	__uint(max_entries, 1);
+} layout_v1 SEC(".maps");
 
 /* Our addresses. Written by the daemon; read for every packet; one entry. */
 struct {
@@ -43,7 +56,7 @@ struct {
 	__type(key, __u32);
 	__type(value, struct locals);
 	__uint(max_entries, 1);
-} locals_v1 SEC(".maps");
+} locals_v2 SEC(".maps");
 
 /* Written by the daemon; read for packets to clients. */
 struct {
@@ -72,7 +85,7 @@ struct {
 /*
  * Next hops. An entry is filled once by whoever took its number off free_hops
  * (XDP for clients, the daemon for backends) and kept fresh by the daemon.
- * Read for every packet. Entry 0 is never used.
+ * Read for every packet. Entry 0 is no hop.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -89,6 +102,14 @@ struct {
 	__type(value, __u32);
 	__uint(max_entries, HOP_MAX);
 } hop_index_v1 SEC(".maps");
+
+/* XDP's alone: hop.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct last_hop);
+	__uint(max_entries, 1);
+} last_hop_v1 SEC(".maps");
 
 /* Numbers of unused hops. Filled by the daemon, popped by XDP and the daemon. */
 struct {
@@ -127,8 +148,9 @@ struct {
 } backends_v1 SEC(".maps");
 
 /*
- * The flow table. Written by XDP (binding, counters) and by the daemon (ending),
- * each word by one of them at a time; read by both and by the CLI.
+ * The flow table: docs/flow-table.md says who may write which word when. Written
+ * by XDP (binding, counters) and by the daemon (ending); read by both and by the
+ * CLI. A record for each port of each relay address.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -136,39 +158,43 @@ struct {
 	__type(key, __u32);
 	__type(value, struct flow);
 	__uint(max_entries, 1);
-} flows_v1 SEC(".maps");
+} flows_v2 SEC(".maps");
 
-/* Forward index. Entered by XDP, removed by the daemon. As large as flows. */
+/* From a client's 5-tuple to its record. Entered by XDP, removed by the daemon. A bucket for six records. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct flow_key);
-	__type(value, __u32);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct bucket);
 	__uint(max_entries, 1);
-} flow_index_v1 SEC(".maps");
+} flow_index_v2 SEC(".maps");
 
-/* Numbers of free records on IPv4 relay addresses, shuffled. As large as flows. */
+/* Rings of numbers of free records, shuffled. Filled by the daemon, taken from by XDP. */
 struct {
-	__uint(type, BPF_MAP_TYPE_QUEUE);
-	__uint(key_size, 0);
-	__uint(value_size, sizeof(__u32));
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct free_line);
 	__uint(max_entries, 1);
-} free_flows4_v1 SEC(".maps");
+} free_flows_v2 SEC(".maps");
 
-/* The same for IPv6 relay addresses. */
+/* Where in free_flows the rings are: by family, IPv4 and IPv6. */
 struct {
-	__uint(type, BPF_MAP_TYPE_QUEUE);
-	__uint(key_size, 0);
-	__uint(value_size, sizeof(__u32));
-	__uint(max_entries, 1);
-} free_flows6_v1 SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct free_list);
+	__uint(max_entries, 2);
+} free_lists_v1 SEC(".maps");
 
-/* Budgets of sources: XDP's alone. The least recently used are forgotten. */
+/* Budgets of sources, by hash: XDP's alone. Sources that share a cell share a budget. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__type(key, struct address);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE); /* tests look at all of it, after every packet */
+	__type(key, __u32);
 	__type(value, __u64);
-	__uint(max_entries, 65536);
-} sources_v1 SEC(".maps");
+	__uint(max_entries, SOURCE_CELLS);
+} sources_v2 SEC(".maps");
 
 /* Sources without a budget. Written by the daemon; read for who is over it. */
 struct {

@@ -4,8 +4,8 @@
  * good request from a forged one, so its record is PROVISIONAL: it carries STUN
  * only, and little of it, until the transceiver has answered the very request
  * with success. Then it becomes a flow like any other. Until then it disturbs
- * nobody: its index entry has a key of its own, so the client's 5-tuple still
- * leads to the flow that it led to before. The daemon ends it after 5 s.
+ * nobody: a search for flows passes it over, so the client's 5-tuple still leads
+ * to the flow that it led to before. The daemon ends it after 5 s.
  */
 #ifndef EARSHOT_PROVISIONAL_H
 #define EARSHOT_PROVISIONAL_H
@@ -25,32 +25,41 @@ static __always_inline int transaction_of(struct xdp_md *ctx, const struct packe
 				  sizeof(*transaction));
 }
 
-/* The request was answered: the flow takes its place in the index. */
-static __always_inline void confirm(struct flow *flow, __u32 number)
+/*
+ * The request was answered: the record becomes the flow of its 5-tuple, and what
+ * was that before is superseded. UNDECIDED, or the reason that it cannot be now.
+ */
+static __always_inline enum reason confirm(struct flow *flow)
 {
 	struct flow_key key = {
 		.client_addr = flow->client_addr,
 		.client_port = flow->client_port,
 		.vip = flow->vip,
 	};
-	__u32 *found = bpf_map_lookup_elem(&flow_index_v1, &key), old = number;
-	__u32 state = flow->state;
+	struct place place = place_of(&key);
+	struct bucket *home = bpf_map_lookup_elem(&flow_index_v2, &place.bucket);
+	struct flow *old;
+	__u32 state, number;
+	int live;
 
-	if (found)
-		old = *found;
+	if (!home)
+		return REASON_ABORTED_BAD_NUMBER;
+	if (!lock_bucket(home))
+		return REASON_DROP_BUSY;
+	live = find(&key, FLOW_LIVE, NULL);
 	flow->down_bytes = 0;
 	flow->down_packets = 0;
+	state = *(volatile __u32 *)&flow->state;
 	/* Fails if the daemon has ended the record meanwhile. */
-	if (__sync_val_compare_and_swap(&flow->state, state, with_state(state, FLOW_LIVE)) != state)
-		return;
-	bpf_map_update_elem(&flow_index_v1, &key, &number, BPF_ANY);
-	if (old != number)
-		supersede(old);
-	key.vip |= PROVISIONAL_KEY;
-	/* Another session may ask for the same 5-tuple by now: its entry stays. */
-	found = bpf_map_lookup_elem(&flow_index_v1, &key);
-	if (found && *found == number)
-		bpf_map_delete_elem(&flow_index_v1, &key);
+	if ((state & ((1 << FLOW_STATE_BITS) - 1)) == FLOW_PROVISIONAL &&
+	    __sync_val_compare_and_swap(&flow->state, state, with_state(state, FLOW_LIVE)) == state && live >= 0) {
+		number = live;
+		old = bpf_map_lookup_elem(&flows_v2, &number);
+		if (old)
+			supersede(old);
+	}
+	unlock_bucket(home);
+	return UNDECIDED;
 }
 
 /*
@@ -59,7 +68,7 @@ static __always_inline void confirm(struct flow *flow, __u32 number)
  */
 __noinline int from_provisional(struct xdp_md *ctx, const struct packet *p, __u32 number, __u32 stun_type)
 {
-	struct flow *flow = bpf_map_lookup_elem(&flows_v1, &number);
+	struct flow *flow = bpf_map_lookup_elem(&flows_v2, &number);
 	__u64 transaction;
 
 	if (!p || !flow)
@@ -69,7 +78,7 @@ __noinline int from_provisional(struct xdp_md *ctx, const struct packet *p, __u3
 	if (transaction_of(ctx, p, &transaction))
 		return REASON_DROP_TRUNCATED;
 	if (stun_type == STUN_BINDING_SUCCESS && transaction == flow->down_bytes)
-		confirm(flow, number);
+		return confirm(flow);
 	return UNDECIDED;
 }
 

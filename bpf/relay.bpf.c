@@ -11,32 +11,45 @@
 #include "parse.h"
 #include "local.h"
 #include "stun.h"
+#include "index.h"
 #include "flow.h"
 #include "bind.h"
 #include "answer.h"
 #include "verdict.h"
 
+/* A Binding Request: the record that it goes by, there already or new. */
+static __always_inline enum reason admit(struct xdp_md *ctx, const struct packet *p, struct binding *binding,
+					 __u32 *number)
+{
+	enum reason reason = accept_request(ctx, p, binding);
+
+	if (reason != UNDECIDED)
+		return reason;
+	*number = binding->number;
+	return binding->reason == UNDECIDED ? (enum reason)bind_flow(p, binding, number)
+					    : (enum reason)binding->reason;
+}
+
 static __always_inline enum reason from_client(struct xdp_md *ctx, struct packet *p, __u32 vip, __u16 stun_type)
 {
-	struct binding binding = {
-		.key = { .client_addr = p->src, .client_port = p->sport, .vip = vip },
-	};
-	enum reason reason;
-	__u32 *found, number = 0;
+	struct flow_key key = { .client_addr = p->src, .client_port = p->sport, .vip = vip };
+	enum reason reason = REASON_FORWARD_TO_TRANSCEIVER;
+	__u32 number = 0;
+	struct flow *flow = find_live(&key, &number);
 
 	if (is_stun(p->first) && stun_type == STUN_BINDING_REQUEST) {
-		reason = accept_request(ctx, p, &binding);
-		if (reason != UNDECIDED)
-			return reason;
-		reason = bind_flow(ctx, p, &binding, &number);
+		struct binding binding = { .key = key, .live = flow ? (int)number : NOT_FOUND };
+
+		reason = admit(ctx, p, &binding, &number);
 		if (!is_forward(reason))
 			return reason;
-		return to_transceiver(ctx, p, number, reason);
-	}
-	found = bpf_map_lookup_elem(&flow_index_v1, &binding.key);
-	if (!found)
+		flow = bpf_map_lookup_elem(&flows_v2, &number);
+		if (!flow)
+			return REASON_ABORTED_BAD_NUMBER;
+	} else if (!flow) {
 		return unclaimed(p, REASON_DROP_NO_FLOW);
-	return to_transceiver(ctx, p, *found, REASON_FORWARD_TO_TRANSCEIVER);
+	}
+	return to_transceiver(ctx, p, flow, number, reason);
 }
 
 static __always_inline enum reason relay_packet(struct xdp_md *ctx, struct packet *p)

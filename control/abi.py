@@ -18,8 +18,9 @@ VIP_MAX = 8
 RELAY_MAX = 16
 HOP_MAX = 16384
 OWNER_MAX = 1024
+SOURCE_CELLS = 65536
+FLOW_MAX = 1048576
 FLOW_STATE_BITS = 4
-PROVISIONAL_KEY = 32768
 FLOW_TICK_SHIFT = 20
 
 
@@ -74,6 +75,8 @@ class Reason(IntEnum):
     DROP_SOURCE_BUDGET = 47
     DROP_BINDING_BUDGET = 48
     DROP_SESSION_BUDGET = 49
+    DROP_INDEX_FULL = 50
+    DROP_BUSY = 51
 
 
 class LocalKind(IntEnum):
@@ -101,6 +104,25 @@ class HopState(IntEnum):
     UNRESOLVED = 0
     RESOLVED = 1
     PROVISIONAL = 2
+
+
+class BucketWord(IntEnum):
+    SPILT = 0
+    REMOVED = 1
+    FIRST_SLOT = 2
+    WORDS = 16
+
+
+class BucketBit(IntEnum):
+    LOCKED = 1
+    SPILT_ONE = 2
+    SPILT_MASK = 2147483646
+
+
+class SlotBit(IntEnum):
+    NUMBER_BITS = 20
+    TAG_BITS = 11
+    TURNS = 4
 
 
 def _dtype(size: int, fields: list[tuple[str, object, int]]) -> np.dtype[np.void]:
@@ -134,13 +156,10 @@ LOCAL = _dtype(
 )
 
 LOCALS = _dtype(
-    1552,
+    1544,
     [
         ("seed", "<u4", 0),
-        ("port_bits", "<u4", 4),
-        ("port_min", "<u2", 8),
-        ("port_max", "<u2", 10),
-        ("slots", (LOCAL, (64,)), 16),
+        ("slots", (LOCAL, (64,)), 8),
     ],
 )
 
@@ -183,6 +202,7 @@ HOP = _dtype(
         ("smac", "V6", 8),
         ("mtu", "<u2", 14),
         ("ifindex", "<u4", 16),
+        ("taken_back", "<u4", 20),
     ],
 )
 
@@ -256,6 +276,42 @@ FLOW_KEY = _dtype(
     ],
 )
 
+LAYOUT = _dtype(
+    48,
+    [
+        ("port_min", "<u2", 0),
+        ("port_max", "<u2", 2),
+        ("span", "<u4", 4),
+        ("relays", "<u4", 8),
+        ("buckets", "<u4", 12),
+        ("hash_key", ("<u4", (8,)), 16),
+    ],
+)
+
+BUCKET = _dtype(
+    64,
+    [
+        ("words", ("<u4", (16,)), 0),
+    ],
+)
+
+FREE_LIST = _dtype(
+    128,
+    [
+        ("head", "<u4", 0),
+        ("tail", "<u4", 64),
+        ("first", "<u4", 68),
+        ("size", "<u4", 72),
+    ],
+)
+
+FREE_LINE = _dtype(
+    64,
+    [
+        ("numbers", ("<u4", (16,)), 0),
+    ],
+)
+
 PREFIX_KEY = _dtype(
     20,
     [
@@ -265,16 +321,17 @@ PREFIX_KEY = _dtype(
 )
 
 SETTINGS = _dtype(
-    80,
+    160,
     [
-        ("port_min", "<u2", 0),
-        ("port_max", "<u2", 2),
-        ("port_bits", "<u4", 4),
-        ("source_interval", "<u8", 8),
-        ("source_burst", "<u8", 16),
-        ("binding_interval", "<u8", 24),
-        ("binding_burst", "<u8", 32),
-        ("session_interval", "<u8", 40),
-        ("session_burst", "<u8", 48),
+        ("layout", LAYOUT, 0),
+        ("relay_ratio", "<u8", 48),
+        ("jiffy_ns", "<u8", 56),
+        ("jiffy_offset", "<u8", 64),
+        ("source_interval", "<u8", 72),
+        ("source_burst", "<u8", 80),
+        ("binding_interval", "<u8", 88),
+        ("binding_burst", "<u8", 96),
+        ("session_interval", "<u8", 104),
+        ("session_burst", "<u8", 112),
     ],
 )

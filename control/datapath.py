@@ -7,74 +7,89 @@ may read.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
 import numpy as np
 
-from control import abi, local_table
+from control import abi, flow_index, local_table
 from control.addresses import Endpoint, IPAddress, from_bytes, to_bytes
-from control.libbpf import BPF_NOEXIST, Array
+from control.errors import DatapathError
+from control.free_lists import FreeLists
+from control.layout import FAMILIES, Layout
+from control.libbpf import Array
 from control.maps import ArrayMap, HashMap, MappedArray, PerCpuArray, Queue
 
 STATE_MASK = (1 << abi.FLOW_STATE_BITS) - 1
+_MAPPED = {
+    "flows_v2": abi.FLOW,
+    "flow_index_v2": abi.BUCKET,
+    "free_flows_v2": abi.FREE_LINE,
+    "free_lists_v1": abi.FREE_LIST,
+    "backends_v1": abi.BACKEND,
+    "hops_v1": abi.HOP,
+}
 
 
 class Datapath:
     """The kernel's side as one object.
 
-    flows, backends and hops are the kernel's own memory: reads see what XDP writes, and
+    flows, index, backends and hops are the kernel's own memory: reads see what XDP writes, and
     writes are seen by the next packet.
 
     Attributes:
         vips, relays: by the number that flows and records name them with.
-        port_min, port_max, port_bits: a record's number is the number of its relay address
-            << port_bits | (port - port_min).
+        layout: which record is whose, once lay_out() has been called in the life of the maps.
     """
 
     def __init__(self, fds: Mapping[str, int], *, writable: bool = True) -> None:
         """Takes over the descriptors, by map name."""
         self._fds = dict(fds)
-        self._mappings = [
-            MappedArray(fds[name], dtype, writable=writable)
-            for name, dtype in (("flows_v1", abi.FLOW), ("backends_v1", abi.BACKEND), ("hops_v1", abi.HOP))
-        ]
-        self.flows, self.backends, self.hops = (mapping.array for mapping in self._mappings)
+        self._mappings = {
+            name: MappedArray(fds[name], dtype, writable=writable) for name, dtype in _MAPPED.items()
+        }
+        arrays = {name: mapping.array for name, mapping in self._mappings.items()}
+        self.flows, self.backends, self.hops = (
+            arrays["flows_v2"],
+            arrays["backends_v1"],
+            arrays["hops_v1"],
+        )
+        self.index = flow_index.words_of(arrays["flow_index_v2"])
+        self.free = FreeLists(arrays["free_lists_v1"], arrays["free_flows_v2"])
         self.sessions = HashMap(fds["sessions_v1"], abi.UFRAG_KEY, abi.SESSION)
-        self.flow_index = HashMap(fds["flow_index_v1"], abi.FLOW_KEY, "=u4")
         self.hop_index = HashMap(fds["hop_index_v1"], abi.HOP_KEY, "=u4")
         self.links = HashMap(fds["links_v1"], "=u4", abi.LINK_INFO)
         self.free_hops = Queue(fds["free_hops_v1"])
-        self._free_flows = {4: Queue(fds["free_flows4_v1"]), 6: Queue(fds["free_flows6_v1"])}
         self._exempt = HashMap(fds["exempt_v1"], abi.PREFIX_KEY, "=u1")
         self._owners = ArrayMap(fds["owners_v1"], abi.OWNER)
         self._vips = ArrayMap(fds["vips_v1"], abi.VIP)
         self._relays = ArrayMap(fds["relays_v1"], abi.RELAY)
-        self._locals = ArrayMap(fds["locals_v1"], abi.LOCALS)
+        self._locals = ArrayMap(fds["locals_v2"], abi.LOCALS)
+        self._layouts = ArrayMap(fds["layout_v1"], abi.LAYOUT)
         self._reasons = PerCpuArray(fds["reasons_v1"], abi.REASON_COUNTER)
         self._read_addresses()
+        self._layout = Layout.of_record(self._layouts.get(0))
 
     def close(self) -> None:
         """Lets go of the maps. What is pinned or attached stays."""
-        del self.flows, self.backends, self.hops
-        for mapping in self._mappings:
+        del self.flows, self.index, self.free, self.backends, self.hops
+        for mapping in self._mappings.values():
             mapping.close()
         for fd in self._fds.values():
             os.close(fd)
         self._fds = {}
 
+    def fill_free_hops(self) -> None:
+        """Makes all hops of new maps available."""
+        while self.free_hops.pop() is not None:
+            pass  # of a daemon that died while it did this
+        for number in range(1, abi.HOP_MAX):
+            self.free_hops.push(number)
+
     # ---- addresses -----------------------------------------------------------------------
 
-    def set_addresses(
-        self,
-        vips: Mapping[int, Endpoint],
-        relays: Mapping[int, IPAddress],
-        ports: tuple[int, int],
-        port_bits: int,
-    ) -> None:
+    def set_addresses(self, vips: Mapping[int, Endpoint], relays: Mapping[int, IPAddress]) -> None:
         """Enters VIPs and relay addresses by their numbers, and makes them known to the program.
 
         Entries that are not named any more keep their place, since flows may still refer to
@@ -88,13 +103,10 @@ class Datapath:
             record = np.zeros(1, abi.RELAY)
             record["addr"] = np.void(to_bytes(address))
             self._relays.put(number, record)
-        self._locals.put(0, local_table.build(vips, relays, ports, port_bits))
+        self._locals.put(0, local_table.build(vips, relays))
         self._read_addresses()
 
     def _read_addresses(self) -> None:
-        table = self._locals.get(0)[0]
-        self.port_min, self.port_max = int(table["port_min"]), int(table["port_max"])
-        self.port_bits = int(table["port_bits"])
         vips = [vip for vip in self._vips.read() if vip["port"]]
         relays = [relay for relay in self._relays.read() if any(relay["addr"].tobytes())]
         self.vips = [Endpoint(from_bytes(vip["addr"].tobytes()), int(vip["port"])) for vip in vips]
@@ -102,8 +114,7 @@ class Datapath:
 
     def relay_endpoint(self, number: int) -> Endpoint:
         """The relay address and port of a flow record: what its transceiver sees."""
-        port = self.port_min + (number & ((1 << self.port_bits) - 1))
-        return Endpoint(self.relays[number >> self.port_bits], port)
+        return self.layout.endpoint(number, self.relays)
 
     def set_exempt(self, prefixes: Iterable[IPv4Network | IPv6Network]) -> None:
         """The sources that no budget holds for; others that were are not any more."""
@@ -146,67 +157,73 @@ class Datapath:
 
     def capacity(self) -> int:
         """Flows that fit: the ports of all relay addresses."""
-        return len(self.relays) * (self.port_max - self.port_min + 1)
+        return self.layout.records
+
+    @property
+    def is_laid_out(self) -> bool:
+        """Whether the maps have been made ready for their first packet."""
+        return self._layout is not None
+
+    @property
+    def layout(self) -> Layout:
+        """
+        Raises:
+            DatapathError: the maps are new, or whoever made them died before it had laid them out.
+        """
+        if self._layout is None:
+            raise DatapathError("the flow table is not laid out: start earshotd, which does it")
+        return self._layout
+
+    def lay_out(self, layout: Layout) -> None:
+        """Makes new maps a flow table, all records free. After set_addresses: families follow from those.
+
+        What tells that it is done is written last.
+        """
+        relay_of = np.arange(layout.records, dtype=np.uint32) // layout.span
+        families = np.array([address.version for address in self.relays])[relay_of]
+        numbers = {family: np.flatnonzero(families == family).astype(np.uint32) for family in FAMILIES}
+        self.free.lay_out({family: len(numbers[family]) for family in FAMILIES})
+        generator = np.random.default_rng()
+        for family in FAMILIES:
+            self.free.give(family, generator.permutation(numbers[family]))
+        self._layouts.put(0, layout.record())
+        self._layout = layout
 
     def end_flows(self, numbers: Array) -> None:
         """Ends LIVE, PROVISIONAL and SUPERSEDED flows: not one more packet is forwarded by them.
 
         The records keep their fields, in state DEAD. free_flows gives them back, at least a
-        second later, when no CPU can still be looking at them.
+        second later, when no CPU can still be looking at them. What is DEAD already may be ended
+        again: a daemon that died halfway has left its slot.
         """
         states = self.flows["state"]
-        keys = self._index_keys(numbers)  # before the state says nothing about them any more
         states[numbers] = (states[numbers] & ~np.uint32(STATE_MASK)) | abi.FlowState.DEAD
-        for key, number in zip(keys, numbers, strict=True):
-            # A newer record may have the key by now: its entry is not ours to remove.
-            if self.flow_index.get(key.tobytes()) == np.uint32(number).tobytes():
-                self.flow_index.delete(key.tobytes())
-
-    def claim_index(self, number: int) -> bool:
-        """Whether the index leads to a record; where it leads nowhere, it does from now on."""
-        key, value = self._index_keys(np.array([number], np.uint32)).tobytes(), np.uint32(number).tobytes()
-        with contextlib.suppress(FileExistsError):
-            self.flow_index.put(key, value, BPF_NOEXIST)
-        return self.flow_index.get(key) == value
-
-    def _index_keys(self, numbers: Array) -> Array:
-        """The keys under which records are, or ought to be, in the index."""
-        keys = np.zeros(len(numbers), abi.FLOW_KEY)
-        for field in ("client_addr", "client_port", "vip"):
-            keys[field] = self.flows[field][numbers]
-        provisional = (self.flows["state"][numbers] & STATE_MASK) == abi.FlowState.PROVISIONAL
-        keys["vip"][provisional] |= abi.PROVISIONAL_KEY
-        return keys
+        flow_index.remove(self.index, self.flows, numbers, self.layout)
 
     def free_flows(self, numbers: Array) -> None:
         """Makes DEAD records FREE and their relay ports available."""
         self.flows[numbers] = np.zeros(1, abi.FLOW)[0]
-        for number in numbers.tolist():
-            self._push_free(number)
+        self.give_back(numbers)
 
-    def refill_free_flows(self) -> None:
-        """Makes the queues hold just the numbers of FREE records, shuffled.
+    def give_back(self, numbers: Array) -> None:
+        """Puts the numbers of FREE records into their rings."""
+        versions = np.array([address.version for address in self.relays])[numbers // self.layout.span]
+        for family in FAMILIES:
+            self.free.give(family, numbers[versions == family])
 
-        For a start: an earlier daemon may have died between freeing a record and queueing
-        its number. A number that is queued twice is harmless, since binding swaps the
-        record's state; one that is not queued is lost. Hence emptied first, then filled.
-        """
-        for queue in self._free_flows.values():
-            for _ in range(len(self.flows) + 1):
-                if queue.pop() is None:
-                    break
-        span = self.port_max - self.port_min + 1
-        numbers = [
-            relay << self.port_bits | port for relay in range(len(self.relays)) for port in range(span)
-        ]
-        free = self.states() == abi.FlowState.FREE
-        numbers = [number for number in numbers if free[number]]
-        random.shuffle(numbers)
-        for number in numbers:
-            self._push_free(number)
+    def lost(self) -> Array:
+        """FREE records whose numbers are in no ring: a daemon died before it gave them back, or a CPU
+        has taken one just now and not yet begun to fill the record."""
+        held = np.zeros(len(self.flows), bool)
+        # The rings first: what is given back after that was not FREE before it.
+        for family in FAMILIES:
+            held[self.free.waiting(family)] = True
+        return np.flatnonzero((self.states() == abi.FlowState.FREE) & ~held).astype(np.uint32)
 
-    def _push_free(self, number: int) -> None:
-        self._free_flows[self.relays[number >> self.port_bits].version].push(number)
+    def repair_index(self) -> None:
+        """Undoes what a daemon that died halfway has left in the index."""
+        self.end_flows(np.flatnonzero(self.states() == abi.FlowState.DEAD).astype(np.uint32))
+        flow_index.count_again(self.index, self.flows, self.layout)
 
     # ---- counters ------------------------------------------------------------------------
 

@@ -18,13 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from control import abi, bpffs, hostlinks, libbpf
-from control.addresses import Endpoint, IPAddress
+from control import abi, bpffs, clock, hostlinks, libbpf
+from control.addresses import Endpoint
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import DatapathError
 from control.hostlinks import HostLink
-from control.libbpf import BpfObject
+from control.layout import Layout
+from control.libbpf import Array, BpfObject
+from control.maps import ArrayMap
 
 PROGRAM = "earshot"
 _LINK_PIN = "link_"
@@ -70,7 +72,7 @@ def open_datapath(config: Config) -> Loaded:
     with ExitStack() as undo, ExitStack() as lock, BpfObject(object_path()) as program:
         lock.enter_context(bpffs.locked(config.pin_path))
         try:
-            reused = _set_up(program, config)
+            layout, reused = _set_up(program, config)
             program.load()
             for name in program.map_names():
                 if name not in reused:
@@ -81,10 +83,9 @@ def open_datapath(config: Config) -> Loaded:
             _enter_addresses(datapath, config)
             _enter_links(datapath, links)
             datapath.set_exempt(config.source_exempt)
-            datapath.refill_free_flows()
-            if not reused:
-                for number in range(1, abi.HOP_MAX):
-                    datapath.free_hops.push(number)
+            if not datapath.is_laid_out:
+                datapath.fill_free_hops()
+                datapath.lay_out(layout)
             hostlinks.let_lo_forward()
             program_fd = os.dup(program.program_fd(PROGRAM))
             undo.callback(os.close, program_fd)
@@ -162,23 +163,15 @@ def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
     return found
 
 
-def _set_up(program: BpfObject, config: Config) -> set[str]:
-    """Sizes, settings and existing maps; returns the names of the maps that are reused."""
-    span = config.relay_ports.last - config.relay_ports.first + 1
-    port_bits = max(1, (span - 1).bit_length())
-    flows = len(config.relay_addresses) << port_bits
-    ports = {version: span * _count(config.relay_addresses, version) for version in (4, 6)}
+def _set_up(program: BpfObject, config: Config) -> tuple[Layout, set[str]]:
+    """Sizes, settings and existing maps; returns the layout, and the names of the maps that are reused."""
+    layout = _layout(config)
     sizes = {
         "sessions_v1": config.max_sessions,
         "backends_v1": config.max_backends + 1,  # entry 0 is not used
-        "flows_v1": flows,
-        "flow_index_v1": flows,
-        "free_flows4_v1": max(1, ports[4]),
-        "free_flows6_v1": max(1, ports[6]),
+        **layout.sizes(),
     }
-    settings = np.zeros(1, abi.SETTINGS)
-    settings["port_min"], settings["port_max"] = config.relay_ports.first, config.relay_ports.last
-    settings["port_bits"] = port_bits
+    settings = program_settings(layout)
     for budget, tokens, seconds in (
         ("source", 2 * config.source_requests_per_second, 2),
         ("binding", 2 * config.bindings_per_second, 2),
@@ -207,22 +200,52 @@ def _set_up(program: BpfObject, config: Config) -> set[str]:
         program.reuse_map(name, fd)
         os.close(fd)
         reused.add(name)
-    return reused
+    return layout, reused
+
+
+def program_settings(layout: Layout) -> Array:
+    """One abi.SETTINGS without budgets."""
+    settings = np.zeros(1, abi.SETTINGS)
+    settings["layout"] = layout.record()
+    settings["relay_ratio"] = layout.relay_ratio
+    settings["jiffy_ns"], settings["jiffy_offset"] = clock.measure()
+    return settings
+
+
+def _layout(config: Config) -> Layout:
+    """That of the maps that are there, or a new one.
+
+    Raises:
+        DatapathError: the maps that are there belong to another configuration.
+    """
+    ports = config.relay_ports
+    wanted = Layout(ports.first, ports.last, len(config.relay_addresses))
+    try:
+        fd = libbpf.get_pinned(config.pin_path / "layout_v1")
+    except FileNotFoundError:
+        return wanted
+    known = Layout.of_record(ArrayMap(fd, abi.LAYOUT).get(0))
+    os.close(fd)
+    if known is not None and known != wanted:
+        raise DatapathError(
+            f"the maps in {config.pin_path} belong to {known.relays} relay addresses with ports "
+            f"{known.port_min}-{known.port_max}, the configuration has {wanted.relays} with ports "
+            f"{wanted.port_min}-{wanted.port_max}: these cannot change while the maps live. "
+            "Go back to the former ones, or end all calls with: earshot datapath remove"
+        )
+    return known or wanted
 
 
 def _enter_addresses(datapath: Datapath, config: Config) -> None:
     """Numbers VIPs and relay addresses; those that were known keep their numbers."""
-    ports = (config.relay_ports.first, config.relay_ports.last)
-    port_bits = max(1, (ports[1] - ports[0]).bit_length())
-    known = (datapath.port_min, datapath.port_max)
-    if datapath.relays and (tuple(datapath.relays) != config.relay_addresses or known != ports):
+    if datapath.relays and tuple(datapath.relays) != config.relay_addresses:
         raise DatapathError(
-            f"the maps in {config.pin_path} belong to relay addresses {', '.join(map(str, datapath.relays))} "
-            f"and ports {known[0]}-{known[1]}: go back to these, or end all calls with: "
+            f"the maps in {config.pin_path} belong to relay addresses "
+            f"{', '.join(map(str, datapath.relays))}: go back to these, or end all calls with: "
             "earshot datapath remove"
         )
     vips = _numbered(datapath.vips, config.vips)
-    datapath.set_addresses(vips, dict(enumerate(config.relay_addresses)), ports, port_bits)
+    datapath.set_addresses(vips, dict(enumerate(config.relay_addresses)))
 
 
 def _numbered(known: Sequence[Endpoint], wanted: Sequence[Endpoint]) -> dict[int, Endpoint]:
@@ -288,7 +311,3 @@ def _explain(error: OSError) -> str:
     if error.errno in (1, 13):  # EPERM, EACCES
         return f"{error.strerror}: needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
     return str(error.strerror)
-
-
-def _count(addresses: Sequence[IPAddress], version: int) -> int:
-    return sum(address.version == version for address in addresses)

@@ -21,9 +21,7 @@ def slot_of(address: IPAddress, port: int, seed: int) -> int:
     return ((_mix(address, port) * seed) & 0xFFFFFFFF) >> 26
 
 
-def build(
-    vips: Mapping[int, Endpoint], relays: Mapping[int, IPAddress], ports: tuple[int, int], port_bits: int
-) -> Array:
+def build(vips: Mapping[int, Endpoint], relays: Mapping[int, IPAddress]) -> Array:
     """One abi.LOCALS record: VIPs and relay addresses by their numbers.
 
     Raises:
@@ -39,7 +37,6 @@ def build(
 
     table = np.zeros(1, abi.LOCALS)
     table["seed"] = seed = _find_seed(list(entries))
-    table["port_min"], table["port_max"], table["port_bits"] = *ports, port_bits
     for (address, port), (kind, number) in entries.items():
         slot = table["slots"][0][slot_of(address, port, seed)]
         slot["addr"], slot["port"], slot["kind"], slot["number"] = to_bytes(address), port, kind, number

@@ -193,6 +193,8 @@ class NextHops:
         for neighbour in leaving:
             self._datapath.hop_index.delete(neighbour.key())
         if leaving:
+            # CPUs remember what the index said last: from now on they ask it again.
+            self._datapath.hops["taken_back"][0] += 1
             await asyncio.sleep(QUARANTINE_SECONDS)
         used = hops_in_use(self._datapath)
         for neighbour in leaving:

@@ -15,7 +15,6 @@ from typing import Protocol
 
 import numpy as np
 from earshot.relay.v1 import relay_pb2 as pb
-from numpy.typing import NDArray
 
 from control import abi
 from control.flows import (
@@ -46,7 +45,9 @@ class EndableFlows(FlowTable, Protocol):
 
     def end_flows(self, numbers: Numbers) -> None: ...
     def free_flows(self, numbers: Numbers) -> None: ...
-    def claim_index(self, number: int) -> bool: ...
+    def repair_index(self) -> None: ...
+    def lost(self) -> Numbers: ...
+    def give_back(self, numbers: Numbers) -> None: ...
 
 
 class Reaper:
@@ -60,21 +61,21 @@ class Reaper:
         self._streams = streams
         self._idle_ticks = ticks_of(idle_seconds)
         self._seen = np.zeros(len(table.flows), np.uint32)  # state words at the last scan
-        self._fresh: list[int] = []  # bound between the last two scans
         self._dead: deque[tuple[float, Numbers]] = deque()
+        self._lost: tuple[float, Numbers] | None = None
 
     def adopt(self, now: Clock) -> None:
-        """At start: records that a former daemon ended are freed in due time."""
-        dead = in_state(self._table.flows["state"], abi.FlowState.DEAD)
-        self._dead.append((now.seconds, dead))
+        """At start: what a former daemon had begun is brought to its end, in due time."""
+        self._table.repair_index()
+        self._dead.append((now.seconds, in_state(self._table.flows["state"], abi.FlowState.DEAD)))
+        self._lost = (now.seconds, self._table.lost())
 
     def scan(self, now: Clock) -> None:
         """Reports new flows, ends idle and superseded ones, frees those that were ended a while ago."""
         states = self._table.flows["state"].copy()
-        self._end_orphans(states, now)
-        self._fresh = newly_bound(states, self._seen).tolist()
+        fresh = newly_bound(states, self._seen)
         self._seen = states
-        for number in self._fresh:
+        for number in fresh.tolist():
             self._greet(number, now)
         superseded = in_state(states, abi.FlowState.SUPERSEDED)
         self._end_known(superseded, pb.FLOW_END_REASON_SUPERSEDED, now)
@@ -103,20 +104,6 @@ class Reaper:
         for number in numbers.tolist():
             session = sessions[int(flows[number]["session"])]
             self._report_end(number, session, pb.FLOW_END_REASON_SESSION_ENDED, now)
-
-    def _end_orphans(self, states: NDArray[np.uint32], now: Clock) -> None:
-        """Ends flows that lost their 5-tuple to another in the very moment of their binding.
-
-        Two CPUs that re-point a 5-tuple at once both supersede the record that they found, and
-        the later one's index entry stands: the other record is live, and no client leads to it.
-        Looked at one scan after it was first seen, when its binding is surely over.
-        """
-        orphans = [
-            number
-            for number in self._fresh
-            if states[number] == self._seen[number] and not self._table.claim_index(number)
-        ]
-        self._end_known(np.array(orphans, np.uint32), pb.FLOW_END_REASON_SUPERSEDED, now)
 
     def _greet(self, number: int, now: Clock) -> None:
         record = self._table.flows[number]
@@ -147,6 +134,12 @@ class Reaper:
             self._dead.append((now.seconds, numbers))
 
     def _free(self, now: Clock) -> None:
+        # First, so that nothing is given back between the two looks.
+        if self._lost and self._lost[0] + QUARANTINE_SECONDS <= now.seconds:
+            # What had just been taken a second ago is in use by now.
+            still = np.intersect1d(self._lost[1], self._table.lost())
+            self._table.give_back(still.astype(np.uint32))
+            self._lost = None
         while self._dead and self._dead[0][0] + QUARANTINE_SECONDS <= now.seconds:
             _, numbers = self._dead.popleft()
             self._table.free_flows(numbers)

@@ -21,16 +21,15 @@ from tests.bpf.rig import (
     BOUND_NOW,
     CHARGED_NOW,
     HELD_NOW,
+    LEFT_OUT_NOW,
     SEEN_NOW,
     Rig,
     State,
-    flow_key,
     hop_key,
     put_flow,
     put_hop,
-    source_key,
 )
-from tests.bpf.world import BACKEND_ENDPOINTS, LINK_MACS, RELAYS, Family
+from tests.bpf.world import BACKEND_ENDPOINTS, LINK_MACS, Family
 
 Arrange = Callable[[Rig], None]
 Change = Callable[[State, Rig], None]
@@ -104,7 +103,7 @@ def from_backend(
     number = family.live if record is None else record
     return Datagram(
         source.address,
-        RELAYS[number >> world.PORT_BITS],
+        world.relay_of(number),
         source.port,
         family.relay_port(number),
         payload,
@@ -152,7 +151,7 @@ def to_backend(
     target = BACKEND_ENDPOINTS[backend or family.backends.usual]
     return replace(
         datagram,
-        src=RELAYS[record >> world.PORT_BITS],
+        src=world.relay_of(record),
         sport=family.relay_port(record),
         dst=target.address,
         dport=target.port,
@@ -188,11 +187,7 @@ def established(family: Family) -> Arrange:
 def in_state(family: Family, state: abi.FlowState) -> Arrange:
     """A record in this state that the client's 5-tuple leads to, whether or not that can be."""
 
-    def arrange(rig: Rig) -> None:
-        rig.put_flow(family, state=state | 99 << abi.FLOW_STATE_BITS)
-        rig.put_index(flow_key(family, family.client), family.live)
-
-    return arrange
+    return lambda rig: rig.put_flow(family, state=state | 99 << abi.FLOW_STATE_BITS)
 
 
 # ---- maps afterwards -------------------------------------------------------------------------
@@ -224,7 +219,7 @@ def charged_source(address: IPAddress) -> Change:
     """A request was charged to its source."""
 
     def change(state: State, rig: Rig) -> None:
-        state.sources[source_key(address)] = CHARGED_NOW
+        state.sources[rig.cell(address)] = CHARGED_NOW
 
     return change
 
@@ -261,8 +256,18 @@ def held(
     transaction: bytes = stun.TRANSACTION,
     had_flow: bool = False,
 ) -> Change:
-    """The first free record became a provisional flow, under a key of its own."""
+    """The first free record became a provisional flow."""
     return _new_flow(family, ufrag, family.client, hop, HELD_NOW, transaction, had_flow=had_flow)
+
+
+def left_out(
+    family: Family,
+    ufrag: bytes = world.ALICE,
+    *,
+    had_flow: bool = False,
+) -> Change:
+    """The first free record was filled, and found no slot in the index: the daemon is to end it."""
+    return _new_flow(family, ufrag, family.client, world.FREE_HOPS[0], LEFT_OUT_NOW, had_flow=had_flow)
 
 
 def _new_flow(
@@ -291,7 +296,8 @@ def _new_flow(
             last_seen=SEEN_NOW,
             transaction=transaction[:8],
         )
-        state.index[flow_key(family, client, provisional=flow_state == HELD_NOW)] = record
+        if flow_state != LEFT_OUT_NOW:
+            state.index = sorted([*state.index, record])
         charged_binding(ufrag)(state, rig)
         if not had_flow:
             charged_source(client.address)(state, rig)

@@ -5,21 +5,25 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from control import abi, libbpf, loader
+from control import abi, clock, libbpf, loader
 from control.addresses import Endpoint, IPAddress, to_bytes
 from control.config import Config
 from control.datapath import STATE_MASK
 from control.hmac_keys import key_states
+from control.layout import FAMILIES, Layout
 from control.libbpf import Array
-from control.maps import ArrayMap, HashMap, Queue
+from control.maps import ArrayMap, MappedArray, Queue
 from tests.bpf import world
+from tests.bpf.entries import Entries
 from tests.bpf.packets import checksum
 from tests.bpf.world import V4, V6, Family
 from tests.lab.host import Host
@@ -32,10 +36,12 @@ HELD_NOW = abi.FlowState.PROVISIONAL | 0xFFFFFFFF & ~STATE_MASK
 CHARGED_NOW = -1  # a whole budget less one token
 SEEN_BEFORE = 12345
 BOUND_BEFORE = abi.FlowState.LIVE | 99 << abi.FLOW_STATE_BITS
+LEFT_OUT_NOW = abi.FlowState.SUPERSEDED | 0xFFFFFFFF & ~STATE_MASK  # a new record without a slot
 
 _CLOCK_MONOTONIC_COARSE = 6
+_LOADS = 20
 
-Key = bytes  # State has a field of that name
+Ufrag = bytes  # State has a field of that name
 
 
 @dataclass
@@ -43,7 +49,9 @@ class State:
     """All that the program can change, as copies."""
 
     flows: Array
-    index: dict[bytes, int]
+    index: list[int]  # the records that are entered, each where it ought to be
+    removed: list[int]  # counted by the daemon, by bucket of the index
+    locked: list[int]  # buckets of the index
     hops: Array
     hop_index: dict[bytes, int]
     free_flows: dict[int, list[int]]
@@ -51,8 +59,8 @@ class State:
     packets: list[int]  # by reason
     bytes: list[int]
     # Budgets: when each is whole again, in ns of the monotonic clock; 0: since ever.
-    sources: dict[Key, int]
-    sessions: dict[Key, int]  # by ufrag
+    sources: dict[int, int]  # by cell; those that are 0 left out
+    sessions: dict[Ufrag, int]
     cpu: int  # of the CPU that has spent most
 
 
@@ -64,7 +72,7 @@ class Outcome:
     frame: bytes
     before: State
     after: State
-    nanoseconds: tuple[int, int] = field(repr=False)  # the coarse clock before and after
+    nanoseconds: tuple[int, int] = field(repr=False)  # between which the program's clock was
 
     @property
     def reason(self) -> abi.Reason:
@@ -86,7 +94,7 @@ class Outcome:
             assert ticks[0] <= self.after.flows["last_seen"][number] <= ticks[1]
             seen[number] = self.after.flows["last_seen"][number]
         states = expected.flows["state"]
-        for now in (BOUND_NOW, HELD_NOW):
+        for now in (BOUND_NOW, HELD_NOW, LEFT_OUT_NOW):
             for number in np.flatnonzero(states == now):
                 state = int(self.after.flows["state"][number])
                 seconds = [clock // 1_000_000_000 for clock in self.nanoseconds]
@@ -96,7 +104,10 @@ class Outcome:
         self._assert_budgets(expected)
         assert_same_records("flow", self.after.flows, expected.flows)
         assert_same_records("hop", self.after.hops, expected.hops)
-        for name in ("index", "hop_index", "free_flows", "free_hops", "packets", "bytes"):
+        for name in (
+            *("index", "removed", "locked", "free_flows"),
+            *("hop_index", "free_hops", "packets", "bytes"),
+        ):
             assert getattr(self.after, name) == getattr(expected, name), name
 
     def _assert_budgets(self, expected: State) -> None:
@@ -107,8 +118,11 @@ class Outcome:
             else:
                 assert actual == full_at, what
 
-        for name, interval in (("sources", world.SOURCE_INTERVAL), ("sessions", world.SESSION_INTERVAL)):
-            actual, wanted = getattr(self.after, name), getattr(expected, name)
+        budgets: tuple[tuple[str, dict[Any, int], dict[Any, int], int], ...] = (
+            ("sources", self.after.sources, expected.sources, world.SOURCE_INTERVAL),
+            ("sessions", self.after.sessions, expected.sessions, world.SESSION_INTERVAL),
+        )
+        for name, actual, wanted, interval in budgets:
             for key in actual.keys() | wanted.keys():
                 assert_same(f"{name}: {key!r}", actual.get(key), wanted.get(key), interval)
         assert_same("cpu", self.after.cpu, expected.cpu, world.BINDING_INTERVAL)
@@ -125,27 +139,44 @@ def delta(new: bytes, old: bytes) -> int:
     return int.from_bytes(total.to_bytes(2, "big"), "little")
 
 
+def earliest() -> int:
+    """What the program's clock says from now on, at the least, in ns.
+
+    It is CLOCK_MONOTONIC as of the last jiffy (control/clock.py). Jiffies may come late, also while they are
+    measured: hence one more, here and below.
+    """
+    return time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE) - 2 * clock.measure().nanoseconds
+
+
+def latest() -> int:
+    """What the program's clock has said so far, at the most, in ns."""
+    return time.monotonic_ns() + clock.measure().nanoseconds
+
+
 class Rig:
     """Runs packets through the program. Its methods are for inside the relay host."""
 
     def __init__(self, relay: Host, config: Config) -> None:
         self.relay = relay
         with relay.inside():
-            self._loaded = loader.open_datapath(config)
+            self._loaded = _load(config)
             self.ifindex = {link: socket.if_nametoindex(link) for link in world.LINK_MACS}
         self.datapath = self._loaded.datapath
+        self.entries = Entries(self.datapath)
         self._fds = {
             name: libbpf.get_pinned(config.pin_path / name)
-            for name in ("locals_v1", "free_flows4_v1", "free_flows6_v1", "sources_v1", "bindings_v1")
+            for name in ("locals_v2", "free_lists_v1", "sources_v2", "bindings_v1")
         }
-        self.locals = ArrayMap(self._fds["locals_v1"], abi.LOCALS)
+        self.locals = ArrayMap(self._fds["locals_v2"], abi.LOCALS)
         self._first_locals = self.locals.get(0)
-        self.free_flows = {4: Queue(self._fds["free_flows4_v1"]), 6: Queue(self._fds["free_flows6_v1"])}
-        self.sources = HashMap(self._fds["sources_v1"], "V16", "=u8")
+        self._free_lists = MappedArray(self._fds["free_lists_v1"], abi.FREE_LIST)
+        self._sources = MappedArray(self._fds["sources_v2"], np.dtype("=u8"))
         with relay.inside():
             self._empty(self.datapath.free_hops)
 
     def close(self) -> None:
+        self._free_lists.close()
+        self._sources.close()
         for fd in self._fds.values():
             os.close(fd)
         self._loaded.close()
@@ -157,8 +188,8 @@ class Rig:
         datapath = self.datapath
         datapath.flows[:] = np.zeros(1, abi.FLOW)[0]
         datapath.delete_sessions(datapath.read_sessions()[0])
-        datapath.flow_index.delete_many(datapath.flow_index.read()[0])
-        datapath.hops[:] = np.zeros(1, abi.HOP)[0]
+        self.entries.clear()
+        self.put_hops(np.zeros(1, abi.HOP))
         datapath.hop_index.delete_many(datapath.hop_index.read()[0])
         self.set_free_flows(4, *V4.free)
         self.set_free_flows(6, *V6.free)
@@ -167,14 +198,29 @@ class Rig:
         self._put_hops()
         self._put_backends()
         self._put_sessions()
-        self.sources.delete_many(self.sources.read()[0])
+        self.forget_sources()
         self.put_cpu_budget(0)
 
+    def put_hops(self, hops: Array) -> None:
+        """All of them; and what CPUs remember of others is void, as when the daemon takes numbers back."""
+        taken_back = int(self.datapath.hops["taken_back"][0]) + 1
+        self.datapath.hops[:] = hops
+        self.datapath.hops["taken_back"][0] = taken_back
+
     def set_free_flows(self, version: int, *numbers: int) -> None:
-        self._fill(self.free_flows[version], numbers)
+        """What is in a family's ring, and in which order; it goes on where it has got to."""
+        ring = self.free_list(version)
+        ring["head"] = ring["tail"]
+        self.datapath.free.give(version, np.array(numbers, np.uint32))
+
+    def free_list(self, version: int) -> Any:
+        """A family's ring, as the program has it."""
+        return self._free_lists.array[FAMILIES.index(version)]
 
     def set_free_hops(self, *numbers: int) -> None:
-        self._fill(self.datapath.free_hops, numbers)
+        self._empty(self.datapath.free_hops)
+        for number in numbers:
+            self.datapath.free_hops.push(number)
 
     def put_hop(self, number: int, dmac: bytes, link: str, *, mtu: int = world.MTU) -> None:
         put_hop(self.datapath.hops, number, dmac, self.ifindex[link], link, mtu=mtu)
@@ -203,15 +249,24 @@ class Rig:
             state=state,
             transaction=transaction,
         )
-        provisional = state & STATE_MASK == abi.FlowState.PROVISIONAL
-        key = flow_key(family, client or family.client, provisional=provisional)
-        self.put_index(key, family.live if record is None else record)
+        key = flow_key(family, client or family.client)
+        self.entries.put(key, family.live if record is None else record)
 
-    def put_index(self, key: bytes, record: int) -> None:
-        self.datapath.flow_index.put(key, np.uint32(record).tobytes())
+    def cell(self, address: IPAddress) -> int:
+        """Of a source's budget."""
+        return source_cell(address, self.datapath.layout)
 
     def put_source_budget(self, address: IPAddress, full_at: int) -> None:
-        self.sources.put(source_key(address), np.uint64(full_at).tobytes())
+        self._sources.array[self.cell(address)] = full_at
+
+    def sources(self) -> dict[int, int]:
+        """When budgets of sources are whole again, by cell; those that are 0, and so whole, left out."""
+        cells = np.flatnonzero(self._sources.array)
+        return dict(zip(cells.tolist(), self._sources.array[cells].tolist(), strict=True))
+
+    def forget_sources(self) -> None:
+        """Makes all their budgets whole."""
+        self._sources.array[:] = 0
 
     def put_session_budget(self, ufrag: bytes, full_at: int) -> None:
         key = np.array([(ufrag,)], abi.UFRAG_KEY)
@@ -243,14 +298,16 @@ class Rig:
         assert cpus is not None
         return State(
             flows=flows,
-            index=_as_dict(*self.datapath.flow_index.read()),
+            index=self.entries.read(),
+            removed=self.entries.removed(),
+            locked=self.entries.locked(),
             hops=self.datapath.hops.copy(),
             hop_index=_as_dict(*self.datapath.hop_index.read()),
-            free_flows={version: self._peek(queue) for version, queue in self.free_flows.items()},
+            free_flows={version: self.datapath.free.waiting(version).tolist() for version in FAMILIES},
             free_hops=self._peek(self.datapath.free_hops),
             packets=reasons["packets"].tolist(),
             bytes=reasons["bytes"].tolist(),
-            sources=_as_dict(*self.sources.read()),
+            sources=self.sources(),
             sessions=dict(zip(ufrags["ufrag"].tolist(), sessions["full_at"].tolist(), strict=True)),
             cpu=int(np.frombuffer(cpus, np.uint64).max()),
         )
@@ -260,9 +317,9 @@ class Rig:
     def run(self, frame: bytes, link: str = world.CLIENTS) -> Outcome:
         """Lets a frame come in by a link, and looks at all maps before and after."""
         before = self.snapshot()
-        start = time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE)
+        start = earliest()
         ran = self.send(frame, link)
-        end = time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE)
+        end = latest()
         return Outcome(ran.action, ran.data, before, self.snapshot(), (start, end))
 
     def send(self, frame: bytes, link: str = world.CLIENTS) -> libbpf.ProgramRun:
@@ -296,11 +353,6 @@ class Rig:
         values["outer"][values["flags"] & abi.SessionFlag.HAS_PWD == 0] = 0
         assert self.datapath.put_sessions(keys, values) == len(keys)
 
-    def _fill(self, queue: Queue, numbers: tuple[int, ...]) -> None:
-        self._empty(queue)
-        for number in numbers:
-            queue.push(number)
-
     @staticmethod
     def _empty(queue: Queue) -> list[int]:
         return list(iter(queue.pop, None))
@@ -310,6 +362,18 @@ class Rig:
         for number in numbers:
             queue.push(number)
         return numbers
+
+
+def _load(config: Config) -> loader.Loaded:
+    """Loads until the random key of the hashes gives each of the world's sources a cell of its own."""
+    for _ in range(_LOADS):
+        loaded = loader.open_datapath(config)
+        cells = {source_cell(address, loaded.datapath.layout) for address in world.SOURCES}
+        if len(cells) == len(world.SOURCES):
+            return loaded
+        loaded.close()
+        loader.remove(config.pin_path)
+    raise AssertionError("the hash of sources does not spread them")
 
 
 def _as_dict(keys: Array, values: Array) -> dict[bytes, int]:
@@ -324,14 +388,18 @@ def session_flags(session: world.Session) -> int:
     return pwd | (abi.SessionFlag.FINGERPRINT_OPTIONAL if session.fingerprint_optional else 0)
 
 
-def flow_key(family: Family, client: Endpoint, *, provisional: bool = False) -> bytes:
-    vip = family.vip_number | (abi.PROVISIONAL_KEY if provisional else 0)
-    return to_bytes(client.address) + client.port.to_bytes(2, "big") + np.uint16(vip).tobytes()
+def flow_key(family: Family, client: Endpoint) -> bytes:
+    vip = np.uint16(family.vip_number).tobytes()
+    return to_bytes(client.address) + client.port.to_bytes(2, "big") + vip
 
 
-def source_key(address: IPAddress) -> bytes:
-    """Of a source's budget: an IPv4 address, or an IPv6 /64."""
-    return to_bytes(address) if address.version == 4 else address.packed[:8] + bytes(8)
+def source_cell(address: IPAddress, layout: Layout) -> int:
+    """The cell of a source's budget, an IPv4 address's or an IPv6 /64's: the hash of bpf/budget.h."""
+    prefix = address.packed if address.version == 4 else address.packed[:8]
+    words = [int.from_bytes(prefix[at : at + 4], sys.byteorder) for at in range(0, len(prefix), 4)]
+    upper, lower = (*words, 0)[:2]
+    mixed = (upper + layout.hash_key[6]) % 2**32 * ((lower + layout.hash_key[7]) % 2**32)
+    return (mixed ^ mixed >> 32) * 0x9E3779B97F4A7C15 % 2**64 >> 48
 
 
 def hop_key(neighbour: IPAddress, ifindex: int) -> bytes:
@@ -372,7 +440,7 @@ def put_flow(
 
     transaction: the first bytes of its id, which a provisional record has.
     """
-    relay = world.RELAYS[record >> world.PORT_BITS]
+    relay = world.relay_of(record)
     inside = world.BACKEND_ENDPOINTS.get(backend, Endpoint(relay, 1))
     new, old = relay.packed + inside.address.packed, client.address.packed + family.vip.address.packed
     new_ports = family.relay_port(record).to_bytes(2, "big") + inside.port.to_bytes(2, "big")

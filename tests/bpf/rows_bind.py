@@ -26,6 +26,7 @@ from tests.bpf.case import (
     from_backend,
     from_client,
     in_state,
+    left_out,
     lost_free_flow,
     new_hop,
     request,
@@ -36,8 +37,8 @@ from tests.bpf.case import (
 from tests.bpf.rig import Rig, State, flow_key, hop_key
 from tests.bpf.world import ALICE, ALICE_AGAIN, BACKENDS, BOB, FREE_HOPS, V4, V6, Family
 
-ABSENT_RECORD = 5000
 ABSENT_FREE_HOP = 20000
+TURNS = abi.SlotBit.TURNS
 
 BAD_SOURCES = {
     4: (
@@ -61,6 +62,7 @@ def rows() -> Iterator[Case]:
         yield from _sessions(family)
         yield from _rebinding(family)
         yield from _full(family)
+        yield from _locked(family)
         yield from _broken_maps(family)
         yield from _bound_but_not_sent(family)
     yield from _other_addresses()
@@ -284,16 +286,27 @@ def _rebinding(family: Family) -> Iterator[Case]:
         arrange=(lambda rig: rig.put_flow(family, backend=other),),
         changes=(superseded(family.live), *again),
     )
+    # What has ended, or waits, leads nowhere: a flow is there only as long as it lives.
     for state in FlowState:
         if state is not FlowState.LIVE:
             yield Case(
                 f"{name} the flow's record is {state.name.lower()}",
-                Reason.FORWARD_REBOUND,
+                Reason.FORWARD_BOUND,
                 alice.frame(),
                 out=to_backend(alice, family, record),
                 arrange=(in_state(family, state),),
                 changes=(hop, bound(family), counted_up(record, alice.ip_bytes)),
             )
+            yield replace(
+                taken_over,
+                name=f"{name} another session, and beside the flow is a record {state.name.lower()}",
+                arrange=(*taken_over.arrange, _beside(family, state)),
+            )
+
+
+def _beside(family: Family, state: FlowState) -> Arrange:
+    """Another record of the client's, that nothing must happen to."""
+    return lambda rig: rig.put_flow(family, family.live + 1, state=state | 99 << abi.FLOW_STATE_BITS)
 
 
 def _full(family: Family) -> Iterator[Case]:
@@ -308,24 +321,86 @@ def _full(family: Family) -> Iterator[Case]:
         changes=(hop, *charged),
     )
 
-    def fill_index(rig: Rig) -> None:
-        keys = np.zeros(len(rig.datapath.flows), abi.FLOW_KEY)
-        keys["client_port"] = np.arange(len(keys)) + 1
-        assert rig.datapath.flow_index.put_many(keys, np.zeros(len(keys), np.uint32)) == len(keys)
-
-    def withdrawn(state: State, rig: Rig) -> None:
-        record = state.free_flows[version][0]
-        bound(family)(state, rig)
-        del state.index[flow_key(family, family.client)]
-        state.flows["state"][record] = FlowState.FREE
-        state.free_flows[version].append(record)
-
-    yield Case(
+    full = Case(
         f"{name} index full",
-        Reason.DROP_FLOWS_FULL,
+        Reason.DROP_INDEX_FULL,
         frame,
-        arrange=(fill_index,),
-        changes=(hop, withdrawn),
+        arrange=(lambda rig: rig.entries.fill(),),
+        changes=(hop, left_out(family)),
+    )
+    yield full
+    yield replace(
+        full,
+        name=f"{name} index full, and another session's flow, which goes on",
+        arrange=(established(family), *full.arrange),
+        frame=request(family, BOB).frame(),
+        changes=(hop, left_out(family, BOB, had_flow=True)),
+    )
+    # A slot is looked for at home and in the next three buckets, and nowhere else.
+    alice = request(family)
+    for turn in range(TURNS + 1):
+
+        def crowd(rig: Rig, turn: int = turn) -> None:
+            rig.entries.fill(but=[rig.entries.home(flow_key(family, family.client)) + turn])
+
+        if turn == TURNS:
+            yield replace(full, name=f"{name} index full but for the next bucket but three", arrange=(crowd,))
+            continue
+        yield Case(
+            f"{name} index full but for bucket {turn} from home on",
+            Reason.FORWARD_BOUND,
+            frame,
+            out=to_backend(alice, family, family.free[0]),
+            arrange=(crowd,),
+            changes=(hop, bound(family), counted_up(family.free[0], alice.ip_bytes)),
+        )
+
+
+def _locked(family: Family) -> Iterator[Case]:
+    """Another CPU holds the lock of the bucket, and never lets go."""
+    name, alice, bob = f"v{family.version} index locked:", request(family), request(family, BOB)
+    hop = new_hop(family.client.address)
+    record = family.free[0]
+
+    def lock(rig: Rig) -> None:
+        rig.entries.lock(flow_key(family, family.client))
+
+    def lock_others(rig: Rig) -> None:
+        rig.entries.lock()
+        home = rig.entries.home(flow_key(family, family.client))
+        rig.datapath.index[home, abi.BucketWord.SPILT] = 0
+
+    charged = (charged_source(family.client.address), charged_binding(ALICE))
+    yield Case(f"{name} a request", Reason.DROP_BUSY, alice.frame(), arrange=(lock,), changes=(hop, *charged))
+    yield Case(
+        f"{name} a request, and no record is free",
+        Reason.DROP_BUSY,
+        alice.frame(),
+        arrange=(lock, lambda rig: rig.set_free_flows(family.version)),
+        changes=(hop, *charged),
+    )
+    yield Case(
+        f"{name} a request for another session",
+        Reason.DROP_BUSY,
+        bob.frame(),
+        arrange=(established(family), lock),
+        changes=(hop, charged_binding(BOB)),
+    )
+    yield Case(
+        f"{name} a request of the flow's session",
+        Reason.FORWARD_TO_TRANSCEIVER,
+        alice.frame(),
+        out=to_backend(alice, family, family.live),
+        arrange=(established(family), lock),
+        changes=(hop, _moved_to_hop(family.live), counted_up(family.live, alice.ip_bytes)),
+    )
+    yield Case(
+        f"{name} all buckets but the client's",
+        Reason.FORWARD_BOUND,
+        alice.frame(),
+        out=to_backend(alice, family, record),
+        arrange=(lock_others,),
+        changes=(hop, bound(family), counted_up(record, alice.ip_bytes)),
     )
 
 
@@ -353,15 +428,17 @@ def _broken_maps(family: Family) -> Iterator[Case]:
         f"{name} the free list hands out an absent record",
         aborted,
         frame,
-        arrange=(lambda rig: rig.set_free_flows(version, ABSENT_RECORD),),
+        arrange=(lambda rig: rig.set_free_flows(version, world.ABSENT_RECORD),),
         changes=(hop, charge_source, charge_binding, lost_free_flow(version)),
     )
+    alice = request(family)
     yield Case(
         f"{name} the index names an absent record",
-        aborted,
+        Reason.FORWARD_BOUND,
         frame,
-        arrange=(lambda rig: rig.put_index(flow_key(family, family.client), ABSENT_RECORD),),
-        changes=(hop, charge_source),
+        out=to_backend(alice, family, family.free[0]),
+        arrange=(lambda rig: rig.entries.put(flow_key(family, family.client), world.ABSENT_RECORD),),
+        changes=(hop, bound(family), counted_up(family.free[0], alice.ip_bytes)),
     )
     yield Case(
         f"{name} the session names an absent backend",
@@ -391,20 +468,20 @@ def _bound_but_not_sent(family: Family) -> Iterator[Case]:
 
 def _other_addresses() -> Iterator[Case]:
     """A second VIP and a second relay address of a family."""
-    second = replace(V4, vip=world.SECOND_VIP, vip_number=2, free=(66,))
+    second = replace(V4, vip=world.SECOND_VIP, vip_number=2, free=(42,))
     datagram = request(second)
 
     def arrange(rig: Rig) -> None:
-        rig.set_free_flows(4, 66)
+        rig.set_free_flows(4, 42)
         rig.put_flow(V4)  # the same client on the first VIP: another flow
 
     yield Case(
         "v4 second vip and second relay address bind",
         Reason.FORWARD_BOUND,
         datagram.frame(),
-        out=to_backend(datagram, second, 66),
+        out=to_backend(datagram, second, 42),
         arrange=(arrange,),
-        changes=(new_hop(V4.client.address), bound(second), counted_up(66, datagram.ip_bytes)),
+        changes=(new_hop(V4.client.address), bound(second), counted_up(42, datagram.ip_bytes)),
     )
     down = from_backend(second)
     yield Case(

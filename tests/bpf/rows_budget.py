@@ -32,7 +32,7 @@ from tests.bpf.case import (
     to_backend,
 )
 from tests.bpf.packets import Datagram
-from tests.bpf.rig import CHARGED_NOW, Rig, State, source_key
+from tests.bpf.rig import CHARGED_NOW, Rig, State, earliest
 from tests.bpf.rows_provisional import CAROL_SESSION, HELD_BEFORE
 from tests.bpf.world import ALICE, ALICE_AGAIN, BOB, CAROL, Family
 
@@ -189,16 +189,15 @@ def _prefixes(family: Family) -> Iterator[Case]:
     spent = spent_source(client.address)
     other_port = request(family, client=client._replace(port=client.port + 1)).frame()
     yield Case(f"{name} another port", SOURCE, other_port, arrange=(spent,))
-    next_door = ip_address(int(client.address) ^ 1)
     if family.version == 6:
         for what, address in (
-            ("another address of the /64", next_door),
+            ("another address of the /64", ip_address(int(client.address) ^ 1)),
             ("the last address of the /64", ip_address(int(client.address) | (1 << 64) - 1)),
         ):
             frame = request(family, client=client._replace(address=address)).frame()
             yield Case(f"{name} {what}", SOURCE, frame, arrange=(spent,))
-        next_door = ip_address(int(client.address) ^ 1 << 64)
-    yield _binds(family, "source of a neighbour spent", client, None, spent_source(next_door), charged=True)
+    spent_next_door = spent_source(world.next_door(client.address))
+    yield _binds(family, "source of a neighbour spent", client, None, spent_next_door, charged=True)
 
 
 def _exempt(family: Family) -> Iterator[Case]:
@@ -296,11 +295,11 @@ def _bindings(family: Family) -> Iterator[Case]:
 
 
 def _last_tokens(family: Family) -> Iterator[Case]:
-    """One token of each is left, at most one: it is taken, and exactly one."""
+    """A session's last token, and of the others what came back in the last jiffies: one of each is taken."""
     name, hop, record = f"v{family.version} the last tokens:", new_hop(family.client.address), family.free[0]
 
     def nearly_spent(rig: Rig) -> None:
-        now = time.clock_gettime_ns(6)  # CLOCK_MONOTONIC_COARSE, as the program reads
+        now = earliest()
         rig.put_source_budget(family.client.address, now + SOURCE_BURST)
         for ufrag in (ALICE, CAROL):
             rig.put_session_budget(ufrag, now + SESSION_BURST)
@@ -310,7 +309,7 @@ def _last_tokens(family: Family) -> Iterator[Case]:
         datagram: Datagram = request(family, ufrag)
 
         def taken(state: State, rig: Rig, ufrag: bytes = ufrag) -> None:
-            state.sources[source_key(family.client.address)] += world.SOURCE_INTERVAL
+            state.sources[rig.cell(family.client.address)] += world.SOURCE_INTERVAL
             state.sessions[ufrag] += world.SESSION_INTERVAL
             state.cpu += world.BINDING_INTERVAL
 

@@ -29,8 +29,6 @@ from tests.bpf.rig import Rig, flow_key
 from tests.bpf.rows_stun import both_ways
 from tests.bpf.world import BACKENDS, V4, Family
 
-ABSENT_RECORD = 5000
-
 
 def rows() -> Iterator[Case]:
     for family in world.FAMILIES:
@@ -44,6 +42,7 @@ def rows() -> Iterator[Case]:
         yield from _states(family)
         yield from _hops(family)
         yield from _absent_numbers(family)
+        yield from _index(family)
     yield from _second_relay()
 
 
@@ -180,7 +179,19 @@ def _states(family: Family) -> Iterator[Case]:
             continue
         arrange = (in_state(family, state),)
         name = f"v{family.version} {state.name.lower()}"
-        yield Case(f"{name} record up", Reason.DROP_STALE_FLOW, up, arrange=arrange)
+        yield Case(f"{name} record up", Reason.DROP_NO_FLOW, up, arrange=arrange)
+        spoofed = replace(from_client(family), src=family.vip.address).frame()
+        yield Case(f"{name} record up, spoofed", Reason.DROP_SPOOFED_SOURCE, spoofed, arrange=arrange)
+        # Whatever else is entered for the 5-tuple, the flow is found that lives.
+        good = from_client(family)
+        yield Case(
+            f"{name} record of the client of a flow, up",
+            Reason.FORWARD_TO_TRANSCEIVER,
+            up,
+            out=to_backend(good, family, family.live + 1),
+            arrange=(*arrange, lambda rig: rig.put_flow(family, family.live + 1)),
+            changes=(counted_up(family.live + 1, good.ip_bytes),),
+        )
         reason = {
             FlowState.FREE: Reason.DROP_NO_RELAY_FLOW,
             FlowState.BINDING: Reason.DROP_NO_RELAY_FLOW,
@@ -264,11 +275,7 @@ def _absent_numbers(family: Family) -> Iterator[Case]:
         return (lambda rig: rig.put_flow(family, **other),)
 
     def vip(rig: Rig) -> None:
-        rig.put_flow(family)
-        rig.datapath.flows["vip"][family.live] = 200
-
-    def index(rig: Rig) -> None:
-        rig.put_index(flow_key(family, family.client), ABSENT_RECORD)
+        rig.put_flow(replace(family, vip_number=200))
 
     def relay(rig: Rig) -> None:
         rig.put_local_number(family.relay, 200)
@@ -283,14 +290,75 @@ def _absent_numbers(family: Family) -> Iterator[Case]:
     )
     yield Case(f"{name} absent hop up", aborted, up, arrange=flow(backend=family.backends.absent_hop))
     yield Case(f"{name} absent hop down", aborted, down, link=BACKENDS, arrange=flow(hop=world.ABSENT_HOP))
-    yield Case(f"{name} absent record up", aborted, up, arrange=(index,))
     yield Case(f"{name} absent record down", aborted, down, link=BACKENDS, arrange=(relay,))
     yield Case(f"{name} absent vip down", aborted, down, link=BACKENDS, arrange=(vip,))
 
 
+def _index(family: Family) -> Iterator[Case]:
+    """What a search meets on the way: entries that lead nowhere or to others, and the lock of who binds."""
+    name, key = f"v{family.version} index:", flow_key(family, family.client)
+    up, down = from_client(family), from_backend(family)
+
+    def absent(rig: Rig) -> None:
+        rig.entries.put(key, world.ABSENT_RECORD)
+
+    def another(rig: Rig) -> None:
+        """A record of another client, whose tag might be the same."""
+        rig.put_flow(family, family.live + 1, client=family.distant)
+        rig.entries.put(key, family.live + 1)
+
+    def other_vip(rig: Rig) -> None:
+        """The same client on another VIP."""
+        absent(rig)
+        rig.put_flow(replace(family, vip=world.SECOND_VIP, vip_number=2), family.live + 1)
+        rig.entries.put(key, family.live + 1)
+
+    def many(rig: Rig) -> None:
+        for number in range(world.RECORDS, world.RECORDS + 13):
+            rig.entries.put(key, number)
+
+    def full(rig: Rig) -> None:
+        rig.entries.fill()
+
+    def locked(rig: Rig) -> None:
+        rig.entries.lock()
+
+    ways = {
+        "an absent record": absent,
+        "another client's": another,
+        "another vip's": other_vip,
+        "13 absent": many,
+    }
+    for what, arrange in ways.items():
+        yield Case(f"{name} {what} for the client", Reason.DROP_NO_FLOW, up.frame(), arrange=(arrange,))
+    ways |= {"full but for the flow": full, "locked": locked}
+    for what, arrange in ways.items():
+        first = (established(family), arrange) if what.startswith("full") else (arrange, established(family))
+        yield Case(
+            f"{name} {what}, and the flow, up",
+            Reason.FORWARD_TO_TRANSCEIVER,
+            up.frame(),
+            out=to_backend(up, family, family.live),
+            arrange=first,
+            changes=(counted_up(family.live, up.ip_bytes),),
+        )
+    yield Case(
+        f"{name} locked, and the flow, down",
+        Reason.FORWARD_TO_CLIENT,
+        down.frame(),
+        link=BACKENDS,
+        out=to_client(down, family),
+        arrange=(established(family), locked),
+        changes=(counted_down(family.live, down.ip_bytes),),
+    )
+    # None of its entries is at home: it is found as long as they are counted, and by who reads the count.
+    for arrange, what in ((full, "full"), (locked, "locked")):
+        yield Case(f"{name} {what}, and no flow", Reason.DROP_NO_FLOW, up.frame(), arrange=(arrange,))
+
+
 def _second_relay() -> Iterator[Case]:
     """A record on the second relay address of a family."""
-    record = 66
+    record = 42
     up, down = from_client(V4), from_backend(V4, record=record)
     assert down.dst == ip_address("10.20.0.2")
     arrange = (lambda rig: rig.put_flow(V4, record),)

@@ -27,6 +27,7 @@ from tests.bpf.case import (
     from_backend,
     from_client,
     held,
+    left_out,
     new_hop,
     request,
     superseded,
@@ -41,7 +42,6 @@ CAROL_SESSION = world.SESSIONS[CAROL].number
 HELD_BEFORE = FlowState.PROVISIONAL | 99 << abi.FLOW_STATE_BITS
 FIRST, OTHER = stun.TRANSACTION, b"another one!"
 MOST = 32  # packets each way
-ABSENT_RECORD = 5000
 PROVISIONAL, DROPPED = Reason.FORWARD_PROVISIONAL, Reason.DROP_PROVISIONAL
 
 
@@ -85,8 +85,6 @@ def confirmed(family: Family) -> Change:
         record = family.live
         state.flows["state"][record] = FlowState.LIVE | 99 << abi.FLOW_STATE_BITS
         state.flows["down_packets"][record] = state.flows["down_bytes"][record] = 0
-        del state.index[flow_key(family, family.client, provisional=True)]
-        state.index[flow_key(family, family.client)] = record
 
     return change
 
@@ -134,57 +132,61 @@ def _first_requests(family: Family) -> Iterator[Case]:
 
 
 def _unwell(family: Family) -> Iterator[Case]:
-    """No record to be had, and indexes that name what they should not."""
-    name, frame = f"v{family.version} provisional:", request(family, CAROL).frame()
+    """No record to be had, no slot for it, and an index that names what it should not."""
+    name, carol = f"v{family.version} provisional:", request(family, CAROL)
     version, record, hop = family.version, family.free[0], new_hop(family.client.address)
-    key = flow_key(family, family.client, provisional=True)
+    key = flow_key(family, family.client)
     charged = (charged_source(family.client.address), charged_binding(CAROL))
     yield Case(
         f"{name} no record is free",
         Reason.DROP_FLOWS_FULL,
-        frame,
+        carol.frame(),
         arrange=(lambda rig: rig.set_free_flows(version),),
         changes=(hop, *charged),
     )
-
-    def fill_index(rig: Rig) -> None:
-        keys = np.zeros(len(rig.datapath.flows), abi.FLOW_KEY)
-        keys["client_port"] = np.arange(len(keys)) + 1
-        assert rig.datapath.flow_index.put_many(keys, np.zeros(len(keys), np.uint32)) == len(keys)
-
-    def withdrawn(state: State, rig: Rig) -> None:
-        held(family)(state, rig)
-        del state.index[key]
-        state.flows["state"][record] = FlowState.FREE
-        state.free_flows[version].append(record)
-
     yield Case(
-        f"{name} index full", Reason.DROP_FLOWS_FULL, frame, arrange=(fill_index,), changes=(hop, withdrawn)
+        f"{name} index full",
+        Reason.DROP_INDEX_FULL,
+        carol.frame(),
+        arrange=(lambda rig: rig.entries.fill(),),
+        changes=(hop, left_out(family, CAROL)),
     )
     yield Case(
+        f"{name} index locked",
+        Reason.DROP_BUSY,
+        carol.frame(),
+        arrange=(lambda rig: rig.entries.lock(key),),
+        changes=(hop, *charged),
+    )
+    holds = Case(
         f"{name} the index names an absent record",
-        Reason.ABORTED_BAD_NUMBER,
-        frame,
-        arrange=(lambda rig: rig.put_index(key, ABSENT_RECORD),),
-        changes=(hop, charged[0]),
+        PROVISIONAL,
+        carol.frame(),
+        out=to_backend(carol, family, record),
+        arrange=(lambda rig: rig.entries.put(key, world.ABSENT_RECORD),),
+        changes=(hop, held(family), counted_up(record, carol.ip_bytes)),
     )
-    datagram = request(family, CAROL)
+    yield holds
     for state in FlowState:
+        if state is FlowState.LIVE:
+            continue
+
+        def of_another(rig: Rig, state: FlowState = state) -> None:
+            rig.put_flow(family, session=CAROL_SESSION, state=state, client=family.distant)
+            rig.entries.put(key, family.live)
+
+        yield replace(
+            holds,
+            name=f"{name} the index names another client's {state.name.lower()} record",
+            arrange=(of_another,),
+        )
         if state is FlowState.PROVISIONAL:
             continue
 
-        def in_another(rig: Rig, state: FlowState = state) -> None:
-            rig.put_flow(family, session=CAROL_SESSION, state=state, client=family.distant)
-            rig.put_index(key, family.live)
+        def ended(rig: Rig, state: FlowState = state) -> None:
+            rig.put_flow(family, session=CAROL_SESSION, state=state | 99 << abi.FLOW_STATE_BITS)
 
-        yield Case(
-            f"{name} the index names a {state.name.lower()} record",
-            PROVISIONAL,
-            frame,
-            out=to_backend(datagram, family, record),
-            arrange=(in_another,),
-            changes=(hop, held(family), counted_up(record, datagram.ip_bytes)),
-        )
+        yield replace(holds, name=f"{name} its record is {state.name.lower()}", arrange=(ended,))
 
 
 def _takes(family: Family, transaction: bytes) -> Change:
@@ -229,6 +231,60 @@ def _more_requests(family: Family) -> Iterator[Case]:
         out=to_backend(dave, family, record, backend=family.backends.other),
         arrange=(holding(family, up=MOST),),
         changes=(hop, held(family, DAVE), counted_up(record, dave.ip_bytes)),
+    )
+    # Nor has one that the session made at another backend.
+    carol = request(family, CAROL)
+
+    def elsewhere(rig: Rig) -> None:
+        rig.put_flow(family, session=CAROL_SESSION, state=HELD_BEFORE, backend=family.backends.other)
+
+    yield Case(
+        f"{name} a request, its session has moved to another backend",
+        PROVISIONAL,
+        carol.frame(),
+        out=to_backend(carol, family, record),
+        arrange=(elsewhere,),
+        changes=(hop, held(family), counted_up(record, carol.ip_bytes)),
+    )
+    # Whoever else has asked for the same 5-tuple, before it or after, each finds the record of its own.
+    for what, order in (("since", (_carols, _daves)), ("before", (_daves, _carols))):
+        yield Case(
+            f"{name} another request, another session's came {what}",
+            PROVISIONAL,
+            request(family, CAROL, transaction=OTHER).frame(),
+            out=to_backend(request(family, CAROL, transaction=OTHER), family, family.live),
+            arrange=tuple(one(family) for one in order),
+            changes=(
+                hop,
+                charge,
+                _takes(family, OTHER),
+                counted_up(family.live, carol.ip_bytes),
+            ),
+        )
+    # The lock is for who makes a record.
+    yield Case(
+        f"{name} the request again, index locked",
+        PROVISIONAL,
+        carol.frame(),
+        out=to_backend(carol, family, family.live),
+        arrange=(holding(family), lambda rig: rig.entries.lock()),
+        changes=(hop, charge, counted_up(family.live, carol.ip_bytes)),
+    )
+
+
+def _carols(family: Family) -> Arrange:
+    return holding(family)
+
+
+def _daves(family: Family) -> Arrange:
+    """A provisional record of another session for the same 5-tuple."""
+    return lambda rig: rig.put_flow(
+        family,
+        beside(family),
+        session=world.SESSIONS[DAVE].number,
+        backend=family.backends.other,
+        state=HELD_BEFORE,
+        transaction=FIRST[:8],
     )
 
 
@@ -372,6 +428,23 @@ def _confirmed(family: Family) -> Iterator[Case]:
         arrange=(live_beside(family), holding(family)),
         changes=(*won.changes, superseded(beside(family))),
     )
+    # Where another session's has asked too, its record waits on.
+    yield replace(
+        won,
+        name=f"{name} the answer, another session's record beside",
+        arrange=(_daves(family), holding(family)),
+    )
+    # One that the index has lost is confirmed all the same, and is not found.
+    yield replace(
+        won, name=f"{name} the answer to a record that is not entered", arrange=(_not_entered(family),)
+    )
+    yield Case(
+        f"{name} the answer, index locked",
+        Reason.DROP_BUSY,
+        good.frame(),
+        link=BACKENDS,
+        arrange=(live_beside(family), holding(family), lambda rig: rig.entries.lock()),
+    )
     # The flow is there when the next packet can be sent.
     unresolved = holding(family)
 
@@ -397,3 +470,11 @@ def _confirmed(family: Family) -> Iterator[Case]:
         arrange=(established(family),),
         changes=(counted_down(family.live, good.ip_bytes),),
     )
+
+
+def _not_entered(family: Family) -> Arrange:
+    def arrange(rig: Rig) -> None:
+        holding(family)(rig)
+        rig.entries.clear()
+
+    return arrange

@@ -62,7 +62,7 @@ class Replay:
             # A client's first packet on a port is a request for a session that is known.
             assert self.requests
             key = flow_key(CALL, Endpoint(datagram.src, datagram.sport))
-            self.records[datagram.sport] = self.rig.snapshot().index[key]
+            [self.records[datagram.sport]] = self.rig.entries.records(key)
             reason = Reason.FORWARD_BOUND
         record = self.records[datagram.sport]
         assert ran.action == "REDIRECT"
@@ -95,7 +95,7 @@ class Replay:
             datagram,
             src=source.address,
             sport=source.port,
-            dst=world.RELAYS[record >> world.PORT_BITS],
+            dst=world.relay_of(record),
             dport=CALL.relay_port(record),
             ttl=datagram.ttl + 1,
         )

@@ -45,9 +45,7 @@ def test_random_addresses(rig: Rig, seed: int) -> None:
     if seed % 2:
         relays[0] = vips[0].address  # one address that is both
     ports = (world.PORTS.first, world.PORTS.last)
-    rig.locals.put(
-        0, local_table.build(dict(enumerate(vips)), dict(enumerate(relays)), ports, world.PORT_BITS)
-    )
+    rig.locals.put(0, local_table.build(dict(enumerate(vips)), dict(enumerate(relays))))
     for vip in vips:
         assert reason_for(rig, vip.address, vip.port) == Reason.DROP_NO_FLOW
         assert reason_for(rig, vip.address, vip.port + 1) == Reason.PASS_NOT_OURS
@@ -55,7 +53,7 @@ def test_random_addresses(rig: Rig, seed: int) -> None:
             assert reason_for(rig, vip.address, ports[0]) == Reason.PASS_NOT_OURS
     for number, relay in enumerate(relays):
         # Records end where the relay addresses that the maps were made for do.
-        fits = number << world.PORT_BITS < len(rig.datapath.flows)
+        fits = number * world.SPAN < len(rig.datapath.flows)
         expected = Reason.DROP_NO_RELAY_FLOW if fits else Reason.ABORTED_BAD_NUMBER
         assert reason_for(rig, relay, generator.randint(*ports)) == expected
         assert reason_for(rig, relay, ports[0] - 1) == Reason.PASS_NOT_OURS

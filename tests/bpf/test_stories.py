@@ -10,11 +10,12 @@ import pytest
 
 from control import abi
 from control.abi import FlowState, Reason
+from control.datapath import STATE_MASK
 from tests.bpf import stun, world
 from tests.bpf.case import DTLS, answer, from_backend, from_client, request, to_backend, to_client
 from tests.bpf.packets import Datagram
-from tests.bpf.rig import Rig
-from tests.bpf.world import ALICE, ALICE_AGAIN, BACKENDS, BOB, CAROL, CLIENTS, FAMILIES, Family
+from tests.bpf.rig import Rig, flow_key
+from tests.bpf.world import ALICE, ALICE_AGAIN, BACKENDS, BOB, CAROL, CLIENTS, DAVE, FAMILIES, Family
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
@@ -30,6 +31,10 @@ def up(rig: Rig, family: Family, datagram: Datagram, record: int, backend: int |
     outcome = rig.run(datagram.frame(), CLIENTS)
     assert outcome.frame == to_backend(datagram, family, record, backend=backend)
     return outcome.reason
+
+
+def states(rig: Rig, *records: int) -> list[int]:
+    return [state & STATE_MASK for state in rig.datapath.flows["state"][list(records)].tolist()]
 
 
 def down(rig: Rig, family: Family, datagram: Datagram) -> Reason:
@@ -64,8 +69,21 @@ def test_a_nat_gives_a_port_to_another_client(rig: Rig, family: Family) -> None:
     for record, backend in ((second, None), (first, other)):
         crossed = from_backend(family, record=record, backend=backend).frame()
         assert rig.run(crossed, BACKENDS).action == "DROP"
-    states = [state & 15 for state in rig.datapath.flows["state"][[first, second]].tolist()]
-    assert states == [FlowState.SUPERSEDED, FlowState.LIVE]
+    assert states(rig, first, second) == [FlowState.SUPERSEDED, FlowState.LIVE]
+    # Both are entered until the daemon ends the first.
+    assert rig.entries.records(flow_key(family, family.client)) == sorted([first, second])
+
+
+def test_two_clients_have_a_port_in_turn(rig: Rig, family: Family) -> None:
+    """Each takes over from the other, by a record of its own each time."""
+    first, second, third = family.free
+    up(rig, family, request(family), first)
+    up(rig, family, request(family, BOB), second, family.backends.other)
+    assert up(rig, family, request(family), third) == Reason.FORWARD_REBOUND
+    assert up(rig, family, from_client(family), third) == Reason.FORWARD_TO_TRANSCEIVER
+    assert states(rig, *family.free) == [FlowState.SUPERSEDED, FlowState.SUPERSEDED, FlowState.LIVE]
+    assert rig.run(request(family, BOB).frame()).reason == Reason.DROP_FLOWS_FULL
+    assert up(rig, family, request(family), third) == Reason.FORWARD_TO_TRANSCEIVER
 
 
 def test_an_ice_restart_on_the_same_socket_keeps_the_flow(rig: Rig, family: Family) -> None:
@@ -105,7 +123,74 @@ def test_ended_and_freed(rig: Rig, family: Family) -> None:
     assert rig.run(late, BACKENDS).reason == Reason.DROP_STALE_FLOW
     rig.datapath.free_flows(numbers)
     assert rig.run(late, BACKENDS).reason == Reason.DROP_NO_RELAY_FLOW
-    assert rig.snapshot().free_flows[family.version] == [*family.free[1:], record]
+    after = rig.snapshot()
+    assert after.free_flows[family.version] == [*family.free[1:], record]
+    assert after.index == []
+
+
+def test_relay_ports_rest_as_long_as_there_are_others(rig: Rig, family: Family) -> None:
+    """The ring goes round, past its own end, and hands out what was given back longest ago."""
+    places = int(rig.free_list(family.version)["size"])
+    for turn in range(2 * places):
+        record = family.free[turn % len(family.free)]
+        assert up(rig, family, request(family), record) == Reason.FORWARD_BOUND
+        rig.datapath.end_flows(np.array([record], np.uint32))
+        rig.datapath.free_flows(np.array([record], np.uint32))
+        rig.put_session_budget(ALICE, 0)
+
+
+def test_a_flow_whose_bucket_is_full(rig: Rig, family: Family) -> None:
+    """It is entered in another, found there, and leaves it without a trace but in the counts."""
+    key, (first, second, _) = flow_key(family, family.client), family.free
+    home = rig.entries.home(key)
+    away = (home + 2) % rig.datapath.layout.buckets
+    rig.entries.fill(but=[away])
+    up(rig, family, request(family), first)
+    assert rig.entries.buckets_of(first) == [away]
+    assert up(rig, family, from_client(family), first) == Reason.FORWARD_TO_TRANSCEIVER
+    assert up(rig, family, request(family, BOB), second, family.backends.other) == Reason.FORWARD_REBOUND
+    assert rig.entries.buckets_of(second) == [away]
+    rig.datapath.end_flows(np.array([first], np.uint32))
+    assert rig.snapshot().removed[home] == abi.BucketBit.SPILT_ONE
+    media = from_client(family)
+    assert up(rig, family, media, second, family.backends.other) == Reason.FORWARD_TO_TRANSCEIVER
+    rig.datapath.end_flows(np.array([second], np.uint32))
+    assert rig.snapshot().removed[home] == 2 * abi.BucketBit.SPILT_ONE
+    assert rig.run(media.frame()).reason == Reason.DROP_NO_FLOW
+
+
+def test_a_flow_without_a_slot_disturbs_nobody(rig: Rig, family: Family) -> None:
+    """Its record is the daemon's to end, and its client may ask again."""
+    first, second, _ = family.free
+    rig.entries.fill()
+    assert rig.run(request(family).frame()).reason == Reason.DROP_INDEX_FULL
+    assert states(rig, first) == [FlowState.SUPERSEDED]
+    late = from_backend(family, record=first).frame()
+    assert rig.run(late, BACKENDS).reason == Reason.DROP_STALE_FLOW
+    rig.datapath.end_flows(np.array([first], np.uint32))
+    rig.entries.sweep()
+    assert up(rig, family, request(family), second) == Reason.FORWARD_BOUND
+    rig.datapath.free_flows(np.array([first], np.uint32))
+    assert rig.snapshot().free_flows[family.version] == [family.free[2], first]
+    assert up(rig, family, from_client(family), second) == Reason.FORWARD_TO_TRANSCEIVER
+
+
+@pytest.mark.parametrize("spilt", [False, True], ids=["at home", "spilt"])
+def test_the_daemon_died_while_it_ended_a_flow(rig: Rig, family: Family, spilt: bool) -> None:
+    """The client comes back before the daemon does; what is mended then is not its new flow."""
+    key, (first, second, _) = flow_key(family, family.client), family.free
+    if spilt:
+        rig.entries.fill(but=[rig.entries.home(key) + 1])
+    up(rig, family, request(family), first)
+    rig.datapath.flows["state"][first] = FlowState.DEAD  # and no more
+    assert rig.run(from_client(family).frame()).reason == Reason.DROP_NO_FLOW
+    assert up(rig, family, request(family), second) == Reason.FORWARD_BOUND
+    assert rig.entries.records(key) == sorted([first, second])
+    rig.entries.sweep()
+    rig.datapath.repair_index()
+    rig.entries.read()  # which holds
+    assert rig.entries.records(key) == [second]
+    assert up(rig, family, from_client(family), second) == Reason.FORWARD_TO_TRANSCEIVER
 
 
 def test_the_superseded_record_ends_without_harm_to_the_new_one(rig: Rig, family: Family) -> None:
@@ -174,6 +259,22 @@ def test_a_call_whose_transceiver_keeps_its_secret(rig: Rig, family: Family) -> 
     assert (flow["down_packets"], flow["down_bytes"]) == (2, good.ip_bytes + speech.ip_bytes)
 
 
+def test_two_sessions_that_keep_their_secrets_ask_for_one_client(rig: Rig, family: Family) -> None:
+    """Each has a record of its own, however their requests follow each other; the last answer wins."""
+    first, second, third = family.free
+    other = family.backends.other
+    for _ in range(2):
+        assert up(rig, family, request(family, CAROL), first) == Reason.FORWARD_PROVISIONAL
+        assert up(rig, family, request(family, DAVE), second, other) == Reason.FORWARD_PROVISIONAL
+    assert down(rig, family, answer(family, first)) == Reason.FORWARD_TO_CLIENT
+    assert up(rig, family, from_client(family), first) == Reason.FORWARD_TO_TRANSCEIVER
+    assert down(rig, family, answer(family, second, backend=other)) == Reason.FORWARD_TO_CLIENT
+    assert up(rig, family, from_client(family), second, other) == Reason.FORWARD_TO_TRANSCEIVER
+    assert states(rig, first, second) == [FlowState.SUPERSEDED, FlowState.LIVE]
+    assert up(rig, family, request(family, CAROL), third) == Reason.FORWARD_PROVISIONAL
+    assert states(rig, *family.free) == [FlowState.SUPERSEDED, FlowState.LIVE, FlowState.PROVISIONAL]
+
+
 def test_a_forger_without_a_secret_to_forge_is_stopped(rig: Rig, family: Family) -> None:
     """It may have a transceiver asked 32 times for a victim's 5-tuple; the victim's call does not notice."""
     up(rig, family, request(family), family.free[0])
@@ -200,8 +301,8 @@ def test_a_forger_leaves_an_idle_flow_idle(rig: Rig, family: Family) -> None:
 
 def test_a_request_that_somebody_replays(rig: Rig, family: Family) -> None:
     """MESSAGE-INTEGRITY does not cover where it comes from: the session's budget bounds what that yields."""
-    first = family.relay_number << world.PORT_BITS
-    rig.set_free_flows(family.version, *range(first, first + 20))
+    first = family.relay_number * world.SPAN
+    rig.set_free_flows(family.version, *range(first, first + world.SPAN))
     reasons = []
     for number in range(world.FLOWS_PER_SESSION + 3):
         client = family.distant._replace(port=family.distant.port + number)

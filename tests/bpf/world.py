@@ -14,7 +14,7 @@ from control.addresses import Endpoint, IPAddress
 from control.config import PortRange
 
 PORTS = PortRange(40000, 40019)  # not a power of two
-PORT_BITS = 5
+SPAN = 20  # ports in it: records of a relay address
 
 # Links of the relay host. The program is attached to the first two.
 CLIENTS, BACKENDS, ELSEWHERE = "clients", "backends", "elsewhere"
@@ -90,7 +90,12 @@ class Family:
         return 28 if self.version == 4 else 48
 
     def relay_port(self, record: int) -> int:
-        return PORTS.first + (record & (1 << PORT_BITS) - 1)
+        return PORTS.first + record % SPAN
+
+
+def relay_of(record: int) -> IPAddress:
+    """The relay address of a record."""
+    return RELAYS[record // SPAN]
 
 
 def _endpoint(address: str, port: int) -> Endpoint:
@@ -114,7 +119,7 @@ V4 = Family(
     elsewhere=_endpoint("198.19.0.9", 50005),
     backends=Backends(usual=1, other=3, unresolved=5, near=7, absent_hop=9, narrow=11),
     live=9,
-    free=(3, 66, 7),  # 66 is on the second relay address
+    free=(3, 42, 7),  # 42 is on the second relay address
 )
 V6 = Family(
     version=6,
@@ -132,16 +137,35 @@ V6 = Family(
     unreachable=_endpoint("2001:db8:dead::1", 50004),
     elsewhere=_endpoint("2001:db8:e::9", 50005),
     backends=Backends(usual=2, other=4, unresolved=6, near=8, absent_hop=10, narrow=12),
-    live=41,
-    free=(35, 36, 37),
+    live=29,
+    free=(23, 24, 25),
 )
 FAMILIES = (V4, V6)
+
+
+def next_door(address: IPAddress) -> IPAddress:
+    """A source beside another that has a budget of its own: the next address, or the next /64."""
+    return ip_address(int(address) ^ (1 if address.version == 4 else 1 << 64))
+
+
+# Sources that have budgets of their own, as far as rows look at more than one.
+SOURCES = tuple(
+    address
+    for family in FAMILIES
+    for address in (
+        *(family.client.address, family.distant.address, family.quiet.address, family.ruled.address),
+        *(family.unreachable.address, family.elsewhere.address, next_door(family.client.address)),
+    )
+    if address != V6.quiet.address  # of the client's /64
+)
 
 SECOND_VIP = _endpoint("203.0.113.2", 443)
 SECOND_RELAY = ip_address("10.20.0.2")
 CAPTURED_VIP = _endpoint("10.77.9.9", 3478)  # of the captured calls
 VIPS = (V4.vip, V6.vip, SECOND_VIP, CAPTURED_VIP)
 RELAYS = (V4.relay, V6.relay, SECOND_RELAY)
+RECORDS = SPAN * len(RELAYS)
+ABSENT_RECORD = 5000
 
 BACKEND_ENDPOINTS = {
     1: _endpoint("10.20.0.10", 5000),

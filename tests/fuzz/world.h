@@ -16,8 +16,10 @@
 
 #define WORLD_PWD "the-pwd-of-all-fuzzed-sessions"
 #define WORLD_PORT_MIN 40000
-#define WORLD_PORT_BITS 5
 #define WORLD_PORTS 20
+#define WORLD_BUCKETS 5
+#define WORLD_SLOTS 8 /* of one bucket that stay open: most flows are entered away from home, some nowhere */
+#define WORLD_FREE 12 /* records of each family, of which packets make flows */
 #define WORLD_CLIENTS 1 /* ifindex */
 #define WORLD_BACKENDS 2
 
@@ -40,9 +42,17 @@ static void world_settings(void)
 	if (mprotect((void *)start, (uintptr_t)(writable + 1) - start, PROT_READ | PROT_WRITE))
 		abort();
 	*writable = (struct settings){
-		.port_min = WORLD_PORT_MIN,
-		.port_max = WORLD_PORT_MIN + WORLD_PORTS - 1,
-		.port_bits = WORLD_PORT_BITS,
+		.layout = {
+			.port_min = WORLD_PORT_MIN,
+			.port_max = WORLD_PORT_MIN + WORLD_PORTS - 1,
+			.span = WORLD_PORTS,
+			.relays = 2,
+			.buckets = WORLD_BUCKETS,
+			.hash_key = { 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0,
+				      0x082efa98, 0xec4e6c89 },
+		},
+		.relay_ratio = ((1ull << RELAY_RATIO_SHIFT) + WORLD_PORTS - 1) / WORLD_PORTS,
+		.jiffy_ns = 1000000,
 		.source_interval = 1000000,
 		.source_burst = 20 * 1000000,
 		.binding_interval = 1000000,
@@ -52,10 +62,9 @@ static void world_settings(void)
 	};
 	shim_size(&sessions_v1, 64);
 	shim_size(&backends_v1, 3);
-	shim_size(&flows_v1, 2 << WORLD_PORT_BITS);
-	shim_size(&flow_index_v1, 2 << WORLD_PORT_BITS);
-	shim_size(&free_flows4_v1, WORLD_PORTS);
-	shim_size(&free_flows6_v1, WORLD_PORTS);
+	shim_size(&flows_v2, 2 * WORLD_PORTS);
+	shim_size(&flow_index_v2, WORLD_BUCKETS);
+	shim_size(&free_flows_v2, (2 * (WORLD_PORTS + 1) + FREE_LINE - 1) / FREE_LINE);
 }
 
 static int world_enter(struct locals *table, struct local local)
@@ -77,8 +86,7 @@ static void world_locals(void)
 	int fits, i;
 
 	for (seed = 1; !table.seed; seed += 2) {
-		table = (struct locals){ .seed = seed, .port_bits = WORLD_PORT_BITS, .port_min = WORLD_PORT_MIN,
-					 .port_max = WORLD_PORT_MIN + WORLD_PORTS - 1 };
+		table = (struct locals){ .seed = seed };
 		for (number = 0, fits = 1; number < 2; number++) {
 			const struct local ours[] = {
 				{ .addr = world_vips[number], .port = bpf_htons(3478), .kind = LOCAL_VIP, .number = number },
@@ -92,7 +100,7 @@ static void world_locals(void)
 		if (!fits)
 			table.seed = 0;
 	}
-	bpf_map_update_elem(&locals_v1, &zero, &table, BPF_ANY);
+	bpf_map_update_elem(&locals_v2, &zero, &table, BPF_ANY);
 }
 
 /* The key states of WORLD_PWD, by the program's own SHA-1. */
@@ -110,7 +118,7 @@ static void world_key_state(__u8 pad, __u32 state[5])
 	for (i = 0; i < 64; i++)
 		block[i] ^= pad;
 	memcpy(scratch->state, initial, sizeof(initial));
-	sha1_block(scratch, 0);
+	hash_block(scratch, 0);
 	memcpy(state, scratch->state, sizeof(initial));
 	free(scratch);
 }
@@ -150,6 +158,44 @@ static void world_sessions(void)
 	}
 }
 
+static struct bucket *world_bucket(__u32 number)
+{
+	return bpf_map_lookup_elem(&flow_index_v2, &number);
+}
+
+/* Entries of all kinds of tags, that lead nowhere, in all slots but some of the first bucket. */
+static void world_index(void)
+{
+	__u32 number, i;
+
+	for (number = 0; number < WORLD_BUCKETS; number++)
+		for (i = BUCKET_FIRST_SLOT; i < BUCKET_WORDS - (number ? 0 : WORLD_SLOTS); i++)
+			world_bucket(number)->words[i] = SLOT_USED | (number * 157 + i * 131) << SLOT_NUMBER_BITS |
+							 SLOT_NUMBER;
+}
+
+/* Each family's ring: half of its numbers, around the ring's end. */
+static void world_free_flows(void)
+{
+	__u32 family, i, at;
+
+	for (family = 0; family < 2; family++) {
+		struct free_list *list = bpf_map_lookup_elem(&free_lists_v1, &family);
+
+		list->first = family * (WORLD_PORTS + 1);
+		list->size = WORLD_PORTS + 1;
+		list->head = list->tail = WORLD_PORTS - 2;
+		for (i = 0; i < WORLD_FREE; i++) {
+			__u32 line = (list->first + list->tail) / FREE_LINE;
+			struct free_line *places = bpf_map_lookup_elem(&free_flows_v2, &line);
+
+			at = (list->first + list->tail) % FREE_LINE;
+			places->numbers[at] = family * WORLD_PORTS + i;
+			list->tail = (list->tail + 1) % list->size;
+		}
+	}
+}
+
 /* The same maps before each input. */
 static void world_begin(void)
 {
@@ -182,21 +228,10 @@ static void world_begin(void)
 	}
 	number = 1;
 	bpf_map_update_elem(&hops_v1, &number, &to_backends, BPF_ANY);
-	for (number = 0; number < 6; number++) {
-		__u32 hop = 20 + number, second = (1 << WORLD_PORT_BITS) + number;
-
-		bpf_map_push_elem(&free_flows4_v1, &number, 0);
-		bpf_map_push_elem(&free_flows6_v1, &second, 0);
-		bpf_map_push_elem(&free_hops_v1, &hop, 0);
-	}
-}
-
-static void world_counts(__u64 packets[REASON_MAX])
-{
-	__u32 reason;
-
-	for (reason = 0; reason < REASON_MAX; reason++)
-		packets[reason] = ((struct reason_counter *)bpf_map_lookup_elem(&reasons_v1, &reason))->packets;
+	for (number = 20; number < 26; number++)
+		bpf_map_push_elem(&free_hops_v1, &number, 0);
+	world_index();
+	world_free_flows();
 }
 
 #define WORLD_CHECK(condition)                                                             \
@@ -206,6 +241,43 @@ static void world_counts(__u64 packets[REASON_MAX])
 			abort();                                                           \
 		}                                                                          \
 	} while (0)
+
+static void world_counts(__u64 packets[REASON_MAX])
+{
+	__u32 reason;
+
+	for (reason = 0; reason < REASON_MAX; reason++)
+		packets[reason] = ((struct reason_counter *)bpf_map_lookup_elem(&reasons_v1, &reason))->packets;
+}
+
+/* No lock is left behind, every entry of a flow leads to one, and what is spilt is counted. */
+static void world_check_index(void)
+{
+	__u32 spilt[WORLD_BUCKETS] = {}, entered[2 * WORLD_PORTS] = {}, bucket, number, i;
+
+	for (bucket = 0; bucket < WORLD_BUCKETS; bucket++) {
+		for (i = BUCKET_FIRST_SLOT; i < BUCKET_WORDS; i++) {
+			__u32 word = world_bucket(bucket)->words[i];
+			struct flow_key key;
+			struct place place;
+			struct flow *flow;
+
+			number = word & SLOT_NUMBER;
+			if (!word || number == SLOT_NUMBER)
+				continue;
+			flow = bpf_map_lookup_elem(&flows_v2, &number);
+			WORLD_CHECK(flow && state_of(flow) != FLOW_FREE && state_of(flow) != FLOW_BINDING);
+			WORLD_CHECK(!entered[number]++);
+			memcpy(&key, flow, sizeof(key));
+			place = place_of(&key);
+			WORLD_CHECK(word == (place.slot | number));
+			WORLD_CHECK((bucket + WORLD_BUCKETS - place.bucket) % WORLD_BUCKETS < SLOT_TURNS);
+			spilt[place.bucket] += bucket == place.bucket ? 0 : BUCKET_SPILT_ONE;
+		}
+	}
+	for (bucket = 0; bucket < WORLD_BUCKETS; bucket++)
+		WORLD_CHECK(world_bucket(bucket)->words[BUCKET_SPILT] == spilt[bucket]);
+}
 
 /* Lets a frame come in, and looks whether what is true of every packet is true of this one. */
 static void world_run(const uint8_t *frame, size_t length, __u32 link)
@@ -226,6 +298,8 @@ static void world_run(const uint8_t *frame, size_t length, __u32 link)
 		reason = i;
 	}
 	WORLD_CHECK(reason != REASON_MAX);
+	WORLD_CHECK(reason != REASON_DROP_BUSY && reason != REASON_DROP_FREE_LIST);
+	world_check_index();
 	WORLD_CHECK(is_forward(reason) == (action == XDP_TX || action == XDP_REDIRECT));
 	WORLD_CHECK((reason <= REASON_PASS_NOT_OURS) == (action == XDP_PASS));
 	WORLD_CHECK((reason == REASON_ABORTED_BAD_NUMBER) == (action == XDP_ABORTED));

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from tests.model.wire import IPAddress
 
@@ -55,6 +55,6 @@ class Budget:
         return self.buckets.setdefault(key, Bucket(self.tokens, interval, now, self.tokens * interval))
 
 
-def prefix_of(source: IPAddress) -> object:
-    """What shares a source's budget: its /32 or /64."""
+def prefix_of(source: IPAddress) -> IPv4Network | IPv6Network:
+    """What counts as one source: a /32 or a /64."""
     return ip_network((source, 32 if source.version == 4 else 64), strict=False)

@@ -104,13 +104,10 @@ class Relay:
 
     def _from_client(self, packet: Packet, key: FlowKey) -> tuple[str, bytes, str]:
         """Everything but Binding Requests."""
-        number = self.state.index.get(key)
+        number = self._flow(key)
         if number is None:
             own = self.state.is_own(packet.source)
             raise Decided("drop_spoofed_source" if own else "drop_no_flow")
-        record = self._record(number)
-        if record.life is not Life.LIVE:
-            raise Decided("drop_stale_flow")
         return self._to_transceiver(packet, number, "forward_to_transceiver")
 
     def _binding_request(self, packet: Packet, message: bytes, key: FlowKey) -> tuple[str, bytes, str]:
@@ -120,7 +117,7 @@ class Relay:
         if not packet.source_port or any(packet.source in bad for bad in BAD_SOURCES):
             raise Decided("drop_bad_source")
 
-        if self._live(key) is None and not self._source_has_token(packet):  # 3.2
+        if self._flow(key) is None and not self._source_has_token(packet):  # 3.2
             raise Decided("drop_source_budget")
 
         request = stun.read_request(message)  # 3.3
@@ -129,7 +126,7 @@ class Relay:
         if session is None:
             raise Decided("drop_unknown_ufrag")
         spent = state.session_budget.is_spent(ufrag, state.clock())
-        if self._live(key) is None and session.pwd is not None and spent:
+        if self._flow(key) is None and session.pwd is not None and spent:
             raise Decided("drop_session_budget")
         self._check_authentic(request, session)
         backend = session.backends.get(packet.version)  # 3.7
@@ -139,15 +136,16 @@ class Relay:
         self._backend(backend)  # must exist
         accepted = Accepted(packet, key, ufrag, session, backend, hop, stun.transaction(message))
 
-        number = self._live(key)  # 3.9
+        number = self._flow(key)  # 3.9
         if number is not None and self._is_of(number, accepted):
             self._record(number).hop = hop
             return self._to_transceiver(packet, number, "forward_to_transceiver")
         return self._bind(accepted) if session.pwd is not None else self._bind_provisionally(accepted)
 
     def _source_has_token(self, packet: Packet) -> bool:
-        had = self.state.source_budget.take(prefix_of(packet.source), self.state.clock())
-        return had or any(packet.source in one for one in self.state.exempt)
+        state = self.state
+        had = state.source_budget.take(state.budget_of(prefix_of(packet.source)), state.clock())
+        return had or any(packet.source in one for one in state.exempt)
 
     def _check_authentic(self, request: stun.Request, session: Session) -> None:
         """3.5 and 3.6."""
@@ -187,24 +185,16 @@ class Relay:
 
     def _bind(self, accepted: Accepted) -> tuple[str, bytes, str]:
         """3.10."""
+        former = self._flow(accepted.key)
         number = self._new_record(accepted, Life.LIVE)
-        former = self.state.index.get(accepted.key)
         self._supersede(former)
-        self.state.index[accepted.key] = number
         reason = "forward_bound" if former is None else "forward_rebound"
         return self._to_transceiver(accepted.packet, number, reason)
 
     def _bind_provisionally(self, accepted: Accepted) -> tuple[str, bytes, str]:
         """3.11."""
-        number = self.state.provisional.get(accepted.key)
-        if (
-            number is None
-            or self._record(number).life is not Life.PROVISIONAL
-            or not self._is_of(number, accepted)
-        ):
-            former, number = number, self._new_record(accepted, Life.PROVISIONAL)
-            self._supersede(former)
-            self.state.provisional[accepted.key] = number
+        waiting = [one for one in self._find(accepted.key, Life.PROVISIONAL) if self._is_of(one, accepted)]
+        number = waiting[0] if waiting else self._new_record(accepted, Life.PROVISIONAL)
         record = self._record(number)
         if record.up.packets >= PROVISIONAL_MAX:
             raise Decided("drop_provisional")
@@ -212,22 +202,32 @@ class Relay:
         return self._to_transceiver(accepted.packet, number, "forward_provisional")
 
     def _new_record(self, accepted: Accepted, life: Life) -> int:
-        """3.10: a record off the queue, filled."""
+        """3.10: a record off the ring, filled and entered."""
         state = self.state
         if not state.session_budget.take(accepted.ufrag, state.clock()):
             raise Decided("drop_session_budget")
         if not state.binding_budget.take(THIS_CPU, state.clock()):
             raise Decided("drop_binding_budget")
-        queue = state.free_records[accepted.packet.version]
-        if not queue:
+        self._lock()
+        ring = state.free_records[accepted.packet.version]
+        if not ring:
             raise Decided("drop_flows_full")
-        number = queue.popleft()
+        number = ring.popleft()
         if self._record(number).life is not Life.FREE:
             raise Decided("drop_free_list")
         session, backend = accepted.session.number, accepted.backend
         state.records[number] = Record(life, accepted.key, backend, session, accepted.hop, seen=True)
         self._note(f"record {number} is {life.value}: {accepted.key}, session {session}, backend {backend}")
+        if state.is_full:
+            state.records[number].life = Life.SUPERSEDED
+            raise Decided("drop_index_full")
+        state.entered.add(number)
         return number
+
+    def _lock(self) -> None:
+        """3.10 and 4.2: the place in the index, where others do not have it."""
+        if self.state.is_locked:
+            raise Decided("drop_busy")
 
     def _supersede(self, number: int | None) -> None:
         """What happens to the record that another takes the place of."""
@@ -260,13 +260,11 @@ class Relay:
 
     def _confirm(self, number: int, record: Record) -> None:
         """4.2: the transceiver has accepted the request."""
-        state = self.state
         assert record.key is not None
+        self._lock()
+        former = self._flow(record.key)
         record.life, record.transaction, record.down = Life.LIVE, b"", Tally()
-        if state.provisional.get(record.key) == number:
-            del state.provisional[record.key]
-        self._supersede(state.index.get(record.key))
-        state.index[record.key] = number
+        self._supersede(former)
         self._note(f"record {number} is confirmed")
 
     # ---- 5. Forwarding -------------------------------------------------------------------
@@ -324,10 +322,16 @@ class Relay:
             raise Decided("aborted_bad_number")
         return self.state.hops.get(number)
 
-    def _live(self, key: FlowKey) -> int | None:
-        """The number of a 5-tuple's LIVE record."""
-        number = self.state.index.get(key)
-        return number if number is not None and self._record(number).life is Life.LIVE else None
+    def _find(self, key: FlowKey, life: Life) -> list[int]:
+        """The records of a 5-tuple in a state that are entered."""
+        records = self.state.records
+        return [one for one in self.state.entered if (records[one].key, records[one].life) == (key, life)]
+
+    def _flow(self, key: FlowKey) -> int | None:
+        """The number of a 5-tuple's flow."""
+        found = self._find(key, Life.LIVE)
+        assert len(found) <= 1, f"{key} has several flows: {found}"
+        return found[0] if found else None
 
     def _is_of(self, number: int, accepted: Accepted) -> bool:
         record = self._record(number)

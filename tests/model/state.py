@@ -107,7 +107,6 @@ class State:
     vips: list[Endpoint]
     relays: list[IPAddress]
     ports: range
-    port_bits: int
     links: dict[str, Link]
     fib: Fib
     sessions: dict[bytes, Session]
@@ -115,8 +114,9 @@ class State:
     hops: dict[int, Hop]
     hops_max: int
     records: list[Record]
-    index: dict[FlowKey, int] = field(default_factory=dict)
-    provisional: dict[FlowKey, int] = field(default_factory=dict)
+    entered: set[int] = field(default_factory=set)  # numbers of records, in the index
+    is_full: bool = False  # the index has no slot left
+    is_locked: bool = False  # by others, all of the index, all the while
     hop_index: dict[tuple[IPAddress, str], int] = field(default_factory=dict)
     free_records: dict[int, deque[int]] = field(default_factory=lambda: {4: deque(), 6: deque()})
     free_hops: deque[int] = field(default_factory=deque)
@@ -125,15 +125,17 @@ class State:
     session_budget: Budget = field(default_factory=Budget)
     binding_budget: Budget = field(default_factory=Budget)
     exempt: list[IPv4Network | IPv6Network] = field(default_factory=list)
+    # Which budget a source has: its own, or one that it shares with others.
+    budget_of: Callable[[IPv4Network | IPv6Network], object] = lambda source: source
     clock: Callable[[], int] = lambda: 0  # nanoseconds
 
     def relay_endpoint(self, record: int) -> Endpoint:
         """The relay address and port that a record stands for."""
-        port = self.ports.start + (record & (1 << self.port_bits) - 1)
-        return Endpoint(self.relays[record >> self.port_bits], port)
+        relay, place = divmod(record, len(self.ports))
+        return Endpoint(self.relays[relay], self.ports[place])
 
     def record_at(self, relay: IPAddress, port: int) -> int:
-        return self.relays.index(relay) << self.port_bits | port - self.ports.start
+        return self.relays.index(relay) * len(self.ports) + self.ports.index(port)
 
     def is_own(self, address: IPAddress) -> bool:
         """Of a VIP or a relay address, also as an IPv4-mapped one."""

@@ -29,7 +29,7 @@ from tests.bpf.differential.steps import (
     Step,
     transaction,
 )
-from tests.bpf.differential.twin import Given, Start
+from tests.bpf.differential.twin import Given, Room, Start
 from tests.bpf.differential.twists import (
     Balanced,
     ComesBy,
@@ -220,17 +220,30 @@ def starts(draw: st.DrawFn) -> Start:
     for number in draw(st.lists(st.integers(0, 5), max_size=3, unique=True)):
         family = 4 if number < 3 else 6
         # Of numbers that are not in the queues, and of one that is.
-        place = {0: 9, 1: 66, 2: 19, 3: 41, 4: 36, 5: 51}[number]
-        flows[place] = Given(place, draw(records(family)), draw(often(True, False)))
+        place = {0: 9, 1: 42, 2: 19, 3: 29, 4: 24, 5: 39}[number]
+        record = draw(records(family))
+        others = [one.record for one in flows.values() if one.indexed]
+        indexed = draw(often(True, False)) and not any(_same(record, other) for other in others)
+        flows[place] = Given(place, record, indexed)
     return Start(
         tuple(flows.values()),
-        draw(often(world.V4.free, (), (3,), (9, 3), (66, 66, 3), (95, 96), times=4)),
-        draw(often(world.V6.free, (), (35,), (41, 35), (36, 36, 35), times=4)),
+        draw(often(world.V4.free, (), (3,), (9, 3), (42, 42, 3), (59, 60), times=4)),
+        draw(often(world.V6.free, (), (23,), (29, 23), (24, 24, 23), times=4)),
         draw(often(world.FREE_HOPS, (), (20,), (16383,), times=4)),
         tokens=draw(tokens),
         spent_sources=draw(spent_sources),
         is_cpu_spent=draw(often(False, True, times=12)),
+        index=draw(often(Room.MUCH, Room.LITTLE, Room.LITTLE, Room.NONE, times=3)),
+        is_locked=draw(often(False, True, times=16)),
     )
+
+
+def _same(one: Record, other: Record) -> bool:
+    """Whether two records cannot both be entered: a search for one might find the other."""
+    if (one.life, one.key) != (other.life, other.key):
+        return False
+    target = (one.session, one.backend) == (other.session, other.backend)
+    return one.life is Life.LIVE or (one.life is Life.PROVISIONAL and target)
 
 
 @st.composite

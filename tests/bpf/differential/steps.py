@@ -203,8 +203,7 @@ class Answer(Step):
         of_family = [
             number
             for number in range(len(state.records))
-            if state.relays[number >> state.port_bits].version == self.family
-            and number & (1 << state.port_bits) - 1 < len(state.ports)
+            if state.relay_endpoint(number).address.version == self.family
         ]
         used = [number for number in of_family if state.records[number].life is not Life.FREE]
         number = (used or of_family)[self.pick % len(used or of_family)]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from control.datapath import STATE_MASK
 from control.hmac_keys import key_states
 from control.libbpf import Array
 from control.maps import Queue
-from tests.bpf.rig import Rig, delta, source_key
+from tests.bpf.rig import Rig, delta
 from tests.model.fib import Fib, Route, Rule
 from tests.model.state import Endpoint, FlowKey, Life, Record, Resolved, Session, State
 
@@ -103,13 +103,8 @@ def stored_sessions(sessions: Mapping[bytes, Session]) -> tuple[Array, Array]:
     return keys, values
 
 
-def stored_key(key: FlowKey, provisional: bool) -> bytes:
-    vip = key.vip | (abi.PROVISIONAL_KEY if provisional else 0)
-    return to_bytes(key.client.address) + key.client.port.to_bytes(2, "big") + np.uint16(vip).tobytes()
-
-
-def stored_prefix(prefix: IPv4Network | IPv6Network) -> bytes:
-    return source_key(prefix.network_address)
+def stored_key(key: FlowKey) -> bytes:
+    return to_bytes(key.client.address) + key.client.port.to_bytes(2, "big") + np.uint16(key.vip).tobytes()
 
 
 def stored_transaction(transaction: bytes) -> int:

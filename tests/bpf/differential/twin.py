@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network, IPv6Network
+from enum import Enum
 
 import numpy as np
 
@@ -24,16 +23,14 @@ from tests.bpf.differential.stored import (
     read_fib,
     read_record,
     stored_key,
-    stored_prefix,
     stored_sessions,
     used_rows,
 )
-from tests.bpf.rig import Rig
+from tests.bpf.rig import Rig, earliest
 from tests.model.budget import SECOND, Budget, prefix_of
 from tests.model.relay import THIS_CPU, Decision, Relay
 from tests.model.state import Backend, Endpoint, Hop, Life, Link, Record, Session, State
 
-_CLOCK_MONOTONIC_COARSE = 6
 LONG = 600 * SECOND
 
 
@@ -44,6 +41,16 @@ class Given:
     number: int
     record: Record
     indexed: bool = True
+
+
+class Room(Enum):
+    """How many slots of the index are empty; those that are not lead nowhere."""
+
+    MUCH = "all"
+    # Only every fourth bucket is open, so that most flows are entered away from home; each has more slots
+    # than a case has flows.
+    LITTLE = "a quarter"
+    NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,8 @@ class Start:
     tokens: Mapping[bytes, int] = field(default_factory=dict)  # left of sessions' budgets, by ufrag
     spent_sources: Sequence[IPAddress] = ()
     is_cpu_spent: bool = False
+    index: Room = Room.MUCH
+    is_locked: bool = False  # all of the index, by a CPU that never lets go
 
 
 class Twin:
@@ -85,13 +94,13 @@ class Twin:
         """Lets both begin anew."""
         datapath = self.rig.datapath
         datapath.flows[:] = np.zeros(1, abi.FLOW)[0]
-        datapath.hops[:] = self._usual_hops
-        for index in (datapath.flow_index, datapath.hop_index):
-            index.delete_many(index.read()[0])
+        self.rig.put_hops(self._usual_hops)
+        datapath.hop_index.delete_many(datapath.hop_index.read()[0])
+        self.rig.entries.clear()
         self.rig.set_free_flows(4, *start.free4)
         self.rig.set_free_flows(6, *start.free6)
         self.rig.set_free_hops(*start.free_hops)
-        self.rig.sources.delete_many(self.rig.sources.read()[0])
+        self.rig.forget_sources()
         self.rig.put_cpu_budget(0)
         datapath.delete_sessions(self._other_sessions)
         datapath.put_sessions(*self._usual_stored)  # their budgets are whole again
@@ -101,7 +110,6 @@ class Twin:
             vips=[Endpoint(*vip) for vip in world.VIPS],
             relays=list(world.RELAYS),
             ports=range(world.PORTS.first, world.PORTS.last + 1),
-            port_bits=world.PORT_BITS,
             links={link: Link(world.LINK_MACS[link], world.MTU) for link in (world.CLIENTS, world.BACKENDS)},
             fib=self._fib,
             sessions=self._usual_sessions | dict(start.sessions),
@@ -109,14 +117,25 @@ class Twin:
                 number: Backend(Endpoint(*endpoint), world.BACKEND_HOPS[number])
                 for number, endpoint in world.BACKEND_ENDPOINTS.items()
             },
-            hops={number: self._read_hop(datapath.hops[number]) for number in used_rows(datapath.hops)},
+            hops={
+                number: self._read_hop(datapath.hops[number]) for number in used_rows(datapath.hops) if number
+            },
             hops_max=abi.HOP_MAX,
             records=[Record() for _ in datapath.flows],
             free_records={4: deque(start.free4), 6: deque(start.free6)},
             free_hops=deque(start.free_hops),
+            is_full=start.index is Room.NONE,
+            is_locked=start.is_locked,
+            budget_of=lambda source: self.rig.cell(source.network_address),
+            clock=earliest,
         )
         for given in start.flows:
             self._put_flow(given)
+        if start.index is not Room.MUCH:
+            open_buckets = () if start.index is Room.NONE else range(0, datapath.layout.buckets, 4)
+            self.rig.entries.fill(but=open_buckets)
+        if start.is_locked:
+            self.rig.entries.lock()
         self._put_budgets(start)
         self.relay = Relay(self.state)
         self._counters = self._read_counters()
@@ -124,14 +143,13 @@ class Twin:
 
     def _put_budgets(self, start: Start) -> None:
         """Those that are spent stay so for longer than a case takes."""
-        state, now = self.state, clock()
-        state.clock = clock
+        state, now = self.state, earliest()
         state.source_budget = Budget(2 * world.SOURCE_REQUESTS_PER_SECOND, 2)
         state.session_budget = Budget(world.FLOWS_PER_SESSION, world.FLOW_IDLE_SECONDS)
         state.binding_budget = Budget(2 * world.BINDINGS_PER_SECOND, 2)
         state.exempt = list(world.SOURCE_EXEMPT)
         for address in start.spent_sources:
-            state.source_budget.bucket(prefix_of(address), now).credit = -LONG
+            state.source_budget.bucket(state.budget_of(prefix_of(address)), now).credit = -LONG
             self.rig.put_source_budget(address, now + 2 * SECOND + LONG)
         if start.is_cpu_spent:
             state.binding_budget.bucket(THIS_CPU, now).credit = -LONG
@@ -150,9 +168,8 @@ class Twin:
         for name, value in as_stored(self.state, given.number, record).items():
             flows[name][given.number] = value
         if given.indexed:
-            provisional = record.life is Life.PROVISIONAL
-            (self.state.provisional if provisional else self.state.index)[record.key] = given.number
-            self.rig.put_index(stored_key(record.key, provisional), given.number)
+            self.state.entered.add(given.number)
+            self.rig.entries.put(stored_key(record.key), given.number)
 
     # ---- a packet ------------------------------------------------------------------------
 
@@ -179,6 +196,7 @@ class Twin:
             heading = [
                 f"the program differs from the model, on a frame that came by {link}:",
                 f"  {frame.hex()}",
+                f"hash key: {self.rig.datapath.layout.hash_key}",
                 f"model: {said.action}, {said.reason}; {'; '.join(said.changes) or 'no change of state'}",
             ]
             raise AssertionError("\n".join([*heading, *differences]))
@@ -189,11 +207,9 @@ class Twin:
     def _model_facts(self) -> Facts:
         state = self.state
         facts: Facts = {
-            "index": {
-                stored_key(key, provisional): number
-                for provisional, index in ((False, state.index), (True, state.provisional))
-                for key, number in index.items()
-            },
+            "index": sorted(state.entered),
+            "locked": state.is_locked,
+            "counted by the daemon": 0,
             "hop index": {
                 (to_bytes(address), link): number for (address, link), number in state.hop_index.items()
             },
@@ -201,11 +217,7 @@ class Twin:
             "free records 6": list(state.free_records[6]),
             "free hops": list(state.free_hops),
         }
-        facts["sources"] = {
-            stored_prefix(prefix): "charged"
-            for prefix in state.source_budget.buckets
-            if isinstance(prefix, IPv4Network | IPv6Network)
-        }
+        facts["sources"] = dict.fromkeys(state.source_budget.buckets, "charged")
         # Tokens that are missing: each takes minutes to come back.
         facts["session budgets"] = {
             str(ufrag): round(bucket.tokens - bucket.credit / bucket.interval)
@@ -223,19 +235,19 @@ class Twin:
         datapath = self.rig.datapath
         hop_keys, hop_numbers = datapath.hop_index.read()
         facts: Facts = {
-            "index": {
-                key.tobytes(): int(number) for key, number in zip(*datapath.flow_index.read(), strict=True)
-            },
+            "index": [number for number in self.rig.entries.read() if number != world.ABSENT_RECORD],
+            "locked": bool(self.rig.entries.locked()),
+            "counted by the daemon": sum(self.rig.entries.removed()),
             "hop index": {
                 (key["neighbour"].tobytes(), self._names[int(key["ifindex"])]): int(number)
                 for key, number in zip(hop_keys, hop_numbers, strict=True)
             },
-            "free records 4": peek(self.rig.free_flows[4]),
-            "free records 6": peek(self.rig.free_flows[6]),
+            "free records 4": datapath.free.waiting(4).tolist(),
+            "free records 6": datapath.free.waiting(6).tolist(),
             "free hops": peek(datapath.free_hops),
         }
-        facts["sources"] = {key.tobytes(): "charged" for key in self.rig.sources.read()[0]}
-        now = clock()
+        facts["sources"] = dict.fromkeys(self.rig.sources(), "charged")
+        now = earliest()
         facts["session budgets"] = {
             str(bytes(key["ufrag"])): round((int(session["full_at"]) - now) / world.SESSION_INTERVAL)
             for key, session in zip(*datapath.read_sessions(), strict=True)
@@ -245,6 +257,8 @@ class Twin:
         for number in used_rows(flows):
             facts[f"record {number}"] = read_record(flows[number])
         for number in used_rows(datapath.hops):
+            if not number:
+                continue  # no hop
             facts[f"hop {number}"] = self._read_hop(datapath.hops[number])
         return facts
 
@@ -276,8 +290,3 @@ def _differences(expected: Facts, actual: Facts, of: str = "") -> Iterator[str]:
             yield from _differences(said, did, f"{of}{name}, ")
         elif said != did:
             yield f"  {of}{name}:\n    model:   {said}\n    program: {did}"
-
-
-def clock() -> int:
-    """The program's, in ns."""
-    return time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE)

@@ -305,9 +305,14 @@ long bpf_redirect(__u32 ifindex, __u64 flags)
 	return XDP_REDIRECT;
 }
 
-__u64 bpf_ktime_get_coarse_ns(void)
+__u64 bpf_jiffies64(void)
 {
-	static __u64 now = 1000000000;
+	static __u64 now = 1000;
 
-	return now += 1000000;
+	return now++;
+}
+
+__u64 bpf_ktime_get_ns(void)
+{
+	return bpf_jiffies64() * 1000000;
 }

@@ -17,6 +17,7 @@
 #undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #define __noinline __attribute__((noinline))
+#define barrier() asm volatile("" ::: "memory")
 #define barrier_var(variable) asm volatile("" : "+r"(variable))
 
 /* What a map's definition in maps.h says of it. */
@@ -53,6 +54,7 @@ long bpf_xdp_load_bytes(struct xdp_md *ctx, __u32 offset, void *to, __u32 length
 __u64 bpf_xdp_get_buff_len(struct xdp_md *ctx);
 long bpf_fib_lookup(void *ctx, struct bpf_fib_lookup *fib, int size, __u32 flags);
 long bpf_redirect(__u32 ifindex, __u64 flags);
-__u64 bpf_ktime_get_coarse_ns(void);
+__u64 bpf_jiffies64(void);
+__u64 bpf_ktime_get_ns(void);
 
 #endif
