@@ -13,11 +13,12 @@ NO_BACKEND = 0
 
 @dataclass(slots=True)
 class Backend:
-    """One endpoint; `users` counts the sessions that name it."""
+    """One endpoint; `users` counts the sessions that name it. `is_entered`: the map has its endpoint."""
 
     number: int
     endpoint: Endpoint
     users: int = 0
+    is_entered: bool = False
 
 
 class BackendTable:

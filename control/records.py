@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,10 @@ def session_records(entries: Mapping[str, Session]) -> tuple[Records, Records]:
     """Keys and values of sessions_v1. Column by column: far faster than record by record."""
     values = np.zeros(len(entries), abi.SESSION)
     sessions = entries.values()
-    states = [dict(session.keys)[ufrag] for ufrag, session in entries.items()]
+    states = [
+        session.keys[0].states if len(session.keys) == 1 else dict(session.keys)[ufrag]
+        for ufrag, session in entries.items()
+    ]
     values["number"] = [session.number for session in sessions]
     values["backend"] = np.array([session.backends for session in sessions], np.uint16).reshape(-1, 2)
     values["owner"] = [session.owner for session in sessions]
@@ -91,7 +94,11 @@ def owners_of(records: Records) -> list[tuple[int, str]]:
 def backends_of(records: Records) -> list[Backend]:
     """What backends_v1 holds, without users: those follow from the sessions."""
     used = np.flatnonzero(records["port"])
-    return [Backend(number, backend_endpoint(records[number])) for number in used.tolist() if number]
+    return [
+        Backend(number, backend_endpoint(records[number]), is_entered=True)
+        for number in used.tolist()
+        if number
+    ]
 
 
 def backend_endpoint(record: np.void) -> Endpoint:
@@ -99,15 +106,19 @@ def backend_endpoint(record: np.void) -> Endpoint:
     return Endpoint(from_bytes(bytes(record["addr"])), int(record["port"]))
 
 
-def write_backend(records: Records, backend: Backend, hop: int | None) -> None:
-    """Into the live mapping, and only what differs: packets are reading it. None leaves the hop alone."""
-    record: Any = records[backend.number]
-    if backend_endpoint(record) != backend.endpoint:
-        record["addr"] = np.void(to_bytes(backend.endpoint.address))
-        record["port"] = backend.endpoint.port
-    if hop is not None:
-        record["hop"] = hop
-    record["users"] = backend.users
+def write_backends(records: Records, backends: Sequence[Backend], hops: Mapping[int, int]) -> None:
+    """Into the live mapping, and only what differs: packets are reading it.
+
+    `hops`: next hops by the backends' numbers; those of other backends are left alone.
+    """
+    for backend in backends:
+        if not backend.is_entered:
+            record: Any = records[backend.number]
+            record["addr"] = np.void(to_bytes(backend.endpoint.address))
+            record["port"] = backend.endpoint.port
+            backend.is_entered = True
+    records["hop"][list(hops)] = list(hops.values())
+    records["users"][[backend.number for backend in backends]] = [backend.users for backend in backends]
 
 
 def _text(raw: Any) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from earshot.relay.v1 import relay_pb2 as pb
 
 from control.access import Grant
-from control.batches import SLICE, Batches, HopResolver, Speaker, clock
+from control.batches import SLICE, Batches, HopResolver, Speaker, Wish, clock
 from control.config import Config
 from control.datapath import Datapath
 from control.flows import endpoint_message
@@ -125,17 +125,16 @@ class Relay:
 
     async def _batch(self, speaker: Speaker, batch: pb.Batch) -> pb.BatchResult:
         _check_size(batch.operations, "batch.operations")
-        results = await self._batches.carry_out(speaker, batch.operations)
+        results = await self._batches.carry_out(speaker, [Wish.of(one) for one in batch.operations])
         return pb.BatchResult(batch_id=batch.batch_id, results=results)
 
     async def _snapshot(self, speaker: Speaker, snapshot: pb.Snapshot) -> pb.SnapshotResult:
         _check_size(snapshot.sessions, "snapshot.sessions")
         self.registry.begin_snapshot(self.registry.owner_of(speaker.attachment))
-        operations = [pb.Operation(add=session) for session in snapshot.sessions]
-        results = await self._batches.carry_out(speaker, operations)
+        wishes = [Wish("add", session) for session in snapshot.sessions]
+        results = await self._batches.carry_out(speaker, wishes)
         owner = self.registry.owner_of(speaker.attachment)
-        for session in snapshot.sessions:
-            self.registry.keep(owner, session.session_id)
+        self.registry.keep(owner, [result.session_id for result in results])
         removed = await self._end_snapshot(speaker) if snapshot.last else 0
         return pb.SnapshotResult(results=results, removed=removed)
 

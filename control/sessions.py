@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 
 from control import abi
@@ -190,7 +189,7 @@ class Registry:
         if session.ttl_seconds:
             for number in filter(None, session.backends):
                 self._backends.acquire_number(number)
-            self._swap(session, replace(session, expires=math.ceil(now + session.ttl_seconds)), now)
+            self._swap(session, session._replace(expires=math.ceil(now + session.ttl_seconds)), now)
 
     def remove(self, owner: Owner, session_id: str, now: float) -> None:
         """Ends a session and its flows. Raises RequestError: NOT_FOUND."""
@@ -208,10 +207,10 @@ class Registry:
         if owner.snapshot is None:
             owner.snapshot = set()
 
-    def keep(self, owner: Owner, session_id: str) -> None:
-        """The unfinished snapshot names this session, even if it was refused: it stays as it was."""
-        if owner.snapshot is not None and session_id in owner.sessions:
-            owner.snapshot.add(session_id)
+    def keep(self, owner: Owner, session_ids: Iterable[str]) -> None:
+        """The unfinished snapshot names these sessions, even if one was refused: it stays as it was."""
+        if owner.snapshot is not None:
+            owner.snapshot.update(filter(owner.sessions.__contains__, session_ids))
 
     def end_snapshot(self, owner: Owner, now: float, limit: int = UNLIMITED) -> int:
         """The last part is in: removes sessions that none has named, and says how many.
@@ -319,7 +318,7 @@ class Registry:
     def _swap(self, before: Session | None, after: Session | None, now: float) -> None:
         """The one place where a session comes, changes or goes. `after` has its backends acquired."""
         if before is not None:
-            for ufrag in before.ufrags:
+            for ufrag, _ in before.keys:
                 del self._by_ufrag[ufrag]
                 self._changes.entries[ufrag] = None
             self._owners[before.owner].ufrags -= len(before.keys)
@@ -335,11 +334,12 @@ class Registry:
                 self._changes.ended.append(EndedSession(before, left))
         if after is not None:
             self._by_number[after.number] = after
-            for ufrag in after.ufrags:
+            owner = self._owners[after.owner]
+            for ufrag, _ in after.keys:
                 self._by_ufrag[ufrag] = after
                 self._changes.entries[ufrag] = after
-            self._owners[after.owner].ufrags += len(after.keys)
-            self._owners[after.owner].sessions[after.session_id] = after
+            owner.ufrags += len(after.keys)
+            owner.sessions[after.session_id] = after
             if after.expires:
                 self._expiring.setdefault(after.expires, set()).add(after.number)
         elif before is not None:

@@ -14,7 +14,7 @@ from control.records import (
     session_records,
     sessions_of,
     ufrag_keys,
-    write_backend,
+    write_backends,
 )
 from control.sessions import Registry
 
@@ -60,8 +60,8 @@ class Store:
         Backends come before the sessions that name them, deletions before what needs their room,
         and flows are ended when no packet can find their session any more.
         """
-        for backend in changes.backends.values():
-            write_backend(self._datapath.backends, backend, changes.hops.get(backend.number))
+        if changes.backends:
+            write_backends(self._datapath.backends, list(changes.backends.values()), changes.hops)
         for number, owner in changes.owners.items():
             self._datapath.put_owner(number, owner_record(owner))
         gone = [ufrag for ufrag, session in changes.entries.items() if session is None]
