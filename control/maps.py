@@ -84,7 +84,8 @@ class PerCpuArray:
             libbpf.lookup(self.fd, _index(index), size) or bytes(size) for index in range(self.entries)
         )
         counters = np.frombuffer(raw, np.uint64).reshape(self.entries, self._cpus, -1)
-        return counters.sum(axis=1).view(self.value).ravel()
+        total: Array = counters.sum(axis=1).view(self.value).ravel()
+        return total
 
 
 class Queue:

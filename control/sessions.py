@@ -11,6 +11,7 @@ before a session names them; a removed session's ufrags go before its flows are 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
@@ -71,17 +72,18 @@ class Registry:
         for backend in backends:
             self._backends.restore(backend, now)
         self._last_number = last_number
-        strays: list[str] = []
+        known = self._backends.numbers() | {NO_BACKEND}
+        used: list[int] = []
         for session in sessions:
-            used = [number for number in session.backends if number != NO_BACKEND]
-            if session.owner in self._owners and used and all(number in self._backends for number in used):
-                for number in used:
-                    self._backends.acquire_number(number)
-                self._swap(None, session, now)
+            if session.owner in self._owners and any(session.backends) and known.issuperset(session.backends):
+                used += session.backends
+                self._enter(session)
             else:
-                strays.extend(session.ufrags)
-        # The others are in the map as they are.
-        self._changes.entries = dict.fromkeys(strays)
+                # The others are in the map as they are.
+                self._changes.entries.update(dict.fromkeys(session.ufrags))
+        for number, users in Counter(used).items():
+            if number != NO_BACKEND:
+                self._backends.acquire_number(number, users)
 
     # ---- transceivers ---------------------------------------------------------------------
 
@@ -333,17 +335,22 @@ class Registry:
             if left:
                 self._changes.ended.append(EndedSession(before, left))
         if after is not None:
-            self._by_number[after.number] = after
-            owner = self._owners[after.owner]
+            self._enter(after)
             for ufrag, _ in after.keys:
-                self._by_ufrag[ufrag] = after
                 self._changes.entries[ufrag] = after
-            owner.ufrags += len(after.keys)
-            owner.sessions[after.session_id] = after
-            if after.expires:
-                self._expiring.setdefault(after.expires, set()).add(after.number)
         elif before is not None:
             del self._owners[before.owner].sessions[before.session_id]
+
+    def _enter(self, session: Session) -> None:
+        """Makes a session known, whose backends are acquired."""
+        self._by_number[session.number] = session
+        for ufrag, _ in session.keys:
+            self._by_ufrag[ufrag] = session
+        owner = self._owners[session.owner]
+        owner.ufrags += len(session.keys)
+        owner.sessions[session.session_id] = session
+        if session.expires:
+            self._expiring.setdefault(session.expires, set()).add(session.number)
 
     def _touch_backend(self, backend: Backend) -> None:
         self._changes.backends[backend.number] = backend
