@@ -33,7 +33,7 @@ shapes = st.lists(
 def made(index: int, shape: tuple[list[bool], tuple[int, int], int, int | None, bool]) -> Session:
     pwds, backends, owner, left, optional = shape
     keys = tuple(
-        UfragKey(f"u{index}/{n}", bytes([index, n, *range(1, 79)]) if has_pwd else b"")
+        UfragKey(f"u{index}/{n}", bytes([index, n, *range(1, 39)]) if has_pwd else b"")
         for n, has_pwd in enumerate(pwds)
     )
     expires = 0 if left is None else 1000 + left
