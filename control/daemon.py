@@ -75,7 +75,8 @@ async def run(config: Config, datapath: Datapath) -> None:
 async def _scan(relay: Relay) -> None:
     while True:
         await asyncio.sleep(SCAN_SECONDS)
-        relay.reaper.scan(clock())
+        for _ in relay.reaper.steps(clock):
+            await asyncio.sleep(0)
 
 
 async def _sweep(relay: Relay) -> None:
