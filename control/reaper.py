@@ -58,7 +58,7 @@ class Reaper:
         self._idle_ticks = ticks_of(idle_seconds)
         self._seen = np.zeros(len(table.flows), np.uint32)  # state words at the last scan
         self._fresh: list[Snapshot] = []  # bound between the last two scans
-        self._of_session = SessionFlows(len(table.flows))  # bound flows that a scan has seen
+        self._of_session = SessionFlows(len(table.flows))
         self._dead: deque[tuple[float, Numbers]] = deque()
 
     def adopt(self, now: Clock) -> None:
@@ -174,7 +174,6 @@ class Reaper:
     def _end(self, numbers: Numbers, now: Clock) -> None:
         if len(numbers):
             self._table.end_flows(numbers)
-            self._of_session.discard(numbers.tolist())
             self._dead.append((now.seconds, numbers))
 
     def _free(self, now: Clock) -> bool:

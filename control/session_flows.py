@@ -3,6 +3,7 @@
 
 Doubly linked lists in arrays, 16 bytes a record: no object of Python's for any flow. Sessions whose
 numbers are alike in their low bits share a list; numbers are given out in order, so that lists are short.
+A record stays where it is when its flow ends, until it is used again: who asks looks at the record anyway.
 Each array holds numbers of records plus one, so that the zeros it begins with mean none.
 """
 
@@ -31,7 +32,7 @@ class SessionFlows:
 
     def add(self, numbers: Numbers, sessions: Numbers) -> None:
         """These records, none twice, belong to these sessions from now on, whatever they did before."""
-        self.discard(numbers[self._session[numbers] != 0].tolist())
+        self._unlink(numbers[self._session[numbers] != 0].tolist())
         buckets = sessions & np.uint32(self._mask)
         order = np.argsort(buckets, kind="stable")
         numbers, sessions, buckets = numbers[order], sessions[order], buckets[order]
@@ -50,12 +51,10 @@ class SessionFlows:
         self._previous[old[old > 0] - np.uint32(1)] = entries[is_last][old > 0]
         self._heads[buckets[is_first]] = entries[is_first]
 
-    def discard(self, numbers: Iterable[int]) -> None:
-        """These records belong to no session any more."""
+    def _unlink(self, numbers: Iterable[int]) -> None:
+        """Takes records out of the lists that they are in."""
         session, heads, following, previous = self._words
         for number in numbers:
-            if not session[number]:
-                continue
             after, before = following[number], previous[number]
             if before:
                 following[before - 1] = after
@@ -63,10 +62,9 @@ class SessionFlows:
                 heads[session[number] & self._mask] = after
             if after:
                 previous[after - 1] = before
-            session[number] = 0
 
     def of(self, session: int) -> list[int]:
-        """The records of a session."""
+        """The records that were last added for a session."""
         sessions, heads, following, _ = self._words
         found = []
         entry = heads[session & self._mask]
