@@ -57,6 +57,11 @@ class Datapath:
         self._reasons = PerCpuArray(fds["reasons_v1"], abi.REASON_COUNTER)
         self._read_addresses()
 
+    @property
+    def descriptors(self) -> Mapping[str, int]:
+        """Of all maps, by name."""
+        return self._fds
+
     def close(self) -> None:
         """Lets go of the maps. What is pinned or attached stays."""
         del self.flows, self.backends, self.hops

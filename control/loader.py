@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from control import abi, bpffs, hostlinks, libbpf
+from control import abi, bpffs, hostlinks, libbpf, memory
 from control.addresses import Endpoint, IPAddress
 from control.config import Config
 from control.datapath import Datapath
@@ -62,7 +62,7 @@ def open_datapath(config: Config) -> Loaded:
     addresses excepted.
 
     Raises:
-        ConfigError: an interface is not there.
+        ConfigError: an interface is not there, or the host has too little memory.
         DatapathError: anything else, with its cure where one is known.
     """
     links = hostlinks.find(config.interfaces)
@@ -162,13 +162,27 @@ def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
     return found
 
 
-def _set_up(program: BpfObject, config: Config) -> set[str]:
-    """Sizes, settings and existing maps; returns the names of the maps that are reused."""
+def memory_need(config: Config) -> memory.Need:
+    """What a configuration takes of the host; of maps, those that are not pinned yet."""
+    with BpfObject(object_path()) as program:
+        for name, entries in _sizes(config).items():
+            program.set_max_entries(name, entries)
+        made = [name for name in program.map_names() if (config.pin_path / name).exists()]
+        return _need(program, config, made)
+
+
+def _need(program: BpfObject, config: Config, made: Collection[str]) -> memory.Need:
+    flows = len(config.relay_addresses) * (config.relay_ports.last - config.relay_ports.first + 1)
+    return memory.need(program.map_shapes(), made, config.max_sessions, flows, libbpf.possible_cpus())
+
+
+def _sizes(config: Config) -> dict[str, int]:
+    """Entries of the maps whose size follows from the configuration."""
     span = config.relay_ports.last - config.relay_ports.first + 1
     port_bits = max(1, (span - 1).bit_length())
     flows = len(config.relay_addresses) << port_bits
     ports = {version: span * _count(config.relay_addresses, version) for version in (4, 6)}
-    sizes = {
+    return {
         "sessions_v1": config.max_sessions,
         "backends_v1": config.max_backends + 1,  # entry 0 is not used
         "flows_v1": flows,
@@ -176,6 +190,17 @@ def _set_up(program: BpfObject, config: Config) -> set[str]:
         "free_flows4_v1": max(1, ports[4]),
         "free_flows6_v1": max(1, ports[6]),
     }
+
+
+def _set_up(program: BpfObject, config: Config) -> set[str]:
+    """Sizes, settings and existing maps; returns the names of the maps that are reused.
+
+    Raises:
+        ConfigError: what has to be made is more than the host has memory for.
+    """
+    sizes = _sizes(config)
+    span = config.relay_ports.last - config.relay_ports.first + 1
+    port_bits = max(1, (span - 1).bit_length())
     settings = np.zeros(1, abi.SETTINGS)
     settings["port_min"], settings["port_max"] = config.relay_ports.first, config.relay_ports.last
     settings["port_bits"] = port_bits
@@ -207,6 +232,9 @@ def _set_up(program: BpfObject, config: Config) -> set[str]:
         program.reuse_map(name, fd)
         os.close(fd)
         reused.add(name)
+    if len(reused) < len(list(program.map_names())):
+        # Not where the maps are all there: calls go on in them, whatever else takes the host's memory.
+        _need(program, config, reused).check(memory.available())
     return reused
 
 
