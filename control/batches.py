@@ -31,6 +31,7 @@ from control.requests import (
 )
 from control.sessions import Registry
 from control.store import Store
+from control.turns import Turns
 
 # Some 3 ms of work.
 SLICE = 200
@@ -81,7 +82,10 @@ def clock() -> Clock:
 class Batches:
     """Carries out what transceivers want of their sessions."""
 
-    def __init__(self, registry: Registry, store: Store, hops: HopResolver, local: LocalAddresses) -> None:
+    def __init__(
+        self, registry: Registry, store: Store, hops: HopResolver, local: LocalAddresses, turns: Turns
+    ) -> None:
+        self._turns = turns
         self._registry = registry
         self._store = store
         self._hops = hops
@@ -96,27 +100,38 @@ class Batches:
         wanted: list[_Wanted] = []
         endpoints = EndpointChecks(self._local, speaker.prefixes)
         for part in sliced(wishes):
-            self._registry.owner_of(speaker.attachment)
-            wanted += [_check(wish, endpoints) for wish in part]
-            await asyncio.sleep(0)
+            async with self._turns.slice():
+                self._registry.owner_of(speaker.attachment)
+                wanted += [_check(wish, endpoints) for wish in part]
         requests = [request for request in wanted if isinstance(request, SessionRequest)]
         hops = _HopsOf(await self._resolve(requests))
-        keys = iter(_keys_of(requests))
+        async with self._turns.slice():
+            keys = iter(_keys_of(requests))
         results: list[pb.OperationResult] = []
         for pairs in sliced(list(zip(wishes, wanted, strict=True))):
-            await asyncio.sleep(0)
-            owner = self._registry.owner_of(speaker.attachment)
-            now = clock()
-            done = []
-            for wish, request in pairs:
-                refusal = self._carry_out_one(owner, wish, request, hops, keys, now)
-                done.append(_result(wish.session_id, refusal))
-            for dropped in self._store.commit(now):
-                for result in done:
-                    if result.session_id == dropped.session_id and result.code == Code.OK:
-                        result.CopyFrom(_result(dropped.session_id, _NO_ROOM))
-            results += done
+            async with self._turns.slice():
+                results += self._carry_out_some(speaker, pairs, hops, keys)
         return results
+
+    def _carry_out_some(
+        self,
+        speaker: Speaker,
+        pairs: Iterable[tuple[Wish, _Wanted]],
+        hops: _HopsOf,
+        keys: Iterator[list[UfragKey]],
+    ) -> list[pb.OperationResult]:
+        """One slice; what it changes is in the maps when it ends."""
+        owner = self._registry.owner_of(speaker.attachment)
+        now = clock()
+        done = []
+        for wish, request in pairs:
+            refusal = self._carry_out_one(owner, wish, request, hops, keys, now)
+            done.append(_result(wish.session_id, refusal))
+        for dropped in self._store.commit(now):
+            for result in done:
+                if result.session_id == dropped.session_id and result.code == Code.OK:
+                    result.CopyFrom(_result(dropped.session_id, _NO_ROOM))
+        return done
 
     def _carry_out_one(
         self,

@@ -18,7 +18,6 @@ from typing import Any
 import click
 
 from control import config_file, garbage, logs, metrics, settings
-from control.batches import clock
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import ConfigError, EarshotError
@@ -75,8 +74,7 @@ async def run(config: Config, datapath: Datapath) -> None:
 async def _scan(relay: Relay) -> None:
     while True:
         await asyncio.sleep(SCAN_SECONDS)
-        for _ in relay.reaper.steps(clock):
-            await asyncio.sleep(0)
+        await relay.scan()
 
 
 async def _sweep(relay: Relay) -> None:

@@ -7,7 +7,6 @@ the registry changes, and what changed is applied to the maps before anyone else
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -24,6 +23,7 @@ from control.requests import Code, LocalAddresses, RequestError, check_hello
 from control.sessions import Registry
 from control.store import Store
 from control.streams import Outbox, Streams
+from control.turns import Turns
 
 MAX_BATCH = 1000
 
@@ -48,7 +48,8 @@ class Relay:
         self._config = config
         self._store = Store(datapath, self.registry, self.reaper)
         local = LocalAddresses.of(config.vips, config.relay_addresses)
-        self._batches = Batches(self.registry, self._store, hops, local)
+        self.turns = Turns()
+        self._batches = Batches(self.registry, self._store, hops, local, self.turns)
         self._store.restore(clock())
 
     # ---- transceivers ---------------------------------------------------------------------
@@ -111,17 +112,25 @@ class Relay:
                 raise RequestError(Code.FAILED_PRECONDITION, "was sent already", "hello")
         raise RequestError(Code.INVALID_ARGUMENT, "is empty", "message")
 
+    async def scan(self) -> None:
+        """Looks at the whole flow table once: control/reaper.py."""
+        steps = self.reaper.steps(clock)
+        more = True
+        while more:
+            async with self.turns.slice():
+                more = next(steps, self) is None
+
     async def sweep(self) -> int:
         """Ends sessions that have expired or whose transceiver has not come back; says how many."""
         ended = 0
         while True:
-            now = clock()
-            part = len(self.registry.sweep(now.seconds, SLICE))
-            self._store.commit(now)
+            async with self.turns.slice():
+                now = clock()
+                part = len(self.registry.sweep(now.seconds, SLICE))
+                self._store.commit(now)
             ended += part
             if part < SLICE:
                 return ended
-            await asyncio.sleep(0)
 
     async def _batch(self, speaker: Speaker, batch: pb.Batch) -> pb.BatchResult:
         _check_size(batch.operations, "batch.operations")
@@ -141,14 +150,14 @@ class Relay:
     async def _end_snapshot(self, speaker: Speaker) -> int:
         removed = 0
         while True:
-            owner = self.registry.owner_of(speaker.attachment)
-            now = clock()
-            part = self.registry.end_snapshot(owner, now.seconds, SLICE)
-            self._store.commit(now)
+            async with self.turns.slice():
+                owner = self.registry.owner_of(speaker.attachment)
+                now = clock()
+                part = self.registry.end_snapshot(owner, now.seconds, SLICE)
+                self._store.commit(now)
             removed += part
             if part < SLICE:
                 return removed
-            await asyncio.sleep(0)
 
 
 def _check_size(entries: Sequence[object], field: str) -> None:
