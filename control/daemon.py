@@ -47,6 +47,7 @@ async def run(config: Config, datapath: Datapath) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from control import server
 
+    garbage.pause()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -61,7 +62,7 @@ async def run(config: Config, datapath: Datapath) -> None:
             chores = [
                 tasks.create_task(_scan(relay)),
                 tasks.create_task(_sweep(relay)),
-                tasks.create_task(garbage.collect_now_and_then()),
+                tasks.create_task(garbage.collect_now_and_then(lambda: relay.streams.ended)),
             ]
             garbage.settle()
             _say_ready(config, relay)

@@ -165,7 +165,7 @@ def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
 def memory_need(config: Config) -> memory.Need:
     """What a configuration takes of the host; of maps, those that are not pinned yet."""
     with BpfObject(object_path()) as program:
-        for name, entries in _sizes(config).items():
+        for name, entries in map_sizes(config).items():
             program.set_max_entries(name, entries)
         made = [name for name in program.map_names() if (config.pin_path / name).exists()]
         return _need(program, config, made)
@@ -176,7 +176,7 @@ def _need(program: BpfObject, config: Config, made: Collection[str]) -> memory.N
     return memory.need(program.map_shapes(), made, config.max_sessions, flows, libbpf.possible_cpus())
 
 
-def _sizes(config: Config) -> dict[str, int]:
+def map_sizes(config: Config) -> dict[str, int]:
     """Entries of the maps whose size follows from the configuration."""
     span = config.relay_ports.last - config.relay_ports.first + 1
     port_bits = max(1, (span - 1).bit_length())
@@ -198,7 +198,7 @@ def _set_up(program: BpfObject, config: Config) -> set[str]:
     Raises:
         ConfigError: what has to be made is more than the host has memory for.
     """
-    sizes = _sizes(config)
+    sizes = map_sizes(config)
     span = config.relay_ports.last - config.relay_ports.first + 1
     port_bits = max(1, (span - 1).bit_length())
     settings = np.zeros(1, abi.SETTINGS)

@@ -78,11 +78,17 @@ class Outbox:
 
 
 class Streams:
-    """The outboxes of all attached transceivers, by their number."""
+    """The outboxes of all attached transceivers, by their number.
+
+    Attributes:
+        dropped_events: those that there was no room for.
+        ended: streams that have ended.
+    """
 
     def __init__(self) -> None:
         self._outboxes: dict[int, Outbox] = {}
         self.dropped_events = 0
+        self.ended = 0
 
     def open(self, owner: int) -> Outbox:
         """An outbox for the stream that now speaks for a transceiver; one that did so before has to end."""
@@ -92,7 +98,8 @@ class Streams:
         return outbox
 
     def remove(self, owner: int, outbox: Outbox) -> None:
-        """The stream has ended; nothing happens if another one has taken its place."""
+        """The stream has ended; another one that has taken its place is left alone."""
+        self.ended += 1
         if self._outboxes.get(owner) is outbox:
             del self._outboxes[owner]
 

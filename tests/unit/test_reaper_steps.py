@@ -19,7 +19,6 @@ from control.addresses import Endpoint, to_bytes
 from control.flows import Clock, Numbers
 from control.model import UfragKey
 from control.reaper import Reaper
-from control.reports import flow_messages
 from control.requests import SessionRequest
 from control.sessions import Registry
 from control.streams import MAX_EVENTS, Outbox, Streams
@@ -327,27 +326,3 @@ def test_look_as_the_plain_functions_say(
     appeared = [*flows.newly_bound(states, former), *held[states[held] != former[held]]]
     assert found.appeared.tolist() == sorted(appeared)
     assert seen.tolist() == states.tolist()
-
-
-@given(
-    records=st.lists(
-        st.tuples(words, st.integers(0, 3), st.sampled_from(["198.51.100.7", "2001:db8::7", "::1"])),
-        max_size=8,
-    ),
-    now=st.integers(0, 1 << 61),
-)
-def test_flow_messages_as_described_one_by_one(records: list[tuple[int, int, str]], now: int) -> None:
-    table = Table()
-    for number, (word, small, address) in enumerate(records):
-        record: Any = table.flows[number]
-        record["client_addr"], record["client_port"] = np.void(to_bytes(ip_address(address))), word >> 16
-        record["state"], record["vip"], record["backend"] = word, small, small
-        record["last_seen"] = Clock.at(now).ticks - word % (1 << 30) & TICKS - 1  # less than 50 days ago
-        record["up_packets"], record["up_bytes"] = word, word << 20
-        record["down_packets"], record["down_bytes"] = small, word << 30
-    numbers = np.arange(len(records), dtype=np.uint32)
-    names = [flows.SessionName("t", str(number)) for number in range(len(records))]
-    clock = Clock.at(now)
-    assert list(flow_messages(table, numbers, names, clock)) == [
-        flows.describe(table, number, name, clock) for number, name in enumerate(names)
-    ]
