@@ -27,7 +27,6 @@ from tests.lab.netns import Lab, stop
 from tests.lab.services import relay_target
 from tests.lab.topology import two_armed
 
-QUIET_SECONDS = 2.0
 FEW_FLOWS = 20_000
 WARM_UP = 20  # samples: neighbours have to be found first
 
@@ -44,6 +43,7 @@ class Plan:
     flows: int
     restored: int
     cpu: int
+    quiet_seconds: float
 
 
 def register(plan: Plan, streams: int) -> Row:
@@ -53,7 +53,7 @@ def register(plan: Plan, streams: int) -> Row:
         daemon = relayhost.start_daemon(site, Size.of(FEW_FLOWS, 2 * plan.sessions), plan.cpu)
         target = relay_target(site)
         with storm(target, streams, plan.sessions) as pipe, calls(target) as asked:
-            quiet = probe_for(asked, QUIET_SECONDS)
+            quiet = probe_for(asked, plan.quiet_seconds)
             used = cpu_seconds(daemon.pid)
             pipe.send("go")
             busy = probe(asked, pipe.poll)
@@ -121,10 +121,10 @@ def restart(plan: Plan) -> Row:
             ready = time.perf_counter() - start
             memory = relayhost.resident(daemon.pid)
             with calls(relay_target(site)) as asked:
-                first = probe_for(asked, 5 * QUIET_SECONDS)
+                first = probe_for(asked, 5 * plan.quiet_seconds)
                 used = cpu_seconds(daemon.pid)
-                later = probe_for(asked, QUIET_SECONDS)
-                used = (cpu_seconds(daemon.pid) - used) / QUIET_SECONDS
+                later = probe_for(asked, plan.quiet_seconds)
+                used = (cpu_seconds(daemon.pid) - used) / plan.quiet_seconds
             live = sweeps.live(datapath)
             if live != size.flows:
                 raise RuntimeError(f"of {size.flows} flows {live} are left")
@@ -169,6 +169,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(
             flag, type=int, default=default, metavar="N", help=f"{text} (default: %(default)s)"
         )
+    parser.add_argument(
+        "--quiet-seconds",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="to ask while nothing else happens (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     if others := os.sched_getaffinity(0) - {options.cpu}:
         os.sched_setaffinity(0, others)

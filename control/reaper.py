@@ -35,7 +35,8 @@ UNCONFIRMED_SECONDS = 5
 # A program that found a record in the index just before it was ended is through with it by then.
 QUARANTINE_SECONDS = 1.0
 # Flows that are dealt with in one step: a few milliseconds.
-PART = 2048
+PART = 1024
+CLAIM_PART = 256  # whose claim on the index is looked at
 
 
 class EndableFlows(FlowTable, Protocol):
@@ -98,8 +99,9 @@ class Reaper:
                 yield
             yield
         for snapshot in orphans:
-            ended += self._end_orphans(snapshot.unchanged(self._table.flows), clock())
-            yield
+            for part in parts(snapshot.unchanged(self._table.flows), CLAIM_PART):
+                ended += self._end_orphans(self._unchanged(part), clock())
+                yield
         for snapshot in self._fresh:
             yield from self._reports.bound(snapshot, clock)
         for one in ended:
@@ -117,6 +119,8 @@ class Reaper:
         for session, backends in ended:
             sessions[session.number] = session
             pairs.extend((session.number, backend) for backend in backends)
+        if not pairs:
+            return
         flows = self._table.flows
         held = np.array([number for known in sessions for number in self._of_session.of(known)], np.uint32)
         bound = held[
