@@ -167,7 +167,7 @@ def memory_need(config: Config) -> memory.Need:
     with BpfObject(object_path()) as program:
         for name, entries in map_sizes(config).items():
             program.set_max_entries(name, entries)
-        made = [name for name in program.map_names() if (config.pin_path / name).exists()]
+        made = [name for name in program.map_names() if os.path.lexists(config.pin_path / name)]
         return _need(program, config, made)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,8 +12,6 @@ from pathlib import Path
 import pytest
 
 from control import fdinfo, libbpf, loader
-from control.check.finding import Status
-from control.check.run import run
 from control.memory import map_bytes
 from tests.lab.netns import Lab
 from tests.lab.services import BIN, start_relay
@@ -43,10 +42,19 @@ def test_maps_take_what_was_foretold(bare_site: Site, sessions: int) -> None:
         assert 0 <= taken[shape.name] - map_bytes(shape, cpus) <= 8192 + taken[shape.name] // 50, shape
 
 
+SMALL = "MemTotal: 204800 kB\nMemAvailable: 102400 kB\n"
+
+
+def small(tmp_path: Path, told: str = SMALL) -> tuple[str, ...]:
+    """What a command is run by so that /proc/meminfo tells it this: of 100 MiB, if nothing else."""
+    path = tmp_path / "meminfo"
+    path.write_text(told)
+    mounted = f'mount --bind "{path}" /proc/meminfo && exec "$@"'
+    return ("unshare", "--mount", "sh", "-c", mounted, "sh")
+
+
 def small_host(site: Site, tmp_path: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """earshotd where /proc/meminfo tells of 100 MiB."""
-    told = tmp_path / "meminfo"
-    told.write_text("MemTotal: 204800 kB\nMemAvailable: 102400 kB\n")
+    """earshotd on a host with little memory."""
     daemon = [
         str(BIN / "earshotd"),
         *(f"--interface={interface}" for interface in site.interfaces),
@@ -56,9 +64,8 @@ def small_host(site: Site, tmp_path: Path, *flags: str) -> subprocess.CompletedP
         f"--pin-path={site.lab.pins}",
         *flags,
     ]
-    mounted = f'mount --bind "{told}" /proc/meminfo && exec "$@"'
     return subprocess.run(
-        site.relay.command("unshare", "--mount", "sh", "-c", mounted, "sh", *daemon),
+        site.relay.command(*small(tmp_path), *daemon),
         capture_output=True,
         text=True,
         timeout=60,
@@ -76,17 +83,25 @@ def test_what_does_not_fit_the_host_is_refused(bare_site: Site, tmp_path: Path) 
     assert set(bare_site.xdp_modes().values()) == {"none"}
 
 
-def test_check_says_it_beforehand(bare_site: Site) -> None:
-    config = config_of(bare_site)
-    huge = replace(config, max_sessions=1 << 24, relay_ports=config.relay_ports)
-    with bare_site.relay.inside():
-        [fits] = [one for one in run(config, config.pin_path, attach=False) if one.name == "memory"]
-    assert fits.status == Status.OK
-    assert "MemAvailable" in fits.found or "memory.max" in fits.found
-    # All of a host's memory is more than it can give.
-    need = loader.memory_need(huge)
-    assert need.bytes > 192 << 24
-    assert need.by_field["max_sessions"] > need.by_field["relay_ports"]
+@pytest.mark.parametrize(("sessions", "status"), [(1000, "ok"), (1_000_000, "failed")])
+def test_check_says_it_beforehand(bare_site: Site, tmp_path: Path, sessions: int, status: str) -> None:
+    config = tmp_path / "earshotd.toml"
+    config.write_text(
+        f"""
+        interfaces = {list(bare_site.interfaces)}
+        vips = ["203.0.113.1:3478"]
+        relay_addresses = ["10.20.0.1"]
+        pin_path = "{bare_site.lab.pins}"
+        max_sessions = {sessions}
+        """
+    )
+    told = SMALL if status == "failed" else "MemAvailable: 8388608 kB\n"
+    argv = ("check", "--no-attach", "--config", str(config), "-o", "json")
+    said = earshot(bare_site, *argv, wrapper=small(tmp_path, told))
+    [finding] = [one for one in json.loads(said.out)["findings"] if one["name"] == "memory"]
+    assert finding["status"] == status, finding
+    assert ("max_sessions: needs" in finding["found"]) == (status == "failed")
+    assert "(MemAvailable)" in finding["found"]
 
 
 def test_stats_show_it_and_a_restart_is_not_refused(tmp_path: Path) -> None:
