@@ -114,9 +114,6 @@ def restart(plan: Plan) -> Row:
         with relayhost.maps(lab.pins) as datapath:
             relayhost.fill(datapath, size, plan.restored, clock())
             start = time.perf_counter()
-            datapath.refill_free_flows()
-            refill = time.perf_counter() - start
-            start = time.perf_counter()
             daemon = relayhost.start_daemon(site, size, plan.cpu)
             ready = time.perf_counter() - start
             memory = relayhost.resident(daemon.pid)
@@ -133,8 +130,6 @@ def restart(plan: Plan) -> Row:
         "flows": size.flows,
         "sessions": plan.restored,
         "seconds": round(ready, 2),
-        "refill_seconds": round(refill, 2),
-        "seconds_without_refill": round(ready - refill, 2),
         **memory,
         "first_calls": {name: one._asdict() for name, one in first.items()},
         "later_calls": {name: one._asdict() for name, one in later.items()},

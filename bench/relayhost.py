@@ -105,6 +105,7 @@ def fill(datapath: Datapath, size: Size, sessions: int, now: Clock) -> None:
     if datapath.put_sessions(keys, values) != sessions:
         raise RuntimeError("the sessions do not fit")
     _fill_flows(datapath, size, sessions, now)
+    datapath.refill_free_flows()  # none is free now
 
 
 def _fill_flows(datapath: Datapath, size: Size, sessions: int, now: Clock) -> None:

@@ -64,7 +64,7 @@ def test_sweep(rows: dict[str, Any]) -> None:
 def test_restart(rows: dict[str, Any]) -> None:
     row = rows["restart"]
     assert (row["flows"], row["sessions"]) == (20_000, 5_000)
-    assert row["seconds"] > row["seconds_without_refill"] > 0
+    assert row["seconds"] > 0
     assert row["resident_mib"] >= row["own_mib"] > 0
     assert row["kernel_memory"]["bytes_per_session"] > 176  # an element of the map
     assert row["first_calls"]["health"]["calls"] > 0
