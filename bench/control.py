@@ -1,184 +1,185 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times a reconnect storm: how fast a daemon takes sessions in, and how long others wait meanwhile.
+"""Times the control plane: registration of sessions, sweeps of the flow table, restarts; and weighs the maps.
 
-earshotd runs on a CPU of its own, in a host of tests/lab. A process beside it registers all sessions over
-one Attach stream, as a transceiver does after it has lost its relay: a snapshot in parts, each sent
-when the one before is answered. This process calls GetCounters and the health service
-all the time, one call after the other.
+earshotd runs on a CPU of its own, in a host of tests/lab, and everything that asks something of it on the
+others. Each row is by itself: it starts a daemon of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
-import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
-import grpc
-from earshot.relay.v1 import relay_pb2 as pb
-from earshot.relay.v1 import relay_pb2_grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from bench import forwardable, relayhost, sweeps
+from bench.relayhost import Size
+from bench.storm import calls, cpu_seconds, probe, probe_for, storm
+from control.batches import clock
+from control.memory import usage
+from tests.lab.netns import Lab, stop
+from tests.lab.services import relay_target
+from tests.lab.topology import two_armed
 
-from tests.lab.netns import Lab
-from tests.lab.services import relay_target, start_relay
-from tests.lab.topology import IPV4, two_armed
+FEW_FLOWS = 20_000
+WARM_UP = 20  # samples: neighbours have to be found first
 
-PART = 1000
-ENDPOINTS = 100
-QUIET_SECONDS = 2.0
-TIMEOUT = 60.0
-
-
-class Probe(NamedTuple):
-    """Milliseconds that calls of one kind took."""
-
-    calls: int
-    median_ms: float
-    longest_ms: float
+Row = dict[str, Any]
 
 
-def snapshot(sessions: int) -> list[bytes]:
-    """The parts of a snapshot, on the wire."""
-    made = []
-    for start in range(0, sessions, PART):
-        part = [
-            pb.Session(
-                session_id=f"session-{number}",
-                credentials=[pb.Credential(ufrag=f"u{number:07}", pwd=f"{number:024}")],
-                endpoints=[pb.Endpoint(address=IPV4.transceiver, port=10000 + number % ENDPOINTS)],
-            )
-            for number in range(start, min(start + PART, sessions))
-        ]
-        last = start + PART >= sessions
-        made.append(pb.AttachRequest(snapshot=pb.Snapshot(sessions=part, last=last)).SerializeToString())
-    return made
+@dataclass(frozen=True)
+class Plan:
+    """How large everything is, and on which CPU the daemon runs."""
+
+    sessions: int
+    streams: int
+    samples: int
+    flows: int
+    restored: int
+    cpu: int
+    quiet_seconds: float
 
 
-def register(target: str, sessions: int, pipe: Connection) -> None:
-    """In a process of its own: attaches, then registers on a word from `pipe`, and says how long it took."""
-    parts = snapshot(sessions)
-    hello = pb.AttachRequest(hello=pb.Hello(transceiver="bench")).SerializeToString()
-    with grpc.insecure_channel(target) as channel:
-        answered = multiprocessing.get_context().SimpleQueue()
-
-        def requests() -> Iterator[bytes]:
-            for request in (hello, *parts):
-                yield request
-                answered.get()
-
-        responses = channel.stream_stream(
-            "/earshot.relay.v1.RelayService/Attach", response_deserializer=pb.AttachResponse.FromString
-        )(requests(), timeout=TIMEOUT)
-        next(responses)
-        pipe.send("attached")
-        pipe.recv()
-        start = time.perf_counter()
-        refused = 0
-        for _ in parts:
-            answered.put(None)
-            refused += sum(result.code != 0 for result in next(responses).snapshot_result.results)
-        pipe.send((time.perf_counter() - start, refused))
-        pipe.recv()
-        responses.cancel()
-        answered.put(None)
-
-
-def probe(calls: dict[str, Callable[[], Any]], done: Callable[[], bool]) -> dict[str, Probe]:
-    """Makes these calls in turn until done."""
-    took: dict[str, list[float]] = {name: [] for name in calls}
-    while not done():
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            took[name].append(1e3 * (time.perf_counter() - start))
-    return {
-        name: Probe(len(times), round(median(times), 2), round(max(times), 2)) for name, times in took.items()
-    }
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far, all of its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def measure(sessions: int, cpu: int) -> dict[str, Any]:
-    """One storm against a fresh daemon."""
+def register(plan: Plan, streams: int) -> Row:
+    """A reconnect storm against a fresh daemon."""
     with Lab() as lab:
         site = two_armed(lab)
-        daemon = start_relay(site, f"--max-sessions={2 * sessions}")
-        for task in Path(f"/proc/{daemon.pid}/task").iterdir():
-            os.sched_setaffinity(int(task.name), {cpu})
+        daemon = relayhost.start_daemon(site, Size.of(FEW_FLOWS, 2 * plan.sessions), plan.cpu)
         target = relay_target(site)
-        here, there = multiprocessing.Pipe()
-        storm = multiprocessing.get_context("spawn").Process(
-            target=register, args=(target, sessions, there), daemon=True
-        )
-        storm.start()
-        with grpc.insecure_channel(target) as channel:
-            relay: Any = relay_pb2_grpc.RelayServiceStub(channel)  # type: ignore[no-untyped-call]
-            health = health_pb2_grpc.HealthStub(channel)
-            calls = {
-                "GetCounters": lambda: relay.GetCounters(pb.GetCountersRequest(), timeout=TIMEOUT),
-                "health": lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT),
-            }
-            here.recv()
-            end = time.monotonic() + QUIET_SECONDS
-            quiet = probe(calls, lambda: time.monotonic() > end)
+        with storm(target, streams, plan.sessions) as pipe, calls(target) as asked:
+            quiet = probe_for(asked, plan.quiet_seconds)
             used = cpu_seconds(daemon.pid)
-            here.send("go")
-            busy = probe(calls, here.poll)
+            pipe.send("go")
+            busy = probe(asked, pipe.poll)
             used = cpu_seconds(daemon.pid) - used
-            seconds, refused = here.recv()
-            here.send("end")
-            storm.join(TIMEOUT)
-    if refused:
-        raise RuntimeError(f"{refused} sessions were refused")
+            done = pipe.recv()
+    if done.refused:
+        raise RuntimeError(f"{done.refused} sessions were refused")
     return {
-        "sessions": sessions,
-        "seconds": round(seconds, 3),
+        "sessions": plan.sessions,
+        "streams": streams,
+        "seconds": round(done.seconds, 3),
+        "per_second": round(plan.sessions / done.seconds),
         "daemon_cpu_seconds": round(used, 3),
         "quiet": {name: one._asdict() for name, one in quiet.items()},
         "busy": {name: one._asdict() for name, one in busy.items()},
     }
 
 
+def until_forwardable(plan: Plan, in_a_storm: bool) -> Row:
+    """From a Batch to the first packet, with nothing else to do or while another registers its sessions."""
+    with Lab() as lab:
+        site = two_armed(lab)
+        relayhost.start_daemon(site, Size.of(FEW_FLOWS, 2 * (plan.sessions + plan.samples)), plan.cpu)
+        target = relay_target(site)
+        with relayhost.maps(lab.pins) as datapath:
+            forwardable.sample(site, target, datapath, "warmup", lambda found: len(found) >= WARM_UP)
+            if not in_a_storm:
+                samples = forwardable.sample(
+                    site, target, datapath, "sampled", lambda found: len(found) >= plan.samples
+                )
+            else:
+                with storm(target, 1, plan.sessions) as pipe:
+                    pipe.send("go")
+                    samples = forwardable.sample(
+                        site, target, datapath, "sampled", lambda found: bool(found) and pipe.poll()
+                    )
+                    pipe.recv()
+    return forwardable.figures(samples)
+
+
+def sweep(plan: Plan) -> Row:
+    """Sweeps of a full table by the daemon's own code, in this process, so that each step can be timed."""
+    size = Size.of(plan.flows, plan.restored)
+    with Lab() as lab:
+        site = two_armed(lab)
+        stop(relayhost.start_daemon(site, size, plan.cpu))
+        with relayhost.maps(lab.pins) as datapath:
+            relayhost.fill(datapath, plan.restored, clock())
+            return {"flows": size.flows, **sweeps.measure(datapath, plan.restored)}
+
+
+def restart(plan: Plan) -> Row:
+    """Starts the daemon again over full maps, and asks something of it during its first scans."""
+    size = Size.of(plan.flows, plan.restored)
+    with Lab() as lab:
+        site = two_armed(lab)
+        stop(relayhost.start_daemon(site, size, plan.cpu))
+        with relayhost.maps(lab.pins) as datapath:
+            relayhost.fill(datapath, plan.restored, clock())
+            start = time.perf_counter()
+            daemon = relayhost.start_daemon(site, size, plan.cpu)
+            ready = time.perf_counter() - start
+            memory = relayhost.resident(daemon.pid)
+            with calls(relay_target(site)) as asked:
+                first = probe_for(asked, 5 * plan.quiet_seconds)
+                used = cpu_seconds(daemon.pid)
+                later = probe_for(asked, plan.quiet_seconds)
+                used = (cpu_seconds(daemon.pid) - used) / plan.quiet_seconds
+            live = sweeps.live(datapath)
+            if live != size.flows:
+                raise RuntimeError(f"of {size.flows} flows {live} are left")
+            kernel = usage(datapath.descriptors, datapath.capacity())
+    return {
+        "flows": size.flows,
+        "sessions": plan.restored,
+        "seconds": round(ready, 2),
+        **memory,
+        "first_calls": {name: one._asdict() for name, one in first.items()},
+        "later_calls": {name: one._asdict() for name, one in later.items()},
+        "later_cpu_percent": round(100 * used, 1),
+        "kernel_memory": kernel,
+    }
+
+
+ROWS: dict[str, Callable[[Plan], Row]] = {
+    "register/1-stream": lambda plan: register(plan, 1),
+    "register/streams": lambda plan: register(plan, plan.streams),
+    "forwardable/idle": lambda plan: until_forwardable(plan, False),
+    "forwardable/storm": lambda plan: until_forwardable(plan, True),
+    "sweep": sweep,
+    "restart": restart,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench control", description="Times the registration of sessions."
-    )
+    parser = argparse.ArgumentParser(prog="scripts/bench control", description="Times the control plane.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
-    parser.add_argument("--sessions", type=int, default=50_000, help="to register (default: %(default)s)")
+    parser.add_argument("--rows", default="*", metavar="GLOB", help=f"of {', '.join(ROWS)}  (default: all)")
+    for flag, default, text in (
+        ("--sessions", 50_000, "to register"),
+        ("--streams", 50, "to register them over, where it is not one"),
+        ("--samples", 500, "sessions that are called as soon as they are there"),
+        ("--flows", 1_032_192, "in the table that is swept, and that a restart finds"),
+        ("--restored", 500_000, "sessions that a restart finds"),
+        ("--rounds", 1, "times that each row is measured"),
+        ("--cpu", max(os.sched_getaffinity(0)), "of the daemon"),
+    ):
+        parser.add_argument(
+            flag, type=int, default=default, metavar="N", help=f"{text} (default: %(default)s)"
+        )
     parser.add_argument(
-        "--rounds", type=int, default=3, help="storms, each its own daemon (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--cpu", type=int, default=max(os.sched_getaffinity(0)), help="of the daemon (default: %(default)s)"
+        "--quiet-seconds",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="to ask while nothing else happens (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     if others := os.sched_getaffinity(0) - {options.cpu}:
         os.sched_setaffinity(0, others)
+    plan = Plan(*(getattr(options, field) for field in Plan.__dataclass_fields__))
     rows = []
-    for _ in range(options.rounds):
-        row = measure(options.sessions, options.cpu)
-        rows.append(row)
-        waits = ", ".join(
-            f"{name} {row[state][name]['longest_ms']:.1f} ms {state}"
-            for name in row["busy"]
-            for state in ("busy", "quiet")
-        )
-        print(
-            f"{row['sessions']:,} sessions in {row['seconds']:.2f} s "
-            f"({row['daemon_cpu_seconds']:.2f} s of CPU); longest calls: {waits}",
-            flush=True,
-        )
+    for name in fnmatch.filter(ROWS, options.rows):
+        for _ in range(options.rounds):
+            rows.append({"name": name, **ROWS[name](plan)})
+            print(json.dumps(rows[-1]), flush=True)
     if options.json:
         result = {
             "kernel": platform.release(),

@@ -13,11 +13,12 @@ NO_BACKEND = 0
 
 @dataclass(slots=True)
 class Backend:
-    """One endpoint; `users` counts the sessions that name it."""
+    """One endpoint; `users` counts the sessions that name it. `is_entered`: the map has its endpoint."""
 
     number: int
     endpoint: Endpoint
     users: int = 0
+    is_entered: bool = False
 
 
 class BackendTable:
@@ -46,6 +47,10 @@ class BackendTable:
     def __getitem__(self, number: int) -> Backend:
         return self._by_number[number]
 
+    def numbers(self) -> set[int]:
+        """All that are in the table."""
+        return set(self._by_number)
+
     def restore(self, backend: Backend, now: float) -> None:
         """Takes up an entry found in the map; it rests until a session names it."""
         self._by_number[backend.number] = backend
@@ -65,10 +70,10 @@ class BackendTable:
         self.acquire_number(backend.number)
         return backend.number
 
-    def acquire_number(self, number: int) -> None:
-        """One more user of a number that is in the table."""
+    def acquire_number(self, number: int, users: int = 1) -> None:
+        """One more user of a number that is in the table, or several."""
         backend = self._by_number[number]
-        backend.users += 1
+        backend.users += users
         self._resting.pop(number, None)
         self._touched(backend)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -21,11 +21,19 @@ from control.errors import UnreachableError
 from control.flows import Clock
 from control.hmac_keys import key_states
 from control.model import Attachment, Owner, UfragKey
-from control.requests import Code, LocalAddresses, RequestError, SessionRequest, check_session
+from control.requests import (
+    Code,
+    EndpointChecks,
+    LocalAddresses,
+    RequestError,
+    SessionRequest,
+    check_session,
+)
 from control.sessions import Registry
 from control.store import Store
+from control.turns import Turns
 
-# Some 5 ms of work.
+# Some 3 ms of work.
 SLICE = 200
 # A neighbour that is there answers within milliseconds; ARP gives up after three seconds.
 HOP_SECONDS = 4.0
@@ -33,6 +41,7 @@ HOP_SECONDS = 4.0
 _NO_ROOM = RequestError(Code.RESOURCE_EXHAUSTED, "the map of sessions is full; it is gone", "credentials")
 
 _Wanted = SessionRequest | RequestError | None
+_Hops = dict[IPAddress, int | str]  # to each address the next hop, or why there is none
 _T = TypeVar("_T")
 
 
@@ -40,6 +49,22 @@ class HopResolver(Protocol):
     """What of the next hops is needed here."""
 
     async def hop_for(self, address: IPAddress) -> int: ...
+
+
+class Wish(NamedTuple):
+    """One operation: to `add` a session, to `renew` or to `remove` one; `message` is None if it is empty."""
+
+    kind: str | None
+    message: pb.Session | pb.Renew | pb.Remove | None
+
+    @property
+    def session_id(self) -> str:
+        return self.message.session_id if self.message is not None else ""
+
+    @classmethod
+    def of(cls, operation: pb.Operation) -> Wish:
+        kind = operation.WhichOneof("operation")
+        return cls(kind, getattr(operation, kind) if kind else None)
 
 
 class Speaker(NamedTuple):
@@ -57,62 +82,63 @@ def clock() -> Clock:
 class Batches:
     """Carries out what transceivers want of their sessions."""
 
-    def __init__(self, registry: Registry, store: Store, hops: HopResolver, local: LocalAddresses) -> None:
+    def __init__(
+        self, registry: Registry, store: Store, hops: HopResolver, local: LocalAddresses, turns: Turns
+    ) -> None:
+        self._turns = turns
         self._registry = registry
         self._store = store
         self._hops = hops
         self._local = local
 
-    async def carry_out(
-        self, speaker: Speaker, operations: Sequence[pb.Operation]
-    ) -> list[pb.OperationResult]:
+    async def carry_out(self, speaker: Speaker, wishes: Sequence[Wish]) -> list[pb.OperationResult]:
         """All operations in order, each with a result of its own.
 
         Raises:
             RequestError: ABORTED, another stream has taken over; the rest is left undone.
         """
         wanted: list[_Wanted] = []
-        for part in sliced(operations):
-            self._registry.owner_of(speaker.attachment)
-            wanted += [self._check(operation, speaker.prefixes) for operation in part]
-            await asyncio.sleep(0)
+        endpoints = EndpointChecks(self._local, speaker.prefixes)
+        for part in sliced(wishes):
+            async with self._turns.slice():
+                self._registry.owner_of(speaker.attachment)
+                wanted += [_check(wish, endpoints) for wish in part]
         requests = [request for request in wanted if isinstance(request, SessionRequest)]
-        hops = await self._resolve(requests)
-        keys = iter(_keys_of(requests))
+        hops = _HopsOf(await self._resolve(requests))
+        async with self._turns.slice():
+            keys = iter(_keys_of(requests))
         results: list[pb.OperationResult] = []
-        for pairs in sliced(list(zip(operations, wanted, strict=True))):
-            await asyncio.sleep(0)
-            owner = self._registry.owner_of(speaker.attachment)
-            now = clock()
-            done = []
-            for operation, request in pairs:
-                refusal = self._carry_out_one(owner, operation, request, hops, keys, now)
-                done.append(_result(_session_id(operation), refusal))
-            for dropped in self._store.commit(now):
-                for result in done:
-                    if result.session_id == dropped.session_id and result.code == Code.OK:
-                        result.CopyFrom(_result(dropped.session_id, _NO_ROOM))
-            results += done
+        for pairs in sliced(list(zip(wishes, wanted, strict=True))):
+            async with self._turns.slice():
+                results += self._carry_out_some(speaker, pairs, hops, keys)
         return results
 
-    def _check(self, operation: pb.Operation, prefixes: Sequence[IPNetwork] | None) -> _Wanted:
-        """The session to add, or why not; None if there is nothing to check."""
-        match operation.WhichOneof("operation"):
-            case "add":
-                try:
-                    return check_session(operation.add, self._local, prefixes)
-                except RequestError as error:
-                    return _without_frames(error)
-            case None:
-                return RequestError(Code.INVALID_ARGUMENT, "is empty", "operation")
-        return None
+    def _carry_out_some(
+        self,
+        speaker: Speaker,
+        pairs: Iterable[tuple[Wish, _Wanted]],
+        hops: _HopsOf,
+        keys: Iterator[list[UfragKey]],
+    ) -> list[pb.OperationResult]:
+        """One slice; what it changes is in the maps when it ends."""
+        owner = self._registry.owner_of(speaker.attachment)
+        now = clock()
+        done = []
+        for wish, request in pairs:
+            refusal = self._carry_out_one(owner, wish, request, hops, keys, now)
+            done.append(_result(wish.session_id, refusal))
+        for dropped in self._store.commit(now):
+            for result in done:
+                if result.session_id == dropped.session_id and result.code == Code.OK:
+                    result.CopyFrom(_result(dropped.session_id, _NO_ROOM))
+        return done
 
     def _carry_out_one(
         self,
         owner: Owner,
-        operation: pb.Operation,
+        wish: Wish,
         wanted: _Wanted,
-        hops: dict[IPAddress, int | str],
+        hops: _HopsOf,
         keys: Iterator[list[UfragKey]],
         now: Clock,
     ) -> RequestError | None:
@@ -122,18 +148,19 @@ class Batches:
         try:
             if wanted is not None:
                 request_keys = next(keys)
-                self._registry.add(owner, wanted, request_keys, _hops_of(wanted, hops), now.seconds)
-            elif operation.HasField("renew"):
-                self._registry.renew(owner, operation.renew.session_id, now.seconds)
+                self._registry.add(owner, wanted, request_keys, hops.of(wanted.endpoints), now.seconds)
+            elif wish.kind == "renew":
+                self._registry.renew(owner, wish.session_id, now.seconds)
             else:
-                self._registry.remove(owner, operation.remove.session_id, now.seconds)
+                self._registry.remove(owner, wish.session_id, now.seconds)
         except RequestError as refusal:
             return _without_frames(refusal)
         return None
 
-    async def _resolve(self, requests: Iterable[SessionRequest]) -> dict[IPAddress, int | str]:
+    async def _resolve(self, requests: Iterable[SessionRequest]) -> _Hops:
         """The next hop towards each address named, or why there is none; all looked for at once."""
-        addresses = list({end.address for request in requests for end in request.endpoints.values()})
+        sets = {id(request.endpoints): request.endpoints for request in requests}.values()
+        addresses = list({end.address for endpoints in sets for end in endpoints.values()})
 
         async def find(address: IPAddress) -> int | str:
             try:
@@ -156,22 +183,36 @@ def _keys_of(requests: Sequence[SessionRequest]) -> list[list[UfragKey]]:
     """The key states of each request's credentials, all computed at once."""
     pwds = [credential.pwd for request in requests for credential in request.credentials if credential.pwd]
     inner, outer = key_states(pwds)
-    states = iter(np.concatenate((inner, outer), axis=1))
+    rows = np.concatenate((inner, outer), axis=1)
+    raw, size = rows.tobytes(), rows.shape[1] * rows.itemsize
+    states = (raw[start : start + size] for start in range(0, len(raw), size))
     return [
-        [UfragKey(one.ufrag, next(states).tobytes() if one.pwd else b"") for one in request.credentials]
+        [UfragKey(one.ufrag, next(states) if one.pwd else b"") for one in request.credentials]
         for request in requests
     ]
 
 
-def _hops_of(request: SessionRequest, hops: dict[IPAddress, int | str]) -> dict[Endpoint, int]:
-    found = {}
-    for field, endpoint in request.endpoints.items():
-        hop = hops[endpoint.address]
-        if isinstance(hop, str):
-            # It may come up yet: a caller may well try again.
-            raise RequestError(Code.UNAVAILABLE, hop, f"{field}.address")
-        found[endpoint] = hop
-    return found
+class _HopsOf:
+    """The next hops of endpoints, put together once for each set of them: see EndpointChecks."""
+
+    def __init__(self, hops: _Hops) -> None:
+        self._hops = hops
+        self._of: dict[int, dict[Endpoint, int]] = {}
+
+    def of(self, endpoints: Mapping[str, Endpoint]) -> dict[Endpoint, int]:
+        """Raises RequestError: one of them cannot be reached."""
+        found = self._of.get(id(endpoints))
+        if found is not None:
+            return found
+        found = {}
+        for field, endpoint in endpoints.items():
+            hop = self._hops[endpoint.address]
+            if isinstance(hop, str):
+                # It may come up yet: a caller may well try again.
+                raise RequestError(Code.UNAVAILABLE, hop, f"{field}.address")
+            found[endpoint] = hop
+        self._of[id(endpoints)] = found
+        return found
 
 
 def _without_frames(error: RequestError) -> RequestError:
@@ -179,9 +220,16 @@ def _without_frames(error: RequestError) -> RequestError:
     return error.with_traceback(None)
 
 
-def _session_id(operation: pb.Operation) -> str:
-    kind = operation.WhichOneof("operation")
-    return getattr(operation, kind).session_id if kind else ""
+def _check(wish: Wish, endpoints: EndpointChecks) -> _Wanted:
+    """The session to add, or why not; None if there is nothing to check."""
+    if isinstance(wish.message, pb.Session):
+        try:
+            return check_session(wish.message, endpoints)
+        except RequestError as error:
+            return _without_frames(error)
+    if wish.message is None:
+        return RequestError(Code.INVALID_ARGUMENT, "is empty", "operation")
+    return None
 
 
 def _result(session_id: str, error: RequestError | None) -> pb.OperationResult:

@@ -18,7 +18,6 @@ from typing import Any
 import click
 
 from control import config_file, garbage, logs, metrics, settings
-from control.batches import clock
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import ConfigError, EarshotError
@@ -48,6 +47,7 @@ async def run(config: Config, datapath: Datapath) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from control import server
 
+    garbage.pause()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,7 +62,7 @@ async def run(config: Config, datapath: Datapath) -> None:
             chores = [
                 tasks.create_task(_scan(relay)),
                 tasks.create_task(_sweep(relay)),
-                tasks.create_task(garbage.collect_now_and_then()),
+                tasks.create_task(garbage.collect_now_and_then(lambda: relay.streams.ended)),
             ]
             garbage.settle()
             _say_ready(config, relay)
@@ -75,7 +75,7 @@ async def run(config: Config, datapath: Datapath) -> None:
 async def _scan(relay: Relay) -> None:
     while True:
         await asyncio.sleep(SCAN_SECONDS)
-        relay.reaper.scan(clock())
+        await relay.scan()
 
 
 async def _sweep(relay: Relay) -> None:

@@ -71,6 +71,11 @@ class Datapath:
         self._read_addresses()
         self._layout = Layout.of_record(self._layouts.get(0))
 
+    @property
+    def descriptors(self) -> Mapping[str, int]:
+        """Of all maps, by name."""
+        return self._fds
+
     def close(self) -> None:
         """Lets go of the maps. What is pinned or attached stays."""
         del self.flows, self.index, self.free, self.backends, self.hops
@@ -201,7 +206,8 @@ class Datapath:
         flow_index.remove(self.index, self.flows, numbers, self.layout)
 
     def free_flows(self, numbers: Array) -> None:
-        """Makes DEAD records FREE and their relay ports available."""
+        """Makes DEAD records FREE and their relay ports available; others it leaves alone."""
+        numbers = np.unique(numbers[(self.flows["state"][numbers] & STATE_MASK) == abi.FlowState.DEAD])
         self.flows[numbers] = np.zeros(1, abi.FLOW)[0]
         self.give_back(numbers)
 

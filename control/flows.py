@@ -15,9 +15,7 @@ from earshot.relay.v1 import relay_pb2 as pb
 from numpy.typing import NDArray
 
 from control import abi
-from control.addresses import Endpoint, from_bytes
-from control.model import SessionName
-from control.records import backend_endpoint
+from control.addresses import Endpoint
 
 Records = NDArray[np.void]
 Numbers = NDArray[np.uint32]
@@ -65,11 +63,6 @@ def in_state(states: NDArray[np.uint32], *wanted: abi.FlowState) -> Numbers:
     return np.flatnonzero(np.isin(states & _STATE_MASK, wanted)).astype(np.uint32)
 
 
-def is_live(record: np.void) -> bool:
-    """Whether one record is live now."""
-    return bool(record["state"] & _STATE_MASK == abi.FlowState.LIVE)
-
-
 def idle_ticks(flows: Records, numbers: Numbers, now_ticks: int) -> NDArray[np.uint32]:
     """Ticks since the last packet in either direction, across the wrap of the 32-bit counter."""
     idle: NDArray[np.uint32] = np.uint32(now_ticks) - flows["last_seen"][numbers]
@@ -114,31 +107,6 @@ def count_by_session(flows: Records) -> dict[int, int]:
 def flow_id(number: int, state: int) -> int:
     """Unique in the life of the maps: no record is bound twice within one second."""
     return (state >> abi.FLOW_STATE_BITS) << 32 | number
-
-
-def describe(table: FlowTable, number: int, name: SessionName, now: Clock) -> pb.Flow:
-    """A record as the API shows it."""
-    record = table.flows[number].copy()
-    state = int(record["state"])
-    vip = int(record["vip"])
-    backend = int(record["backend"])
-    client = Endpoint(from_bytes(bytes(record["client_addr"])), int(record["client_port"]))
-    idle = idle_ticks(record.reshape(1), np.zeros(1, np.uint32), now.ticks)
-    return pb.Flow(
-        flow_id=flow_id(number, state),
-        session_id=name.session_id,
-        transceiver=name.transceiver,
-        client=endpoint_message(client),
-        vip=endpoint_message(table.vips[vip]) if vip < len(table.vips) else None,
-        relay=endpoint_message(table.relay_endpoint(number)),
-        backend=endpoint_message(backend_endpoint(table.backends[backend])),
-        age_seconds=max(0, int(now.seconds) - (state >> abi.FLOW_STATE_BITS)),
-        idle_milliseconds=milliseconds_of(int(idle[0])),
-        to_transceiver_packets=int(record["up_packets"]),
-        to_transceiver_bytes=int(record["up_bytes"]),
-        to_client_packets=int(record["down_packets"]),
-        to_client_bytes=int(record["down_bytes"]),
-    )
 
 
 def endpoint_message(endpoint: Endpoint) -> pb.Endpoint:

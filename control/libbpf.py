@@ -113,6 +113,11 @@ _set_log_buf = _declare("bpf_program__set_log_buf", _I, _P, _P, _Z)
 _program_fd = _declare("bpf_program__fd", _I, _P)
 _map_name = _declare("bpf_map__name", _S, _P)
 _map_fd = _declare("bpf_map__fd", _I, _P)
+_map_type = _declare("bpf_map__type", _I, _P)
+_map_key_size = _declare("bpf_map__key_size", _U32, _P)
+_map_value_size = _declare("bpf_map__value_size", _U32, _P)
+_map_max_entries = _declare("bpf_map__max_entries", _U32, _P)
+_map_flags = _declare("bpf_map__map_flags", _U32, _P)
 _set_max_entries = _declare("bpf_map__set_max_entries", _I, _P, _U32)
 _set_initial_value = _declare("bpf_map__set_initial_value", _I, _P, _P, _Z)
 _initial_value = _declare("bpf_map__initial_value", _P, _P, ct.POINTER(_Z))
@@ -170,6 +175,17 @@ def _pointer(array: Array) -> int:
 # ---- objects -----------------------------------------------------------------------------
 
 
+class MapShape(NamedTuple):
+    """A map of an object, as it is, or will be, made. Sizes in bytes."""
+
+    name: str
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+
+
 class BpfObject:
     """A compiled object between open and close: set it up, load it, take its descriptors.
 
@@ -211,6 +227,15 @@ class BpfObject:
         if not entry:
             raise KeyError(f"the BPF object has no map {name}")
         return entry
+
+    def map_shapes(self) -> list[MapShape]:
+        """All maps of map_names(), of the sizes that are set by now."""
+        shapes = []
+        for name in self.map_names():
+            entry = self._map(name)
+            sizes = (_map_key_size(entry), _map_value_size(entry), _map_max_entries(entry))
+            shapes.append(MapShape(name, _map_type(entry), *sizes, _map_flags(entry)))
+        return shapes
 
     def set_max_entries(self, name: str, entries: int) -> None:
         _check(_set_max_entries(self._map(name), entries), f"size of map {name}")

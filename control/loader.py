@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from control import abi, bpffs, clock, hostlinks, libbpf
+from control import abi, bpffs, clock, hostlinks, libbpf, memory
 from control.addresses import Endpoint
 from control.config import Config
 from control.datapath import Datapath
@@ -64,7 +64,7 @@ def open_datapath(config: Config) -> Loaded:
     addresses excepted.
 
     Raises:
-        ConfigError: an interface is not there.
+        ConfigError: an interface is not there, or the host has too little memory.
         DatapathError: anything else, with its cure where one is known.
     """
     links = hostlinks.find(config.interfaces)
@@ -163,14 +163,37 @@ def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
     return found
 
 
-def _set_up(program: BpfObject, config: Config) -> tuple[Layout, set[str]]:
-    """Sizes, settings and existing maps; returns the layout, and the names of the maps that are reused."""
-    layout = _layout(config)
-    sizes = {
+def memory_need(config: Config) -> memory.Need:
+    """What a configuration takes of the host; of maps, those that are not pinned yet."""
+    with BpfObject(object_path()) as program:
+        for name, entries in map_sizes(config, _wanted_layout(config)).items():
+            program.set_max_entries(name, entries)
+        made = [name for name in program.map_names() if os.path.lexists(config.pin_path / name)]
+        return _need(program, config, made)
+
+
+def _need(program: BpfObject, config: Config, made: Collection[str]) -> memory.Need:
+    flows = _wanted_layout(config).records
+    return memory.need(program.map_shapes(), made, config.max_sessions, flows, libbpf.possible_cpus())
+
+
+def map_sizes(config: Config, layout: Layout) -> dict[str, int]:
+    """Entries of the maps whose size follows from the configuration."""
+    return {
         "sessions_v1": config.max_sessions,
         "backends_v1": config.max_backends + 1,  # entry 0 is not used
         **layout.sizes(),
     }
+
+
+def _set_up(program: BpfObject, config: Config) -> tuple[Layout, set[str]]:
+    """Sizes, settings and existing maps; returns the layout, and the names of the maps that are reused.
+
+    Raises:
+        ConfigError: what has to be made is more than the host has memory for.
+    """
+    layout = _layout(config)
+    sizes = map_sizes(config, layout)
     settings = program_settings(layout)
     for budget, tokens, seconds in (
         ("source", 2 * config.source_requests_per_second, 2),
@@ -200,6 +223,9 @@ def _set_up(program: BpfObject, config: Config) -> tuple[Layout, set[str]]:
         program.reuse_map(name, fd)
         os.close(fd)
         reused.add(name)
+    if len(reused) < len(list(program.map_names())):
+        # Not where the maps are all there: calls go on in them, whatever else takes the host's memory.
+        _need(program, config, reused).check(memory.available())
     return layout, reused
 
 
@@ -212,14 +238,17 @@ def program_settings(layout: Layout) -> Array:
     return settings
 
 
+def _wanted_layout(config: Config) -> Layout:
+    return Layout(config.relay_ports.first, config.relay_ports.last, len(config.relay_addresses))
+
+
 def _layout(config: Config) -> Layout:
     """That of the maps that are there, or a new one.
 
     Raises:
         DatapathError: the maps that are there belong to another configuration.
     """
-    ports = config.relay_ports
-    wanted = Layout(ports.first, ports.last, len(config.relay_addresses))
+    wanted = _wanted_layout(config)
     try:
         fd = libbpf.get_pinned(config.pin_path / "layout_v1")
     except FileNotFoundError:

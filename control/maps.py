@@ -79,13 +79,12 @@ class PerCpuArray:
 
     def read(self) -> Array:
         """All entries, summed over CPUs."""
-        total = np.zeros(self.entries, self.value)
         size = self.value.itemsize * self._cpus
-        for index in range(self.entries):
-            raw = libbpf.lookup(self.fd, _index(index), size)
-            per_cpu = np.frombuffer(raw or bytes(size), self.value)
-            for name in self.value.names or ():
-                total[name][index] = per_cpu[name].sum()
+        raw = b"".join(
+            libbpf.lookup(self.fd, _index(index), size) or bytes(size) for index in range(self.entries)
+        )
+        counters = np.frombuffer(raw, np.uint64).reshape(self.entries, self._cpus, -1)
+        total: Array = counters.sum(axis=1).view(self.value).ravel()
         return total
 
 

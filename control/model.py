@@ -16,9 +16,11 @@ class UfragKey(NamedTuple):
     states: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A session as it stands in the map, under each of its ufrags."""
+class Session(NamedTuple):
+    """A session as it stands in the map, under each of its ufrags.
+
+    A tuple, since there may be half a million: a frozen dataclass takes twice as long to make.
+    """
 
     number: int
     session_id: str

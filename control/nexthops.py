@@ -28,6 +28,7 @@ from control.datapath import Datapath
 from control.errors import UnreachableError
 from control.hostlinks import HostLink
 from control.libbpf import BPF_NOEXIST
+from control.sweep import STATE_MASK, STRETCH
 
 log = logging.getLogger(__name__)
 
@@ -306,9 +307,12 @@ def _is_valid(message: Any) -> bool:
 
 def hops_in_use(datapath: Datapath) -> frozenset[int]:
     """The numbers of hops that a flow or a registered backend refers to."""
-    flows = datapath.flows["client_hop"][datapath.states() != abi.FlowState.FREE]
-    backends = datapath.backends["hop"][datapath.backends["users"] > 0]
-    return frozenset(np.unique(np.concatenate([flows, backends])).tolist())
+    used = np.zeros(1 << 16, np.bool_)  # by any 16-bit number
+    for start in range(0, len(datapath.flows), STRETCH):
+        flows = datapath.flows[start : start + STRETCH]
+        used[flows["client_hop"][(flows["state"] & STATE_MASK) != abi.FlowState.FREE]] = True
+    used[datapath.backends["hop"][datapath.backends["users"] > 0]] = True
+    return frozenset(np.flatnonzero(used).tolist())
 
 
 def _store_word(hops: Any, number: int, field: str, mac: bytes, beside: int) -> None:

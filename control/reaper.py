@@ -5,39 +5,37 @@ The flow table is looked at as a whole, five times a second: what is found there
 so nothing is lost when a scan is late or the daemon starts again. A flow whose session does not
 exist, or does not have that backend (any more), is ended when it is first seen: this is how the
 last packet that was in flight through the binding path when its session was removed is undone.
+
+A scan is a series of steps, between which others have their turn: they may end flows meanwhile, so
+each step goes by what it finds in the table, and by nothing that an earlier one has found there
+unless that is still so. What must not be late comes first, reports come last.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
 from earshot.relay.v1 import relay_pb2 as pb
 
 from control import abi
-from control.flows import (
-    Clock,
-    FlowTable,
-    Numbers,
-    describe,
-    idle,
-    in_state,
-    newly_bound,
-    of_sessions,
-    ticks_of,
-    unconfirmed,
-)
+from control.flows import Clock, FlowTable, Numbers, idle, in_state, of_sessions, ticks_of
 from control.model import EndedSession, Session
+from control.reports import Ended, Reports
+from control.session_flows import SessionFlows
 from control.sessions import Registry
 from control.streams import Streams
+from control.sweep import STATE_MASK, STRETCH, Limits, Snapshot, look, parts
 
 SCAN_SECONDS = 0.2
 # How long a transceiver that keeps its pwd to itself has to answer a client's first request.
 UNCONFIRMED_SECONDS = 5
 # A program that found a record in the index just before it was ended is through with it by then.
 QUARANTINE_SECONDS = 1.0
+# Flows that are dealt with in one step: a few milliseconds.
+PART = 1024
 
 
 class EndableFlows(FlowTable, Protocol):
@@ -58,36 +56,69 @@ class Reaper:
     ) -> None:
         self._table = table
         self._registry = registry
-        self._streams = streams
+        self._reports = Reports(table, registry, streams)
         self._idle_ticks = ticks_of(idle_seconds)
         self._seen = np.zeros(len(table.flows), np.uint32)  # state words at the last scan
+        self._fresh: list[Snapshot] = []  # bound before this scan came to them
+        self._of_session = SessionFlows(len(table.flows))
         self._dead: deque[tuple[float, Numbers]] = deque()
-        self._lost: tuple[float, Numbers] | None = None
+        self._adopted = 0.0
+        self._lost: Numbers = np.zeros(0, np.uint32)  # at adoption; looked at again a second later
 
-    def adopt(self, now: Clock) -> None:
-        """At start: what a former daemon had begun is brought to its end, in due time."""
+    def adopt(self, clock: Callable[[], Clock]) -> None:
+        """At start: what a former daemon had begun is brought to its end, in due time.
+
+        The second of quarantine begins when all that is done: `clock` is read then.
+        """
         self._table.repair_index()
-        self._dead.append((now.seconds, in_state(self._table.flows["state"], abi.FlowState.DEAD)))
-        self._lost = (now.seconds, self._table.lost())
+        self._lost = self._table.lost()
+        dead = in_state(self._table.flows["state"], abi.FlowState.DEAD)
+        self._adopted = clock().seconds
+        self._dead = deque((self._adopted, part) for part in parts(dead, PART))
 
     def scan(self, now: Clock) -> None:
-        """Reports new flows, ends idle and superseded ones, frees those that were ended a while ago."""
-        states = self._table.flows["state"].copy()
-        fresh = newly_bound(states, self._seen)
-        self._seen = states
-        for number in fresh.tolist():
-            self._greet(number, now)
-        superseded = in_state(states, abi.FlowState.SUPERSEDED)
-        self._end_known(superseded, pb.FLOW_END_REASON_SUPERSEDED, now)
-        self._end(unconfirmed(states, int(now.seconds) - UNCONFIRMED_SECONDS), now)
-        live = in_state(self._table.flows["state"], abi.FlowState.LIVE)
-        self._end_known(
-            idle(self._table.flows, live, now.ticks, self._idle_ticks), pb.FLOW_END_REASON_IDLE, now
-        )
-        self._free(now)
+        """All steps of a scan at once, at one moment: at start, when nobody waits yet."""
+        for _ in self.steps(lambda: now):
+            pass
+
+    def steps(self, clock: Callable[[], Clock]) -> Iterator[None]:
+        """Reports new flows, ends idle and superseded ones, frees those that were ended a while ago.
+
+        A generator: a few milliseconds of work up to each yield. `clock` is read anew after each.
+        """
+        self._fresh = []
+        ended: list[Ended] = []
+        for start in range(0, len(self._table.flows), STRETCH):
+            now = clock()
+            limits = Limits(now.ticks, self._idle_ticks, int(now.seconds) - UNCONFIRMED_SECONDS)
+            found = look(self._table.flows, self._seen, start, limits)
+            for part in parts(found.superseded, PART):
+                ended += self._end_known(self._unchanged(part), pb.FLOW_END_REASON_SUPERSEDED, clock())
+                yield
+            for part in parts(found.unconfirmed, PART):
+                self._end(self._unchanged(part), clock())
+                yield
+            for part in parts(found.idle, PART):
+                now = clock()
+                still = idle(self._table.flows, self._unchanged(part), now.ticks, self._idle_ticks)
+                ended += self._end_known(still, pb.FLOW_END_REASON_IDLE, now)
+                yield
+            for part in parts(found.appeared, PART):
+                self._take_in(self._unchanged(part), clock())
+                yield
+            yield
+        for snapshot in self._fresh:
+            yield from self._reports.bound(snapshot, clock)
+        for one in ended:
+            yield from self._reports.ended(one, clock)
+        while self._free(clock()):
+            yield
 
     def end_sessions(self, ended: Iterable[EndedSession], now: Clock) -> None:
-        """Ends the flows of sessions that are no longer there, or no longer at that backend."""
+        """Ends the flows of sessions that are no longer there, or no longer at that backend.
+
+        Those that no scan has seen yet are ended by the next one.
+        """
         sessions: dict[int, Session] = {}
         pairs: list[tuple[int, int]] = []
         for session, backends in ended:
@@ -96,50 +127,64 @@ class Reaper:
         if not pairs:
             return
         flows = self._table.flows
-        bound = in_state(
-            flows["state"], abi.FlowState.LIVE, abi.FlowState.PROVISIONAL, abi.FlowState.SUPERSEDED
+        held = np.array([number for known in sessions for number in self._of_session.of(known)], np.uint32)
+        bound = held[
+            in_state(
+                flows["state"][held], abi.FlowState.LIVE, abi.FlowState.PROVISIONAL, abi.FlowState.SUPERSEDED
+            )
+        ]
+        for numbers in parts(of_sessions(flows, bound, pairs), PART):
+            self._end(numbers, now)
+            owners = [sessions[number] for number in flows["session"][numbers].tolist()]
+            for _ in self._reports.ended(
+                Ended(numbers, owners, pb.FLOW_END_REASON_SESSION_ENDED), lambda: now
+            ):
+                pass
+
+    def _unchanged(self, numbers: Numbers) -> Numbers:
+        """Those that are still as this scan has found them: others have had their turn since."""
+        return Snapshot(numbers, self._seen[numbers]).unchanged(self._table.flows)
+
+    def _take_in(self, numbers: Numbers, now: Clock) -> None:
+        """New flows: those of sessions that do not have them any more end, the others are remembered."""
+        flows = self._table.flows
+        sessions, states = flows["session"][numbers], flows["state"][numbers]
+        known = self._registry.session
+        stale = np.array(
+            [
+                (session := known(number)) is None or backend not in session.backends
+                for number, backend in zip(sessions.tolist(), flows["backend"][numbers].tolist(), strict=True)
+            ],
+            np.bool_,
         )
-        numbers = of_sessions(flows, bound, pairs)
+        self._end(numbers[stale], now)
+        kept = ~stale
+        self._of_session.add(numbers[kept], sessions[kept])
+        fresh = kept & ((states & STATE_MASK) == abi.FlowState.LIVE)
+        if fresh.any():
+            self._fresh.append(Snapshot(numbers[fresh], states[fresh]))
+
+    def _end_known(self, numbers: Numbers, reason: pb.FlowEndReason, now: Clock) -> list[Ended]:
+        """Ends flows; returns what is to be reported of it."""
+        sessions = [self._registry.session(one) for one in self._table.flows["session"][numbers].tolist()]
         self._end(numbers, now)
-        for number in numbers.tolist():
-            session = sessions[int(flows[number]["session"])]
-            self._report_end(number, session, pb.FLOW_END_REASON_SESSION_ENDED, now)
-
-    def _greet(self, number: int, now: Clock) -> None:
-        record = self._table.flows[number]
-        session = self._registry.session(int(record["session"]))
-        if session is None or int(record["backend"]) not in session.backends:
-            self._end(np.array([number], np.uint32), now)
-            return
-        if self._streams.listens(session.owner):
-            flow = describe(self._table, number, self._registry.name_of(session), now)
-            self._streams.publish(session.owner, pb.AttachResponse(flow_bound=pb.FlowBound(flow=flow)))
-
-    def _end_known(self, numbers: Numbers, reason: pb.FlowEndReason, now: Clock) -> None:
-        self._end(numbers, now)
-        for number in numbers.tolist():
-            session = self._registry.session(int(self._table.flows[number]["session"]))
-            if session is not None:
-                self._report_end(number, session, reason, now)
-
-    def _report_end(self, number: int, session: Session, reason: pb.FlowEndReason, now: Clock) -> None:
-        if self._streams.listens(session.owner):
-            flow = describe(self._table, number, self._registry.name_of(session), now)
-            ended = pb.FlowEnded(flow=flow, reason=reason)
-            self._streams.publish(session.owner, pb.AttachResponse(flow_ended=ended))
+        return [Ended(numbers, sessions, reason)] if len(numbers) else []
 
     def _end(self, numbers: Numbers, now: Clock) -> None:
         if len(numbers):
             self._table.end_flows(numbers)
             self._dead.append((now.seconds, numbers))
 
-    def _free(self, now: Clock) -> None:
-        # First, so that nothing is given back between the two looks.
-        if self._lost and self._lost[0] + QUARANTINE_SECONDS <= now.seconds:
-            # What had just been taken a second ago is in use by now.
-            still = np.intersect1d(self._lost[1], self._table.lost())
-            self._table.give_back(still.astype(np.uint32))
-            self._lost = None
-        while self._dead and self._dead[0][0] + QUARANTINE_SECONDS <= now.seconds:
-            _, numbers = self._dead.popleft()
-            self._table.free_flows(numbers)
+    def _free(self, now: Clock) -> bool:
+        """Frees some of those whose quarantine is over; whether there may be more."""
+        if len(self._lost) and self._adopted + QUARANTINE_SECONDS <= now.seconds:
+            # First, so that nothing is given back between the two looks. What a CPU had just taken
+            # at the first one is in use by now.
+            self._table.give_back(np.intersect1d(self._lost, self._table.lost()).astype(np.uint32))
+            self._lost = np.zeros(0, np.uint32)
+            return True
+        if not self._dead or self._dead[0][0] + QUARANTINE_SECONDS > now.seconds:
+            return False
+        _, numbers = self._dead.popleft()
+        self._table.free_flows(numbers)
+        return True

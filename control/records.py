@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from control.model import Owner, Session, UfragKey
 
 Records = NDArray[np.void]
 _STATE_BYTES = 4 * STATE_WORDS
+_Tuple = TypeVar("_Tuple", UfragKey, Session)
 
 
 def ufrag_keys(ufrags: list[str]) -> Records:
@@ -30,7 +32,10 @@ def session_records(entries: Mapping[str, Session]) -> tuple[Records, Records]:
     """Keys and values of sessions_v1. Column by column: far faster than record by record."""
     values = np.zeros(len(entries), abi.SESSION)
     sessions = entries.values()
-    states = [dict(session.keys)[ufrag] for ufrag, session in entries.items()]
+    states = [
+        session.keys[0].states if len(session.keys) == 1 else dict(session.keys)[ufrag]
+        for ufrag, session in entries.items()
+    ]
     values["number"] = [session.number for session in sessions]
     values["backend"] = np.array([session.backends for session in sessions], np.uint16).reshape(-1, 2)
     values["owner"] = [session.owner for session in sessions]
@@ -48,29 +53,48 @@ def session_records(entries: Mapping[str, Session]) -> tuple[Records, Records]:
 
 
 def sessions_of(keys: Records, values: Records, now: float) -> list[Session]:
-    """What sessions_v1 holds. The time to live is not kept there: it becomes what is left of it."""
-    ufrags_of: dict[int, list[UfragKey]] = {}
-    value_of: dict[int, np.void] = {}
-    for key, value in zip(keys, values, strict=True):
-        states = b""
-        if value["flags"] & abi.SessionFlag.HAS_PWD:
-            states = value["inner"].tobytes() + value["outer"].tobytes()
-        number = int(value["number"])
-        ufrags_of.setdefault(number, []).append(UfragKey(_text(key["ufrag"]), states))
-        value_of[number] = value
-    return [
-        Session(
-            number=number,
-            session_id=_text(value["id"]),
-            owner=int(value["owner"]),
-            keys=tuple(ufrags_of[number]),
-            backends=(int(value["backend"][0]), int(value["backend"][1])),
-            ttl_seconds=max(1, int(value["expires"] - now)) if value["expires"] else 0,
-            expires=int(value["expires"]),
-            fingerprint_optional=bool(value["flags"] & abi.SessionFlag.FINGERPRINT_OPTIONAL),
-        )
-        for number, value in value_of.items()
-    ]
+    """What sessions_v1 holds. The time to live is not kept there: it becomes what is left of it.
+
+    Column by column, and tuples without their constructors in Python: there may be half a million.
+    """
+    order = np.argsort(values["number"], kind="stable")
+    keys, values = keys[order], values[order]
+    raw = np.concatenate((values["inner"], values["outer"]), axis=1).tobytes()
+    ufrag_keys = _made(
+        UfragKey,
+        (_text(ufrag) for ufrag in keys["ufrag"].tolist()),
+        (
+            raw[start : start + 2 * _STATE_BYTES] if flags & abi.SessionFlag.HAS_PWD else b""
+            for start, flags in zip(
+                range(0, len(raw), 2 * _STATE_BYTES), values["flags"].tolist(), strict=True
+            )
+        ),
+    )
+    # A session has an entry for each of its ufrags, all alike but for the key states.
+    numbers, first, counts = np.unique(values["number"], return_index=True, return_counts=True)
+    keys_of: list[tuple[UfragKey, ...]] = list(zip(map(ufrag_keys.__getitem__, first.tolist()), strict=True))
+    for position in np.flatnonzero(counts > 1).tolist():
+        start = int(first[position])
+        keys_of[position] = tuple(ufrag_keys[start : start + int(counts[position])])
+    values = values[first]
+    expires = values["expires"]
+    left = np.maximum(1, (expires - now).astype(np.int64))
+    return _made(
+        Session,
+        numbers.tolist(),
+        (_text(session_id) for session_id in values["id"].tolist()),
+        values["owner"].tolist(),
+        keys_of,
+        zip(*values["backend"].T.tolist(), strict=True),
+        np.where(expires > 0, left, 0).tolist(),
+        expires.tolist(),
+        ((values["flags"] & abi.SessionFlag.FINGERPRINT_OPTIONAL) > 0).tolist(),
+    )
+
+
+def _made(kind: type[_Tuple], *columns: Iterable[Any]) -> list[_Tuple]:
+    """Named tuples of columns, one for each of their fields."""
+    return list(map(partial(tuple.__new__, kind), zip(*columns, strict=True)))
 
 
 def owner_record(owner: Owner | None) -> Records:
@@ -91,7 +115,11 @@ def owners_of(records: Records) -> list[tuple[int, str]]:
 def backends_of(records: Records) -> list[Backend]:
     """What backends_v1 holds, without users: those follow from the sessions."""
     used = np.flatnonzero(records["port"])
-    return [Backend(number, backend_endpoint(records[number])) for number in used.tolist() if number]
+    return [
+        Backend(number, backend_endpoint(records[number]), is_entered=True)
+        for number in used.tolist()
+        if number
+    ]
 
 
 def backend_endpoint(record: np.void) -> Endpoint:
@@ -99,15 +127,19 @@ def backend_endpoint(record: np.void) -> Endpoint:
     return Endpoint(from_bytes(bytes(record["addr"])), int(record["port"]))
 
 
-def write_backend(records: Records, backend: Backend, hop: int | None) -> None:
-    """Into the live mapping, and only what differs: packets are reading it. None leaves the hop alone."""
-    record: Any = records[backend.number]
-    if backend_endpoint(record) != backend.endpoint:
-        record["addr"] = np.void(to_bytes(backend.endpoint.address))
-        record["port"] = backend.endpoint.port
-    if hop is not None:
-        record["hop"] = hop
-    record["users"] = backend.users
+def write_backends(records: Records, backends: Sequence[Backend], hops: Mapping[int, int]) -> None:
+    """Into the live mapping, and only what differs: packets are reading it.
+
+    `hops`: next hops by the backends' numbers; those of other backends are left alone.
+    """
+    for backend in backends:
+        if not backend.is_entered:
+            record: Any = records[backend.number]
+            record["addr"] = np.void(to_bytes(backend.endpoint.address))
+            record["port"] = backend.endpoint.port
+            backend.is_entered = True
+    records["hop"][list(hops)] = list(hops.values())
+    records["users"][[backend.number for backend in backends]] = [backend.users for backend in backends]
 
 
 def _text(raw: Any) -> str:

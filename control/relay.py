@@ -7,14 +7,13 @@ the registry changes, and what changed is applied to the maps before anyone else
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 
 from earshot.relay.v1 import relay_pb2 as pb
 
 from control.access import Grant
-from control.batches import SLICE, Batches, HopResolver, Speaker, clock
+from control.batches import SLICE, Batches, HopResolver, Speaker, Wish, clock
 from control.config import Config
 from control.datapath import Datapath
 from control.flows import endpoint_message
@@ -24,6 +23,7 @@ from control.requests import Code, LocalAddresses, RequestError, check_hello
 from control.sessions import Registry
 from control.store import Store
 from control.streams import Outbox, Streams
+from control.turns import Turns
 
 MAX_BATCH = 1000
 
@@ -48,8 +48,9 @@ class Relay:
         self._config = config
         self._store = Store(datapath, self.registry, self.reaper)
         local = LocalAddresses.of(config.vips, config.relay_addresses)
-        self._batches = Batches(self.registry, self._store, hops, local)
-        self._store.restore(clock())
+        self.turns = Turns()
+        self._batches = Batches(self.registry, self._store, hops, local, self.turns)
+        self._store.restore(clock)
 
     # ---- transceivers ---------------------------------------------------------------------
 
@@ -111,45 +112,52 @@ class Relay:
                 raise RequestError(Code.FAILED_PRECONDITION, "was sent already", "hello")
         raise RequestError(Code.INVALID_ARGUMENT, "is empty", "message")
 
+    async def scan(self) -> None:
+        """Looks at the whole flow table once: control/reaper.py."""
+        steps = self.reaper.steps(clock)
+        more = True
+        while more:
+            async with self.turns.slice():
+                more = next(steps, self) is None
+
     async def sweep(self) -> int:
         """Ends sessions that have expired or whose transceiver has not come back; says how many."""
         ended = 0
         while True:
-            now = clock()
-            part = len(self.registry.sweep(now.seconds, SLICE))
-            self._store.commit(now)
+            async with self.turns.slice():
+                now = clock()
+                part = len(self.registry.sweep(now.seconds, SLICE))
+                self._store.commit(now)
             ended += part
             if part < SLICE:
                 return ended
-            await asyncio.sleep(0)
 
     async def _batch(self, speaker: Speaker, batch: pb.Batch) -> pb.BatchResult:
         _check_size(batch.operations, "batch.operations")
-        results = await self._batches.carry_out(speaker, batch.operations)
+        results = await self._batches.carry_out(speaker, [Wish.of(one) for one in batch.operations])
         return pb.BatchResult(batch_id=batch.batch_id, results=results)
 
     async def _snapshot(self, speaker: Speaker, snapshot: pb.Snapshot) -> pb.SnapshotResult:
         _check_size(snapshot.sessions, "snapshot.sessions")
         self.registry.begin_snapshot(self.registry.owner_of(speaker.attachment))
-        operations = [pb.Operation(add=session) for session in snapshot.sessions]
-        results = await self._batches.carry_out(speaker, operations)
+        wishes = [Wish("add", session) for session in snapshot.sessions]
+        results = await self._batches.carry_out(speaker, wishes)
         owner = self.registry.owner_of(speaker.attachment)
-        for session in snapshot.sessions:
-            self.registry.keep(owner, session.session_id)
+        self.registry.keep(owner, [result.session_id for result in results])
         removed = await self._end_snapshot(speaker) if snapshot.last else 0
         return pb.SnapshotResult(results=results, removed=removed)
 
     async def _end_snapshot(self, speaker: Speaker) -> int:
         removed = 0
         while True:
-            owner = self.registry.owner_of(speaker.attachment)
-            now = clock()
-            part = self.registry.end_snapshot(owner, now.seconds, SLICE)
-            self._store.commit(now)
+            async with self.turns.slice():
+                owner = self.registry.owner_of(speaker.attachment)
+                now = clock()
+                part = self.registry.end_snapshot(owner, now.seconds, SLICE)
+                self._store.commit(now)
             removed += part
             if part < SLICE:
                 return removed
-            await asyncio.sleep(0)
 
 
 def _check_size(entries: Sequence[object], field: str) -> None:

@@ -11,8 +11,8 @@ before a session names them; a removed session's ufrags go before its flows are 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 
 from control import abi
@@ -72,17 +72,18 @@ class Registry:
         for backend in backends:
             self._backends.restore(backend, now)
         self._last_number = last_number
-        strays: list[str] = []
+        known = self._backends.numbers() | {NO_BACKEND}
+        used: list[int] = []
         for session in sessions:
-            used = [number for number in session.backends if number != NO_BACKEND]
-            if session.owner in self._owners and used and all(number in self._backends for number in used):
-                for number in used:
-                    self._backends.acquire_number(number)
-                self._swap(None, session, now)
+            if session.owner in self._owners and any(session.backends) and known.issuperset(session.backends):
+                used += session.backends
+                self._enter(session)
             else:
-                strays.extend(session.ufrags)
-        # The others are in the map as they are.
-        self._changes.entries = dict.fromkeys(strays)
+                # The others are in the map as they are.
+                self._changes.entries.update(dict.fromkeys(session.ufrags))
+        for number, users in Counter(used).items():
+            if number != NO_BACKEND:
+                self._backends.acquire_number(number, users)
 
     # ---- transceivers ---------------------------------------------------------------------
 
@@ -190,7 +191,7 @@ class Registry:
         if session.ttl_seconds:
             for number in filter(None, session.backends):
                 self._backends.acquire_number(number)
-            self._swap(session, replace(session, expires=math.ceil(now + session.ttl_seconds)), now)
+            self._swap(session, session._replace(expires=math.ceil(now + session.ttl_seconds)), now)
 
     def remove(self, owner: Owner, session_id: str, now: float) -> None:
         """Ends a session and its flows. Raises RequestError: NOT_FOUND."""
@@ -208,10 +209,10 @@ class Registry:
         if owner.snapshot is None:
             owner.snapshot = set()
 
-    def keep(self, owner: Owner, session_id: str) -> None:
-        """The unfinished snapshot names this session, even if it was refused: it stays as it was."""
-        if owner.snapshot is not None and session_id in owner.sessions:
-            owner.snapshot.add(session_id)
+    def keep(self, owner: Owner, session_ids: Iterable[str]) -> None:
+        """The unfinished snapshot names these sessions, even if one was refused: it stays as it was."""
+        if owner.snapshot is not None:
+            owner.snapshot.update(filter(owner.sessions.__contains__, session_ids))
 
     def end_snapshot(self, owner: Owner, now: float, limit: int = UNLIMITED) -> int:
         """The last part is in: removes sessions that none has named, and says how many.
@@ -319,7 +320,7 @@ class Registry:
     def _swap(self, before: Session | None, after: Session | None, now: float) -> None:
         """The one place where a session comes, changes or goes. `after` has its backends acquired."""
         if before is not None:
-            for ufrag in before.ufrags:
+            for ufrag, _ in before.keys:
                 del self._by_ufrag[ufrag]
                 self._changes.entries[ufrag] = None
             self._owners[before.owner].ufrags -= len(before.keys)
@@ -334,16 +335,22 @@ class Registry:
             if left:
                 self._changes.ended.append(EndedSession(before, left))
         if after is not None:
-            self._by_number[after.number] = after
-            for ufrag in after.ufrags:
-                self._by_ufrag[ufrag] = after
+            self._enter(after)
+            for ufrag, _ in after.keys:
                 self._changes.entries[ufrag] = after
-            self._owners[after.owner].ufrags += len(after.keys)
-            self._owners[after.owner].sessions[after.session_id] = after
-            if after.expires:
-                self._expiring.setdefault(after.expires, set()).add(after.number)
         elif before is not None:
             del self._owners[before.owner].sessions[before.session_id]
+
+    def _enter(self, session: Session) -> None:
+        """Makes a session known, whose backends are acquired."""
+        self._by_number[session.number] = session
+        for ufrag, _ in session.keys:
+            self._by_ufrag[ufrag] = session
+        owner = self._owners[session.owner]
+        owner.ufrags += len(session.keys)
+        owner.sessions[session.session_id] = session
+        if session.expires:
+            self._expiring.setdefault(session.expires, set()).add(session.number)
 
     def _touch_backend(self, backend: Backend) -> None:
         self._changes.backends[backend.number] = backend

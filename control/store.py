@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from control.datapath import Datapath
 from control.flows import Clock
 from control.model import Changes, Session
@@ -14,7 +16,7 @@ from control.records import (
     session_records,
     sessions_of,
     ufrag_keys,
-    write_backend,
+    write_backends,
 )
 from control.sessions import Registry
 
@@ -27,8 +29,9 @@ class Store:
         self._registry = registry
         self._reaper = reaper
 
-    def restore(self, now: Clock) -> None:
+    def restore(self, clock: Callable[[], Clock]) -> None:
         """At start: takes up what a former daemon left in the maps."""
+        now = clock()
         keys, values = self._datapath.read_sessions()
         numbers_in_use = (values["number"], self._datapath.flows["session"])
         self._registry.restore(
@@ -38,9 +41,9 @@ class Store:
             max(int(numbers.max(initial=0)) for numbers in numbers_in_use),
             now.seconds,
         )
-        self.commit(now)
-        self._reaper.adopt(now)
-        self._reaper.scan(now)
+        self._reaper.adopt(clock)
+        self.commit(clock())
+        self._reaper.scan(clock())
 
     def commit(self, now: Clock) -> list[Session]:
         """Brings the maps to where the registry is; returns sessions that had to be dropped again.
@@ -60,8 +63,8 @@ class Store:
         Backends come before the sessions that name them, deletions before what needs their room,
         and flows are ended when no packet can find their session any more.
         """
-        for backend in changes.backends.values():
-            write_backend(self._datapath.backends, backend, changes.hops.get(backend.number))
+        if changes.backends:
+            write_backends(self._datapath.backends, list(changes.backends.values()), changes.hops)
         for number, owner in changes.owners.items():
             self._datapath.put_owner(number, owner_record(owner))
         gone = [ufrag for ufrag, session in changes.entries.items() if session is None]

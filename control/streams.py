@@ -23,21 +23,28 @@ class Outbox:
 
     def __init__(self, max_events: int = MAX_EVENTS) -> None:
         self._max_events = max_events
-        self._messages: deque[tuple[pb.AttachResponse, asyncio.Event]] = deque()
+        self._messages: deque[tuple[pb.AttachResponse, asyncio.Event | None]] = deque()
         self._filled = asyncio.Event()
         self._ended = False
         self._closed: asyncio.Future[RequestError] = asyncio.get_running_loop().create_future()
 
     def offer(self, event: pb.AttachResponse) -> bool:
         """Takes an event to be sent when its turn comes; False if there is no room."""
-        if len(self._messages) >= self._max_events:
+        if not self.has_room:
             return False
-        self._push(event)
+        self._push(event, None)
         return True
+
+    @property
+    def has_room(self) -> bool:
+        """Whether an event would be taken."""
+        return len(self._messages) < self._max_events
 
     async def answer(self, response: pb.AttachResponse) -> None:
         """Takes the answer to a request and waits until its turn has come."""
-        await self._push(response).wait()
+        taken = asyncio.Event()
+        self._push(response, taken)
+        await taken.wait()
 
     async def next(self) -> pb.AttachResponse | None:
         """The next message to send, once there is one; None once there will be no more."""
@@ -47,7 +54,8 @@ class Outbox:
         if self._ended:
             return None
         message, taken = self._messages.popleft()
-        taken.set()
+        if taken is not None:
+            taken.set()
         return message
 
     def end(self) -> None:
@@ -64,19 +72,23 @@ class Outbox:
         """Raises RequestError once the stream has to end."""
         raise await self._closed
 
-    def _push(self, message: pb.AttachResponse) -> asyncio.Event:
-        taken = asyncio.Event()
+    def _push(self, message: pb.AttachResponse, taken: asyncio.Event | None) -> None:
         self._messages.append((message, taken))
         self._filled.set()
-        return taken
 
 
 class Streams:
-    """The outboxes of all attached transceivers, by their number."""
+    """The outboxes of all attached transceivers, by their number.
+
+    Attributes:
+        dropped_events: those that there was no room for.
+        ended: streams that have ended.
+    """
 
     def __init__(self) -> None:
         self._outboxes: dict[int, Outbox] = {}
         self.dropped_events = 0
+        self.ended = 0
 
     def open(self, owner: int) -> Outbox:
         """An outbox for the stream that now speaks for a transceiver; one that did so before has to end."""
@@ -86,7 +98,8 @@ class Streams:
         return outbox
 
     def remove(self, owner: int, outbox: Outbox) -> None:
-        """The stream has ended; nothing happens if another one has taken its place."""
+        """The stream has ended; another one that has taken its place is left alone."""
+        self.ended += 1
         if self._outboxes.get(owner) is outbox:
             del self._outboxes[owner]
 
@@ -95,9 +108,23 @@ class Streams:
         for outbox in self._outboxes.values():
             outbox.close(reason)
 
-    def listens(self, owner: int) -> bool:
-        """Whether there is anyone to tell."""
-        return owner in self._outboxes
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nobody at all to tell."""
+        return not self._outboxes
+
+    def admits(self, owner: int) -> bool:
+        """Whether there is anyone to tell of one event, who has room for it; counts it where there is none.
+
+        To be asked before an event is put together: that costs more than all else about it.
+        """
+        outbox = self._outboxes.get(owner)
+        if outbox is None:
+            return False
+        if not outbox.has_room:
+            self.dropped_events += 1
+            return False
+        return True
 
     def publish(self, owner: int, event: pb.AttachResponse) -> None:
         """Sends an event to a transceiver, unless it is away or does not read."""

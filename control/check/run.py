@@ -9,9 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from control.check import addresses, host, interfaces, links
-from control.check.finding import Finding, Status
+from control.check.finding import Finding, Status, failed, ok
 from control.check.interfaces import Attach
 from control.config import Config
+from control.errors import ConfigError
 
 
 def run(config: Config | None, pin_path: Path, *, attach: bool) -> Iterator[Finding]:
@@ -32,6 +33,23 @@ def run(config: Config | None, pin_path: Path, *, attach: bool) -> Iterator[Find
         ours = _attached(pin_path) if loadable else None
         yield from interfaces.findings(config.interfaces, links.read(), ours, config.xdp_mode, trial)
     yield from addresses.findings(config, links.addresses())
+    if loadable:
+        yield _memory(config)
+
+
+def _memory(config: Config) -> Finding:
+    """Whether there is room for maps of the configured sizes."""
+    from control import loader, memory  # as above
+    from control.units import in_bytes
+
+    need, there = loader.memory_need(config), memory.available()
+    try:
+        need.check(there)
+    except ConfigError as error:
+        return failed(
+            "memory", str(error), "take fewer sessions, relay ports or relay addresses, or add memory"
+        )
+    return ok("memory", f"{in_bytes(need.bytes)} at most; there are {in_bytes(there.bytes)} ({there.source})")
 
 
 def _attach_trial(mode: str, loaded: ExitStack) -> Attach:

@@ -12,8 +12,8 @@ from control import abi, bpffs
 from control.cli import pins
 from control.cli.options import Command, FailedError, form_option, pin_path_option, pinned_maps
 from control.cli.output import Column, number, write_list, write_one
-from control.cli.units import in_bytes
 from control.errors import DatapathError
+from control.units import in_bytes
 
 _LINK_COLUMNS = (
     Column("INTERFACE", "interface"),

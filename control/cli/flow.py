@@ -12,7 +12,7 @@ from control.cli.flow_rows import Client
 from control.cli.options import Command, FailedError, form_option, now, pin_path_option, pinned_maps
 from control.cli.output import Column, number, write_list, write_one
 from control.cli.session_table import SessionTable
-from control.cli.units import in_bytes, in_milliseconds, in_time
+from control.units import in_bytes, in_milliseconds, in_time
 
 COLUMNS = (
     Column("FLOW", "flow_id"),

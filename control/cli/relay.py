@@ -14,8 +14,8 @@ from control.cli.flow_rows import SHOWN_STATES
 from control.cli.options import Command, form_option, now, pin_path_option, pinned_maps
 from control.cli.output import Column, Row, number, write_list, write_one
 from control.cli.session_table import SessionTable
-from control.cli.units import in_bytes, in_time
 from control.flows import count_by_session, in_state
+from control.units import in_bytes, in_time
 
 if TYPE_CHECKING:
     from control.datapath import Datapath
@@ -27,7 +27,9 @@ _USAGE_COLUMNS = (
     Column("Sessions", "sessions"),
     Column("Ufrags", "ufrags", "{0[used]} of {0[capacity]}".format),
     Column("Transceivers", "transceivers", "{0[attached]} attached, {0[detached]} detached".format),
+    Column("Memory", "memory", lambda memory: _memory_text(memory)),
 )
+_MAP_COLUMNS = (Column("MAP", "map"), number("ENTRIES", "entries"), number("MEMORY", "bytes", in_bytes))
 _REASON_COLUMNS = (
     Column("REASON", "reason"),
     number("PACKETS", "packets"),
@@ -48,7 +50,7 @@ _VIP_COLUMNS = (Column("VIP", "vip"), number("FLOWS", "flows"))
 @form_option
 @pin_path_option
 def stats(everything: bool, form: str, pin_path: Path) -> None:
-    """Show how full the relay is, and what became of packets.
+    """Show how full the relay is, what memory its maps take, and what became of packets.
 
     Packets are counted by reason since the maps were made; restarts of earshotd do not reset them. Bytes are
     those of IP packets. In JSON all reasons are there.
@@ -58,9 +60,12 @@ def stats(everything: bool, form: str, pin_path: Path) -> None:
       earshot stats
       earshot stats -o json | jq .reasons.drop_unknown_ufrag.packets
     """
+    from control import memory  # as in pinned_maps()
+
     with pinned_maps(pin_path) as datapath:
         usage = _usage(datapath)
         counters = datapath.reasons()
+        taken = memory.usage(datapath.descriptors, datapath.capacity())
     reasons = {
         reason.name.lower(): {
             "packets": int(counters["packets"][reason]),
@@ -69,12 +74,21 @@ def stats(everything: bool, form: str, pin_path: Path) -> None:
         for reason in abi.Reason
     }
     if form == "json":
-        write_one({**usage, "reasons": reasons}, (), form)
+        write_one({**usage, "memory": taken, "reasons": reasons}, (), form)
         return
-    write_one(usage, _USAGE_COLUMNS, form)
+    write_one({**usage, "memory": taken}, _USAGE_COLUMNS, form)
     rows = [{"reason": name, **counts} for name, counts in reasons.items() if everything or counts["packets"]]
     click.echo()
+    write_list(taken["maps"], _MAP_COLUMNS, form, "maps")
+    click.echo()
     write_list(rows, _REASON_COLUMNS, form, "packets yet")
+
+
+def _memory_text(memory: Row) -> str:
+    return (
+        f"{in_bytes(memory['bytes'])}: {memory['bytes_per_flow']} bytes for each flow that fits, "
+        f"{memory['bytes_per_session']} for each ufrag"
+    )
 
 
 def _usage(datapath: Datapath) -> Row:

@@ -13,8 +13,8 @@ from control.cli.flow import COLUMNS as FLOW_COLUMNS
 from control.cli.options import Command, FailedError, form_option, now, pin_path_option, pinned_maps
 from control.cli.output import Column, joined, number, write_list, write_one
 from control.cli.session_table import SessionTable
-from control.cli.units import in_time
 from control.flows import count_by_session
+from control.units import in_time
 
 COLUMNS = (
     Column("SESSION", "session_id"),

@@ -16,27 +16,30 @@ from control.streams import Streams
 from tests.bpf import world
 from tests.bpf.case import from_client, request
 from tests.bpf.rig import Rig
-from tests.bpf.world import CAROL, FAMILIES, V4, Family
+from tests.bpf.world import ALICE, CAROL, FAMILIES, V4, Family
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
 
 @pytest.fixture
 def reaper(rig: Rig) -> Reaper:
-    """Knows Alice's session."""
+    """Knows the sessions of Alice, and of Carol, whose transceiver keeps the pwd."""
     registry = Registry(max_sessions=10, max_backends=100, grace_seconds=30)
-    used = V4.backends.usual
-    session = Session(
-        number=world.ALICE_SESSION,
-        session_id="alice",
-        owner=0,
-        keys=(UfragKey("alice000", b""),),
-        backends=(used, 0),
-        ttl_seconds=0,
-        expires=0,
-    )
-    backend = Backend(used, world.BACKEND_ENDPOINTS[used])
-    registry.restore([(0, "transceiver")], [backend], [session], world.ALICE_SESSION, 0.0)
+    used = [family.backends.usual for family in FAMILIES]
+    sessions = [
+        Session(
+            number=world.SESSIONS[ufrag].number,
+            session_id=ufrag.decode(),
+            owner=0,
+            keys=(UfragKey(ufrag.decode(), b""),),
+            backends=(used[0], used[1]),
+            ttl_seconds=0,
+            expires=0,
+        )
+        for ufrag in (ALICE, CAROL)
+    ]
+    backends = [Backend(number, world.BACKEND_ENDPOINTS[number]) for number in used]
+    registry.restore([(0, "transceiver")], backends, sessions, 100, 0.0)
     return Reaper(rig.datapath, registry, Streams(), idle_seconds=3600)
 
 
@@ -73,7 +76,7 @@ class Adopting:
     def __init__(self, rig: Rig, reaper: Reaper) -> None:
         self.rig = rig
         self.reaper = reaper
-        reaper.adopt(Clock(100.0, 0))
+        reaper.adopt(lambda: Clock(100.0, 0))
 
     def scan(self, seconds: float) -> None:
         self.reaper.scan(Clock(seconds, 0))
@@ -119,7 +122,7 @@ def test_counts_of_what_is_spilt_are_mended(rig: Rig, reaper: Reaper) -> None:
     """It died between emptying a slot and counting that."""
     rig.datapath.index[3, BucketWord.SPILT] = 4
     rig.datapath.index[3, BucketWord.REMOVED] = 2
-    reaper.adopt(Clock(100.0, 0))
+    reaper.adopt(lambda: Clock(100.0, 0))
     assert rig.datapath.index[3, BucketWord.REMOVED] == 4
 
 

@@ -7,29 +7,64 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
 ROOT = Path(__file__).parents[2]
+SIZES = (
+    *("--sessions", "2500", "--streams", "5", "--samples", "20"),
+    *("--flows", "20000", "--restored", "5000", "--quiet-seconds", "0.3"),
+)
 
 
-def test_a_short_run(tmp_path: Path) -> None:
-    told = tmp_path / "control.json"
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    told = tmp_path_factory.mktemp("bench") / "control.json"
     done = subprocess.run(
-        [sys.executable, "-m", "bench.control", "--json", str(told), "--sessions", "2500", "--rounds", "1"],
+        [sys.executable, "-m", "bench.control", "--json", str(told), *SIZES],
         capture_output=True,
         text=True,
         check=False,
         cwd=ROOT,
-        timeout=100,
+        timeout=110,
     )
     assert done.returncode == 0, done.stderr
-    (row,) = json.loads(told.read_text())["rows"]
-    assert row["sessions"] == 2500
-    assert row["seconds"] > 0
+    return {row["name"]: row for row in json.loads(told.read_text())["rows"]}
+
+
+@pytest.mark.parametrize(("name", "streams"), [("register/1-stream", 1), ("register/streams", 5)])
+def test_registration(rows: dict[str, Any], name: str, streams: int) -> None:
+    row = rows[name]
+    assert (row["sessions"], row["streams"]) == (2500, streams)
+    assert row["per_second"] == pytest.approx(2500 / row["seconds"], rel=0.01)
     for state in ("quiet", "busy"):
-        for name in ("GetCounters", "health"):
-            assert row[state][name]["calls"] > 0
-            assert row[state][name]["longest_ms"] >= row[state][name]["median_ms"] > 0
+        for call in ("GetCounters", "health"):
+            assert row[state][call]["longest_ms"] >= row[state][call]["median_ms"] > 0
+
+
+@pytest.mark.parametrize("name", ["forwardable/idle", "forwardable/storm"])
+def test_until_forwardable(rows: dict[str, Any], name: str) -> None:
+    row = rows[name]
+    assert row["samples"] > 0
+    if name == "forwardable/idle":
+        assert row["samples"] == 20
+    assert 0 < row["answered_p50_ms"] < row["forwarded_p50_ms"] <= row["forwarded_p99_ms"]
+
+
+def test_sweep(rows: dict[str, Any]) -> None:
+    row = rows["sweep"]
+    assert (row["flows"], row["sessions"], row["ended"]) == (20_000, 5_000, 10_000)
+    assert row["sweep_ms"] >= row["longest_step_ms"] / 10 > 0
+    assert row["first_ms"] >= row["first_longest_step_ms"] > 0
+
+
+def test_restart(rows: dict[str, Any]) -> None:
+    row = rows["restart"]
+    assert (row["flows"], row["sessions"]) == (20_000, 5_000)
+    assert row["seconds"] > 0
+    assert row["resident_mib"] >= row["own_mib"] > 0
+    assert row["kernel_memory"]["bytes_per_session"] > 176  # an element of the map
+    assert row["first_calls"]["health"]["calls"] > 0

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from control.cli.output import Column, Row, joined, number, write_list, write_one
-from control.cli.units import in_bytes, in_milliseconds, in_time
+from control.units import in_bytes, in_milliseconds, in_time
 
 COLUMNS = (Column("NAME", "name"), number("SIZE", "size", in_bytes))
 

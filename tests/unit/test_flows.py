@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from earshot.relay.v1 import relay_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from control.abi import FlowState
 from control.addresses import Endpoint, to_bytes
 from control.flows import Clock
 from control.model import SessionName
+from control.reports import flow_messages
 
 TICKS = 1 << 32
 ticks = st.integers(0, TICKS - 1)
@@ -120,6 +122,12 @@ class Table:
         return Endpoint(ip_address("10.0.0.1"), 10000 + number)
 
 
+def described(table: Table, name: SessionName, now: Clock) -> pb.Flow:
+    """The table's only flow."""
+    [flow] = flow_messages(table, np.array([1], np.uint32), [name], now)
+    return flow
+
+
 def test_describe() -> None:
     now = Clock.at(100_000_000_000)
     record = {
@@ -135,7 +143,7 @@ def test_describe() -> None:
         "down_packets": 3,
         "down_bytes": 2**40,
     }
-    flow = flows.describe(Table(record), 1, SessionName("t1", "s1"), now)
+    flow = described(Table(record), SessionName("t1", "s1"), now)
     assert flow.flow_id == 90 << 32 | 1
     assert (flow.transceiver, flow.session_id) == ("t1", "s1")
     assert (flow.client.address, flow.client.port) == ("198.51.100.7", 5000)
@@ -149,7 +157,25 @@ def test_describe() -> None:
 
 
 def test_describe_a_vip_that_is_no_longer_known() -> None:
-    flow = flows.describe(
-        Table({"vip": 5, "state": state(FlowState.LIVE)}), 1, SessionName("", ""), Clock.at(0)
-    )
+    flow = described(Table({"vip": 5, "state": state(FlowState.LIVE)}), SessionName("", ""), Clock.at(0))
     assert not flow.HasField("vip")
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0", "198.51.100.7", "2001:db8::7", "::1", "::", "64:ff9b::1"])
+def test_describe_addresses(text: str) -> None:
+    record = {"client_addr": np.void(to_bytes(ip_address(text))), "state": state(FlowState.LIVE)}
+    assert described(Table(record), SessionName("", ""), Clock.at(0)).client.address == text
+
+
+def test_describe_a_flow_that_has_been_silent_for_longer_than_can_be_told() -> None:
+    flow = described(
+        Table({"state": state(FlowState.LIVE)}), SessionName("", ""), Clock(0.0, TICKS - (1 << 17))
+    )
+    assert flow.idle_milliseconds == 2**32 - 1
+
+
+def test_describe_several() -> None:
+    both = Table({"session": 1, "state": state(FlowState.LIVE)})
+    names = [SessionName("t", "a"), SessionName("t", "b")]
+    found = list(flow_messages(both, np.array([1, 0], np.uint32), names, Clock.at(0)))
+    assert [(flow.session_id, flow.relay.port) for flow in found] == [("a", 10001), ("b", 10000)]

@@ -9,7 +9,7 @@ import pytest
 from earshot.relay.v1 import relay_pb2 as pb
 
 from control.addresses import Endpoint
-from control.requests import Code, LocalAddresses, RequestError, check_hello, check_session
+from control.requests import Code, EndpointChecks, LocalAddresses, RequestError, check_hello, check_session
 
 PWD = "p" * 22
 LOCAL = LocalAddresses.of(
@@ -42,7 +42,7 @@ def message(
 @pytest.mark.parametrize("ufrag", ["abcd", "a" * 32, "A+/9"])
 @pytest.mark.parametrize("pwd", ["", PWD, "x" * 256])
 def test_credentials_accepted(ufrag: str, pwd: str) -> None:
-    checked = check_session(message(credentials=[(ufrag, pwd)]), LOCAL)
+    checked = check_session(message(credentials=[(ufrag, pwd)]), EndpointChecks(LOCAL))
     assert [(one.ufrag, one.pwd) for one in checked.credentials] == [(ufrag, pwd.encode())]
 
 
@@ -84,18 +84,20 @@ def test_credentials_accepted(ufrag: str, pwd: str) -> None:
 )
 def test_invalid(wrong: dict[str, object], field: str) -> None:
     with pytest.raises(RequestError) as caught:
-        check_session(message(**wrong), LOCAL)  # type: ignore[arg-type]
+        check_session(message(**wrong), EndpointChecks(LOCAL))  # type: ignore[arg-type]
     assert (caught.value.code, caught.value.field) == (Code.INVALID_ARGUMENT, field)
 
 
 def test_endpoint_of_a_family_without_vip_is_left_out() -> None:
-    checked = check_session(message(endpoints=[("fd00::9", 4000), ("10.0.0.9", 4001)]), ONLY_4)
+    checked = check_session(
+        message(endpoints=[("fd00::9", 4000), ("10.0.0.9", 4001)]), EndpointChecks(ONLY_4)
+    )
     assert checked.endpoints == {"endpoints[1]": Endpoint(ip_address("10.0.0.9"), 4001)}
 
 
 def test_no_endpoint_of_a_family_with_vip() -> None:
     with pytest.raises(RequestError, match="IPv4 only") as caught:
-        check_session(message(endpoints=[("fd00::9", 4000)]), ONLY_4)
+        check_session(message(endpoints=[("fd00::9", 4000)]), EndpointChecks(ONLY_4))
     assert (caught.value.code, caught.value.field) == (Code.FAILED_PRECONDITION, "endpoints")
 
 
@@ -107,8 +109,21 @@ def test_bad_name(name: str) -> None:
 
 
 def test_pwd_is_never_shown() -> None:
-    checked = check_session(message(credentials=[("abcd", "s3cret" * 5)]), LOCAL)
+    checked = check_session(message(credentials=[("abcd", "s3cret" * 5)]), EndpointChecks(LOCAL))
     assert "s3cret" not in repr(checked)
     with pytest.raises(RequestError) as caught:
-        check_session(message(credentials=[("abcd", "s3cret")]), LOCAL)
+        check_session(message(credentials=[("abcd", "s3cret")]), EndpointChecks(LOCAL))
     assert "s3cret" not in str(caught.value)
+
+
+def test_sessions_of_the_same_endpoints_share_them() -> None:
+    checks = EndpointChecks(LOCAL)
+    first, second, third = (
+        check_session(message(session_id, endpoints=[("10.0.0.9", port), ("fd00::9", 4001)]), checks)
+        for session_id, port in (("a", 4000), ("b", 4000), ("c", 4001))
+    )
+    assert first.endpoints is second.endpoints
+    assert third.endpoints["endpoints[0]"] == Endpoint(ip_address("10.0.0.9"), 4001)
+    for _ in range(2):  # what was refused once is refused again
+        with pytest.raises(RequestError):
+            check_session(message(endpoints=[("10.0.0.1", 4000)]), checks)

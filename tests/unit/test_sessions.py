@@ -278,8 +278,8 @@ def test_snapshot_in_parts_removes_what_none_names() -> None:
         add(reg, owner, session_id, ufrag)
     reg.begin_snapshot(owner)
     add(reg, owner, "a", "aaaa")
-    reg.keep(owner, "b")  # named, but refused
-    reg.keep(owner, "unknown")
+    reg.keep(owner, ["b"])  # named, but refused
+    reg.keep(owner, ["unknown"])
     add(reg, owner, "batch", "eeee")  # by a batch in between
     reg.begin_snapshot(owner)
     add(reg, owner, "c", "cccc")
@@ -420,7 +420,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def snapshot(self, name: str, kept: str) -> None:
         owner = self.owner(name)
         self.reg.begin_snapshot(owner)
-        self.reg.keep(owner, kept)
+        self.reg.keep(owner, [kept])
         self.reg.end_snapshot(owner, self.now)
 
     @invariant()
@@ -503,7 +503,7 @@ def test_end_of_a_snapshot_in_slices() -> None:
     for n in range(5):
         add(reg, owner, f"s{n}", f"aaa{n}")
     reg.begin_snapshot(owner)
-    reg.keep(owner, "s3")
+    reg.keep(owner, ["s3"])
     assert [reg.end_snapshot(owner, 0, 2) for _ in range(3)] == [2, 2, 0]
     assert ids(owner) == {"s3"}
     assert owner.snapshot is None

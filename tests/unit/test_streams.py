@@ -66,17 +66,22 @@ async def test_second_stream_closes_the_first() -> None:
     streams.publish(3, numbered(1))
     assert await second.next() == numbered(1)
     streams.remove(3, second)
-    assert not streams.listens(3)
+    assert streams.is_empty
+    assert not streams.admits(3)
 
 
 async def test_drops_are_counted_and_the_absent_are_not() -> None:
     streams = Streams()
     streams.publish(1, numbered(0))
+    assert not streams.admits(1)
     assert streams.dropped_events == 0
     streams.open(1)
     for number in range(5000):
         streams.publish(1, numbered(number))
     assert streams.dropped_events == 5000 - 4096
+    # One that is not even put together counts like one that is.
+    assert not streams.admits(1)
+    assert streams.dropped_events == 5001 - 4096
 
 
 async def test_close_all() -> None:
