@@ -59,6 +59,8 @@ LONG = [
     *(_world(name, "CRASHES=2") for name in ("SAME", "SESSIONS", "SPILT", "REUSE", "RING")),
     *(_world(name, "TSO") for name in ("SAME", "AGAIN", "ASK", "REUSE")),
     _world("SPILT", "ENDINGS=2", "WORD1_BEFORE_WORD0"),
+    _world("REUSE", "KEY_BEFORE_STATE"),
+    _world("AGAIN", "KEY_BEFORE_STATE"),
     _world("THREE", "CRASHES=0"),
     _world("THREE", "ENDINGS=1"),
     # What is wrong, but harms nothing that is claimed.

@@ -12,6 +12,12 @@ inline search()
     do
     :: atomic { i < limit && m[SLOT(i)] == 0 -> i++ }
     :: atomic { i < limit && m[SLOT(i)] != 0 -> v = m[SLOT(i)]; i++ };
+#ifdef KEY_BEFORE_STATE
+        k = m[KEY(v - 1)];
+#define FOUND_KEY k
+#else
+#define FOUND_KEY m[KEY(v - 1)]
+#endif
         atomic {
 #ifdef BREAK_ANY_STATE
             s = LIVE;
@@ -28,7 +34,7 @@ inline search()
         :: else ->
             atomic {
                 if
-                :: m[KEY(v - 1)] == key ->
+                :: FOUND_KEY == key ->
                     if
                     :: s == LIVE ->
                         hit = v; hit_session = m[SESSION(v - 1)];
@@ -243,6 +249,9 @@ proctype xdp(byte me, kind, key, session, kind2, key2, session2)
 {
     byte i, limit, v, s, hit, hit_session, own, head, number, word0, by, by_key, by_session;
     bool entered, stale;
+#ifdef KEY_BEFORE_STATE
+    byte k;
+#endif
     byte again;
 #ifdef BREAK_SPILT_COUNTED_LATE
     bool late;
