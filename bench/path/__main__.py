@@ -3,16 +3,16 @@
 
     scripts/bench path --json FILE
 
-Each candidate stands between two hosts (site.py), all of them at the same time, and is measured in turn. One
-CPU makes all packets, in both directions in turn, each of any flow; relays in user space have
-the other CPUs besides. A row of the result is one candidate, family, size and number of flows:
+Each candidate stands between two hosts (site.py), all of them at the same time, and is measured in turn.
+A row of the result is one candidate, family, size and number of flows:
 
-    pps             packets a second, the highest rate at which at most 0.1 % are lost; flat_out: that is as many as
-                    the generator makes, since all happens on its CPU
+    pps             packets a second, the highest rate at which at most 0.1 % are lost
+    flat_out        that is as many as the generator makes: all happens on its CPU, which is one;
+                    else packets come from all CPUs, and the candidate has them all
     ns, net_ns      CPU time a packet, of everything; and without generator, one link and sink (hop_ns)
     ratio           ns over the blind forwarder's
-    idle, half      round trips in microseconds, one packet at a time and at half of pps: p50 and p99, and what
-                    they are more than without any relay
+    idle, half      round trips in microseconds, one packet at a time and at half of pps: p50 and p99,
+                    and what they are more than without any relay
 """
 
 from __future__ import annotations
@@ -46,20 +46,14 @@ BROKEN_FLOWS = 64
 Row = dict[str, Any]
 
 
-def full(cpu: int) -> Effort:
-    return Effort(cpu, look=0.3, count=0.6, rounds=3, probes=300)
-
-
-def quick(cpu: int) -> Effort:
-    return Effort(cpu, look=0.1, count=0.1, rounds=1, probes=50)
-
-
-def notices(candidate: Candidate, family: int, size: int, cpu: int) -> bool:
+def notices(candidate: Candidate, family: int, size: int, cpus: Sequence[int]) -> bool:
     """Whether the sinks notice that a candidate leads to wrong transceivers."""
-    with Lab() as lab, candidate(lab, Case(family, BROKEN_FLOWS, wrong=True)) as ready:
-        with ready.sources(size) as sources:
-            made = run(ready, sources, 0.05, 20_000, cpu=cpu)
-        return made.wrong > 0
+    with (
+        Lab() as lab,
+        candidate(lab, Case(family, BROKEN_FLOWS, wrong=True)) as ready,
+        ready.sources(size) as sources,
+    ):
+        return run(ready, sources, cpus[:1], 0.05, 20_000).wrong > 0
 
 
 def measure(names: Sequence[str], case: Case, sizes: Sequence[int], effort: Effort) -> Iterator[Row]:
@@ -91,17 +85,18 @@ def figures(meter: Meter, bare: Meter, blind: Meter) -> Row:
     """What a row says. bare: of no relay at all."""
     flat_out = meter.rate is None
     half = meter.pps / 2
-    hop_ns = bare.ns if flat_out else bare.ns_at(meter.pps)
+    hop_ns = bare.ns if flat_out else bare.ns_at(meter.pps, meter.cpus)
     return {
         "pps": round(meter.pps),
         "flat_out": flat_out,
+        "cpus_feeding": len(meter.cpus),
         "loss": round(meter.loss, 6),
         "ns": round(meter.ns, 1),
         "hop_ns": round(hop_ns, 1),
         "net_ns": round(meter.ns - hop_ns, 1),
         "ratio": round(meter.ns / blind.ns, 2),
         "idle": _trips(meter.idle_trips(), bare.idle_trips()),
-        "half": _trips(meter.loaded_trips(half), bare.loaded_trips(half)),
+        "half": _trips(meter.loaded_trips(half, meter.cpus), bare.loaded_trips(half, meter.cpus)),
     }
 
 
@@ -169,12 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: dict[tuple[Any, ...], Row] = {}
     if options.append and options.json and options.json.exists():
         rows = {key(row): row for row in json.loads(options.json.read_text())["rows"]}
-    effort = (quick if options.quick else full)(options.cpu)
+    cpus = tuple(options.cpus)
+    effort = Effort(cpus, look=0.3, count=0.6, rounds=3, probes=300)
+    if options.quick:
+        effort = Effort(cpus, look=0.1, count=0.1, rounds=1, probes=50)
     for name in names:
         # With no relay there is nothing that could be broken.
-        if name != NO_RELAY and not notices(
-            CANDIDATES[name], options.families[0], options.sizes[0], options.cpu
-        ):
+        if name != NO_RELAY and not notices(CANDIDATES[name], options.families[0], options.sizes[0], cpus):
             raise SystemExit(f"{name}: broken on purpose, and nobody noticed")
     print(
         f"{'candidate':10}{'IP':>3}{'bytes':>6}{'flows':>8}{'packets/s':>12}{'ns':>8}{'net':>8}{'ratio':>7}"

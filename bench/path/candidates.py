@@ -50,10 +50,9 @@ class Ready:
     ports: list[int] = field(default_factory=list)
 
     @contextmanager
-    def sources(self, size: int, flows: range | None = None) -> Iterator[tuple[Source, Source]]:
-        """Generators of both directions. size: bytes of an IP packet; flows: those sent, all if None."""
-        flows = flows or range(self.case.flows)
-        forms, site = self.forms(size), self.site
+    def sources(self, size: int) -> Iterator[tuple[Source, Source]]:
+        """Generators of both directions. size: bytes of an IP packet."""
+        forms, flows, site = self.forms(size), self.case.flows, self.site
         a, b = site.clients, site.transceivers
         with (
             closing(Source(a, site.out(a), forms.up, site.macs(a), size, flows)) as up,

@@ -15,18 +15,18 @@ struct settings {
 	struct end src;
 	struct end dst;
 	__u32 ipv6;	  /* 0: IPv4 */
-	__u32 first_flow; /* flows are numbered from here on */
-	__u32 flows;
 	__u32 tag_bytes;  /* before RTP */
 	__u32 listed;	  /* 1: destination ports are those in the map */
 	__u32 ip_sum;	  /* of the IPv4 header, addresses left out */
 	__u32 udp_sum;	  /* of pseudo header, payload, and all else that does not differ */
 };
-const volatile struct settings settings = { .flows = 1 };
+const volatile struct settings settings = {};
 
-/* Written by traffic.py between runs. */
+/* Written by traffic.py between runs; each CPU goes its own way. */
 struct control {
 	__u64 random;	  /* state of a linear congruential generator */
+	__u32 first_flow; /* flows are numbered from here on */
+	__u32 flows;
 	__u32 turn;
 	__u32 in_turn;	  /* 1: each flow once, in order; 0: any, uniformly */
 	__u32 probe_mask; /* one of so many is a probe; 0: each. All ones: none */
@@ -34,7 +34,7 @@ struct control {
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__type(key, __u32);
 	__type(value, struct control);
 	__uint(max_entries, 1);
@@ -63,11 +63,11 @@ static __always_inline __u32 next_flow(struct control *state)
 	if (state->in_turn) {
 		__u32 turn = state->turn++;
 
-		if (state->turn >= settings.flows)
+		if (state->turn >= state->flows)
 			state->turn = 0;
-		return settings.first_flow + turn;
+		return state->first_flow + turn;
 	}
-	return settings.first_flow + (__u32)(((state->random >> 32) * settings.flows) >> 32);
+	return state->first_flow + (__u32)(((state->random >> 32) * state->flows) >> 32);
 }
 
 SEC("xdp")

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from bench.path.candidates import Ready
 from bench.path.traffic import Source
 
 HELPING = 8192  # frames at a time where there is no rate to keep
-TICK = 0.0002  # seconds between two helpings where there is
+TICK = 0.001  # seconds between two helpings where there is
 DRAIN = 0.005  # seconds after the last helping; what is queued for longer is lost
+DEADLINE = 60.0
 
 
 @dataclass(frozen=True)
@@ -49,75 +50,68 @@ class Run:
 
 
 def run(
-    ready: Ready, sources: tuple[Source, ...], seconds: float, rate: float | None = None, *, cpu: int
+    ready: Ready,
+    sources: tuple[Source, Source],
+    cpus: Sequence[int],
+    seconds: float,
+    rate: float | None = None,
+    *,
+    tick: float = TICK,
 ) -> Run:
-    """Load in all directions in turn, by the calling thread, on one CPU.
+    """Load from these CPUs at the same time, each in both directions in turn.
 
-    rate: packets a second, None for as many as the generator can make. Kept with real-time
+    rate: packets a second, None for as many as the generators can make. Kept with real-time
         priority: who sends at a rate is not to wait for who receives.
     """
     tasks = _tasks(ready)
     right, wrong = _arrived(ready)
     used = _cpu_seconds(tasks)
     started = time.monotonic()
-    with pinned(cpu):
+    with ThreadPoolExecutor(len(cpus)) as pool:
         if rate is None:
-            sent = _flat_out(sources, seconds, started)
+            running = [pool.submit(_flat_out, cpu, sources, seconds) for cpu in cpus]
         else:
-            with _real_time():
-                sent = _paced(sources, seconds, rate, started)
+            running = [pool.submit(_paced, cpu, sources, seconds, rate / len(cpus), tick) for cpu in cpus]
+        done = [future.result(DEADLINE) for future in running]
     elapsed = time.monotonic() - started
     time.sleep(DRAIN)
     new_right, new_wrong = _arrived(ready)
-    used = _cpu_seconds(tasks) - used
-    return Run(sent, new_right - right, new_wrong - wrong, elapsed, used)
+    used = _cpu_seconds(tasks) - used + sum(own for _, own in done)
+    return Run(sum(sent for sent, _ in done), new_right - right, new_wrong - wrong, elapsed, used)
 
 
-def _flat_out(sources: tuple[Source, ...], seconds: float, started: float) -> int:
-    sent = 0
+def _flat_out(cpu: int, sources: tuple[Source, Source], seconds: float) -> tuple[int, float]:
+    """In a thread of its own. Returns frames sent, and CPU time."""
+    os.sched_setaffinity(0, {cpu})
+    used, started, sent = time.thread_time(), time.monotonic(), 0
     while time.monotonic() - started < seconds:
         for source in sources:
             source.send(HELPING)
             sent += HELPING
-    return sent
+    return sent, time.thread_time() - used
 
 
-def _paced(sources: tuple[Source, ...], seconds: float, rate: float, started: float) -> int:
+def _paced(
+    cpu: int, sources: tuple[Source, Source], seconds: float, rate: float, tick: float
+) -> tuple[int, float]:
+    """In a thread of its own. Returns frames sent, and CPU time."""
+    os.sched_setaffinity(0, {cpu})
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    used, started = time.thread_time(), time.monotonic()
     sent = turn = 0
     total = int(seconds * rate)
     while sent < total:
         elapsed = time.monotonic() - started
-        due = min(total, int(elapsed * rate) + 1)
         # Far behind: the machine does not make this rate. Then it is not asked to make up for it.
         if elapsed > 2 * seconds:
             break
+        due = min(total, int(elapsed * rate) + 1)
         if due > sent:
-            sources[turn % len(sources)].send(due - sent)
+            sources[turn % 2].send(due - sent)
             turn += 1
             sent = due
-        time.sleep(TICK)
-    return sent
-
-
-@contextmanager
-def pinned(cpu: int) -> Iterator[None]:
-    """The calling thread is on that CPU; children that it starts elsewhere in time are not."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-@contextmanager
-def _real_time() -> Iterator[None]:
-    before = os.sched_getscheduler(0), os.sched_getparam(0)
-    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, *before)
+        time.sleep(tick)
+    return sent, time.thread_time() - used
 
 
 def _arrived(ready: Ready) -> tuple[int, int]:
@@ -135,7 +129,6 @@ def _tasks(ready: Ready) -> list[Path]:
 
 
 def _cpu_seconds(tasks: list[Path]) -> float:
-    """Of the calling thread and these. Soft interrupts count to whom they interrupt: with one CPU's load of
-    packets that is the thread that sent them."""
-    others = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
-    return time.thread_time() + others / 1e9
+    """Of these threads so far. What the kernel does to a packet in soft interrupts counts to the thread
+    that sent it, since that one is interrupted."""
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9

@@ -28,7 +28,8 @@ def _address_words(end: End, flows: Array) -> Array:
     last = int.from_bytes(packed[-4:], "big") + (flows & np.uint32(end.address_mask))
     swapped = last.astype(">u4").view("=u2").reshape(-1, 2)
     fixed = int(np.frombuffer(packed[:-4], "=u2").sum(dtype=np.uint64))
-    return swapped.sum(axis=1, dtype=np.uint64) + np.uint64(fixed)
+    total: Array = swapped.sum(axis=1, dtype=np.uint64) + np.uint64(fixed)
+    return total
 
 
 def _port_word(end: End, flows: Array) -> Array:

@@ -6,8 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from bench.driver import BUILD
 from bench.path.plan import Way
 from control import libbpf
 from control.libbpf import Array
-from control.maps import ArrayMap, MappedArray, PerCpuArray
+from control.maps import MappedArray, PerCpuArray
 from tests.bpf.packets import Datagram
 from tests.lab.host import Host
 
@@ -29,7 +28,10 @@ NO_PROBES, ALL_PROBES = 0xFFFF_FFFF, 0
 _LO = 1
 
 _CONTROL = np.dtype(
-    [("random", "=u8"), ("turn", "=u4"), ("in_turn", "=u4"), ("probe_mask", "=u4"), ("pad", "=u4")]
+    [
+        ("random", "=u8"),
+        *((name, "=u4") for name in ("first_flow", "flows", "turn", "in_turn", "probe_mask", "pad")),
+    ]
 )
 _COUNTS = np.dtype([("right", "=u8"), ("wrong", "=u8")])
 _SAMPLE = np.dtype([("nanoseconds", "=u8")])
@@ -39,9 +41,10 @@ Macs = tuple[bytes, bytes]  # destination, source
 
 
 class Source:
-    """One direction's frames, of any flow of a range, sent out by a host's link.
+    """One direction's frames, of any flow, sent out by a host's link.
 
-    size: bytes of the IP packet (what stands between tag and RTP included).
+    size: bytes of the IP packet (what stands between UDP and RTP included).
+    flows: how many there are.
     ports: destination ports by flow, where the way has no form for them.
     """
 
@@ -52,20 +55,18 @@ class Source:
         way: Way,
         macs: Macs,
         size: int,
-        flows: range,
+        flows: int,
         ports: Sequence[int] = (),
     ) -> None:
-        self._frame = template(way, macs, size)
+        self._frame, self._flows = template(way, macs, size), flows
         family = way.sent[0].address.version
-        with ExitStack() as closing, host.inside():
-            program = closing.enter_context(libbpf.BpfObject(BUILD / "generator.bpf.o"))
+        with libbpf.BpfObject(BUILD / "generator.bpf.o") as program, host.inside():
             program.set_max_entries("ports", max(1, len(ports)))
-            ip_sum, udp_sum = _sums(self._frame, family)
             program.set_rodata(
                 self._frame[:HEAD_BYTES]
                 + b"".join(end.pack() for end in way.sent)
-                + struct.pack("=IIIII", family == 6, flows.start, len(flows), len(way.sent_tag), bool(ports))
-                + struct.pack("=II4x", ip_sum, udp_sum)
+                + struct.pack("=III", family == 6, len(way.sent_tag), bool(ports))
+                + struct.pack("=II4x", *_sums(self._frame, family))
             )
             program.load()
             libbpf.update(
@@ -80,20 +81,36 @@ class Source:
                 program.program_fd("generate"), _LO, libbpf.XDP_FLAGS_SKB_MODE
             )
             self._program = os.dup(program.program_fd("generate"))
-            self._control = ArrayMap(os.dup(program.map_fd("control")), _CONTROL)
+            self._control_fd = os.dup(program.map_fd("control"))
         self.set()
 
     def close(self) -> None:
-        for fd in (self._link, self._program, self._control.fd):
+        for fd in (self._link, self._program, self._control_fd):
             os.close(fd)
 
-    def set(self, *, in_turn: bool = False, probe_mask: int = NO_PROBES) -> None:
-        """in_turn: each flow once, in order. probe_mask: one frame of so many is a probe."""
-        state = np.zeros(1, _CONTROL)
-        state["random"], state["in_turn"], state["probe_mask"] = 1, in_turn, probe_mask
-        self._control.put(0, state)
+    def set(
+        self,
+        *,
+        in_turn: bool = False,
+        probe_mask: int = NO_PROBES,
+        shares: Mapping[int, range] | None = None,
+    ) -> None:
+        """What each CPU sends from now on.
+
+        Args:
+            in_turn: each flow once, in order.
+            probe_mask: one frame of so many is a probe.
+            shares: the flows that a CPU sends, where it is not all.
+        """
+        state = np.zeros(libbpf.possible_cpus(), _CONTROL)
+        state["random"] = 1 + np.arange(len(state))
+        state["in_turn"], state["probe_mask"], state["flows"] = in_turn, probe_mask, self._flows
+        for cpu, flows in (shares or {}).items():
+            state["first_flow"][cpu], state["flows"][cpu] = flows.start, len(flows)
+        libbpf.update(self._control_fd, bytes(4), state.tobytes())
 
     def send(self, frames: int) -> None:
+        """By the CPU that this runs on."""
         libbpf.run_live_frames(self._program, self._frame, frames)
 
 

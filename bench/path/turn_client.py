@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from aioice import stun
@@ -61,8 +62,8 @@ def _client(host: Host, address: IPAddress, port: int, server: tuple[str, int]) 
     return made
 
 
-def _request(method: stun.Method, attributes: dict[str, object]) -> stun.Message:
-    return stun.Message(method, stun.Class.REQUEST, attributes=attributes)
+def _request(method: stun.Method, attributes: Mapping[str, object]) -> stun.Message:
+    return stun.Message(method, stun.Class.REQUEST, attributes=dict(attributes))
 
 
 def _ask(sockets: list[socket.socket], requests: list[stun.Message]) -> list[stun.Message]:
