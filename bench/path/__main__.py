@@ -150,10 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--families", type=_numbers, default=[4, 6], help="(default: 4,6)")
     parser.add_argument("--quick", action="store_true", help="one short run of each: to see that all works")
     parser.add_argument(
-        "--cpu",
-        type=int,
-        default=max(os.sched_getaffinity(0)),
-        help="that makes packets (default: %(default)s)",
+        "--cpus",
+        type=_numbers,
+        default=sorted(os.sched_getaffinity(0), reverse=True),
+        help="that make packets; the first one alone for what forwards in the kernel (default: all)",
     )
     options = parser.parse_args(arguments)
     asked = options.candidates.split(",")
