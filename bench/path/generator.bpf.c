@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /*
- * Makes load: run on live frames (BPF_F_TEST_XDP_LIVE_FRAMES), it writes the headers of some flow into each
- * and sends it out by a link. All of the headers, each time: frames come back as their receivers left
- * them. It computes a flow's addresses and ports instead of looking them up, so that it takes no cache
- * from what is measured; checksums are right, for those who verify them.
+ * Makes load: writes the headers of some flow into each frame. All of the headers, each time: frames come back
+ * as their receivers left them. It computes a flow's addresses and ports instead of looking them up, so
+ * that it takes no cache from what is measured; checksums are right, for those who verify them.
+ *
+ * generate() is run on live frames (BPF_F_TEST_XDP_LIVE_FRAMES) and sends them out by a link; drive() is run on
+ * one packet over and over, and tail-calls what is measured.
  */
 #include "wire.h"
 
@@ -70,8 +72,15 @@ static __always_inline __u32 next_flow(struct control *state)
 	return state->first_flow + (__u32)(((state->random >> 32) * state->flows) >> 32);
 }
 
-SEC("xdp")
-int generate(struct xdp_md *ctx)
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+	__uint(max_entries, 1);
+} under_test SEC(".maps");
+
+/* Whether it could. */
+static __always_inline int write_packet(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	__u32 header = ETH_HLEN + (settings.ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
@@ -84,7 +93,7 @@ int generate(struct xdp_md *ctx)
 	struct control *state = bpf_map_lookup_elem(&control, &zero);
 
 	if (!state || (void *)(words + HEAD_WORDS) > end || (void *)(rtp + 1) > end)
-		return XDP_ABORTED;
+		return 0;
 	flow = next_flow(state);
 	src = address_of(&settings.src, flow);
 	dst = address_of(&settings.dst, flow);
@@ -94,7 +103,7 @@ int generate(struct xdp_md *ctx)
 		__u64 *port = bpf_map_lookup_elem(&ports, &flow);
 
 		if (!port)
-			return XDP_ABORTED;
+			return 0;
 		dport = bpf_htons(*port);
 	}
 	if (!(((__u32)state->random >> 8) & state->probe_mask)) {
@@ -126,7 +135,21 @@ int generate(struct xdp_md *ctx)
 	udp->check = checksum(sum);
 	if (!udp->check)
 		udp->check = 0xffff;
-	return bpf_redirect_map(&out, 0, 0);
+	return 1;
+}
+
+SEC("xdp")
+int generate(struct xdp_md *ctx)
+{
+	return write_packet(ctx) ? bpf_redirect_map(&out, 0, 0) : XDP_ABORTED;
+}
+
+SEC("xdp")
+int drive(struct xdp_md *ctx)
+{
+	if (write_packet(ctx))
+		bpf_tail_call(ctx, &under_test, 0);
+	return XDP_ABORTED;
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -40,52 +40,38 @@ _PORT = np.dtype([("port", "=u8")])
 Macs = tuple[bytes, bytes]  # destination, source
 
 
-class Source:
-    """One direction's frames, of any flow, sent out by a host's link.
+class Packets:
+    """One direction's packets, of any flow: generator.bpf.c, loaded.
 
     size: bytes of the IP packet (what stands between UDP and RTP included).
     flows: how many there are.
     ports: destination ports by flow, where the way has no form for them.
     """
 
-    def __init__(
-        self,
-        host: Host,
-        interface: str,
-        way: Way,
-        macs: Macs,
-        size: int,
-        flows: int,
-        ports: Sequence[int] = (),
-    ) -> None:
-        self._frame, self._flows = template(way, macs, size), flows
+    def __init__(self, way: Way, macs: Macs, size: int, flows: int, ports: Sequence[int] = ()) -> None:
+        self.frame, self._flows = template(way, macs, size), flows
         family = way.sent[0].address.version
-        with libbpf.BpfObject(BUILD / "generator.bpf.o") as program, host.inside():
+        with libbpf.BpfObject(BUILD / "generator.bpf.o") as program:
             program.set_max_entries("ports", max(1, len(ports)))
             program.set_rodata(
-                self._frame[:HEAD_BYTES]
+                self.frame[:HEAD_BYTES]
                 + b"".join(end.pack() for end in way.sent)
                 + struct.pack("=III", family == 6, len(way.sent_tag), bool(ports))
-                + struct.pack("=II4x", *_sums(self._frame, family))
+                + struct.pack("=II4x", *_sums(self.frame, family))
             )
             program.load()
-            libbpf.update(
-                program.map_fd("out"), bytes(4), struct.pack("=I", socket.if_nametoindex(interface))
-            )
             if ports:
                 listed = MappedArray(program.map_fd("ports"), _PORT)
                 listed.array["port"] = ports
                 listed.close()
-            # Attached somewhere, or each helping would begin with a rebuild of the kernel's XDP dispatcher.
-            self._link = libbpf.create_xdp_link(
-                program.program_fd("generate"), _LO, libbpf.XDP_FLAGS_SKB_MODE
+            self.generate, self.drive = (os.dup(program.program_fd(name)) for name in ("generate", "drive"))
+            self.out, self.under_test, self._control = (
+                os.dup(program.map_fd(name)) for name in ("out", "under_test", "control")
             )
-            self._program = os.dup(program.program_fd("generate"))
-            self._control_fd = os.dup(program.map_fd("control"))
         self.set()
 
     def close(self) -> None:
-        for fd in (self._link, self._program, self._control_fd):
+        for fd in (self.generate, self.drive, self.out, self.under_test, self._control):
             os.close(fd)
 
     def set(
@@ -107,11 +93,35 @@ class Source:
         state["in_turn"], state["probe_mask"], state["flows"] = in_turn, probe_mask, self._flows
         for cpu, flows in (shares or {}).items():
             state["first_flow"][cpu], state["flows"][cpu] = flows.start, len(flows)
-        libbpf.update(self._control_fd, bytes(4), state.tobytes())
+        libbpf.update(self._control, bytes(4), state.tobytes())
+
+
+class Source(Packets):
+    """Packets that are sent out by a host's link."""
+
+    def __init__(
+        self,
+        host: Host,
+        interface: str,
+        way: Way,
+        macs: Macs,
+        size: int,
+        flows: int,
+        ports: Sequence[int] = (),
+    ) -> None:
+        super().__init__(way, macs, size, flows, ports)
+        with host.inside():
+            libbpf.update(self.out, bytes(4), struct.pack("=I", socket.if_nametoindex(interface)))
+            # Attached somewhere, or each helping would begin with a rebuild of the kernel's XDP dispatcher.
+            self._link = libbpf.create_xdp_link(self.generate, _LO, libbpf.XDP_FLAGS_SKB_MODE)
+
+    def close(self) -> None:
+        os.close(self._link)
+        super().close()
 
     def send(self, frames: int) -> None:
         """By the CPU that this runs on."""
-        libbpf.run_live_frames(self._program, self._frame, frames)
+        libbpf.run_live_frames(self.generate, self.frame, frames)
 
 
 class Sink:
