@@ -20,11 +20,13 @@ class Case:
     """What a candidate is set up for.
 
     wrong: it is broken on purpose, and leads to the neighbours of the right transceivers.
+    pass_on: what came as it should have goes on to the host, where a test may look at it.
     """
 
     family: int
     flows: int
     wrong: bool = False
+    pass_on: bool = False
 
     @property
     def backend(self) -> IPAddress:
@@ -64,10 +66,11 @@ class Ready:
 @contextmanager
 def ends(site: Site, forms: Callable[[int], Forms], case: Case) -> Iterator[tuple[Sink, Sink]]:
     """The sinks of a site: what goes up, and what goes down."""
-    due = forms(0)
+    due, flows, pass_on = forms(0), case.flows, case.pass_on
+    a, b = site.clients, site.transceivers
     with (
-        closing(Sink(site.transceivers, site.out(site.transceivers), due.up, case.flows, echo=True)) as up,
-        closing(Sink(site.clients, site.out(site.clients), due.down, case.flows)) as down,
+        closing(Sink(b, site.out(b), due.up, flows, echo=True, pass_on=pass_on)) as up,
+        closing(Sink(a, site.out(a), due.down, flows, pass_on=pass_on)) as down,
     ):
         yield up, down
 

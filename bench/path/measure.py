@@ -19,8 +19,8 @@ from control.libbpf import Array
 LOSS_MAX = 0.001
 FIRST_RATE = 25_000
 STEPS = 5  # halvings of the last octave: to 3 % of the rate
-LOWERED = 0.95
-RETRIES = 8
+LOWERED = 0.93
+RETRIES = 20
 PROBE_INTERVAL = 0.002
 DRAIN = 0.02
 HALF_LOAD_PROBES = 63  # one of 64

@@ -15,7 +15,7 @@ struct settings {
 	__u32 tag_bytes;
 	__u32 any_port; /* 1: the source port may be any */
 	__u32 echo;	/* 1: probes go back */
-	__u32 pad;
+	__u32 pass_on;	/* 1: what was right passes, for a test to look at */
 };
 const volatile struct settings settings = { .flows = 1 };
 
@@ -143,7 +143,7 @@ int sink(struct xdp_md *ctx)
 			return send_back(ctx, eth, udp);
 		note(rtp->sent);
 	}
-	return XDP_DROP;
+	return settings.pass_on ? XDP_PASS : XDP_DROP;
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -125,14 +125,27 @@ class Source(Packets):
 
 
 class Sink:
-    """The end of one direction, at a host's link."""
+    """The end of one direction, at a host's link.
 
-    def __init__(self, host: Host, interface: str, way: Way, flows: int, *, echo: bool = False) -> None:
+    echo: probes go back.
+    pass_on: what was right goes on to the host, where a test may look at it.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        interface: str,
+        way: Way,
+        flows: int,
+        *,
+        echo: bool = False,
+        pass_on: bool = False,
+    ) -> None:
         with libbpf.BpfObject(BUILD / "sink.bpf.o") as program, host.inside():
             program.set_rodata(
                 b"".join(end.pack() for end in way.due)
                 + struct.pack("=II", way.sent[0].address.version == 6, flows)
-                + struct.pack("=IIII", way.due_tag_bytes, way.any_port, echo, 0)
+                + struct.pack("=IIII", way.due_tag_bytes, way.any_port, echo, pass_on)
             )
             program.load()
             ifindex = socket.if_nametoindex(interface)
