@@ -97,6 +97,8 @@ def nftables(lab: Lab, case: Case) -> Iterator[Ready]:
     relay.sysctl("net.ipv4.ip_forward", 1)
     relay.sysctl("net.ipv6.conf.all.forwarding", 1)
     relay.sysctl("net.netfilter.nf_conntrack_checksum", 0)
+    for name in ("timeout", "timeout_stream"):
+        relay.sysctl(f"net.netfilter.nf_conntrack_udp_{name}", 3600)  # no flow ends between two runs
     relay.nft(_rules(case))
 
     def forms(size: int) -> Forms:
