@@ -243,6 +243,19 @@ def test_a_flow_that_is_confirmed_before_its_turn_lives(monkeypatch: pytest.Monk
     assert world.table.kind(2) == FlowState.LIVE
 
 
+def test_flows_that_no_scan_has_seen_end_with_their_session_too() -> None:
+    world = World()
+    a, b = world.add("a"), world.add("b")
+    world.table.bind(1, a, world.now())
+    world.scan()
+    world.table.bind(2, a, world.now())
+    world.table.bind(3, a, world.now(), FlowState.PROVISIONAL)
+    world.table.bind(4, b, world.now())
+    world.remove("a")
+    kinds = [world.table.kind(number) for number in (1, 2, 3, 4)]
+    assert kinds == [FlowState.DEAD, FlowState.DEAD, FlowState.DEAD, FlowState.LIVE]
+
+
 def test_a_record_that_is_used_again_belongs_to_its_new_session_alone() -> None:
     world = World()
     a, b = world.add("a"), world.add("b")
