@@ -113,7 +113,7 @@ class Reaper:
         """Ends the flows of sessions that are no longer there, or no longer at that backend.
 
         Those that scans have seen are in the lists; to find the few that none has seen yet takes a look at
-        all state words: with a million flows 4 ms, a quarter of what it would take without lists.
+        all state words: with a million flows 3 ms, a fifth of what it would take without lists.
         """
         sessions: dict[int, Session] = {}
         pairs: list[tuple[int, int]] = []
