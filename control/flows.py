@@ -75,21 +75,6 @@ def idle(flows: Records, numbers: Numbers, now_ticks: int, limit_ticks: int) -> 
     return numbers[idle_ticks(flows, numbers, now_ticks) >= limit_ticks]
 
 
-def newly_bound(states: NDArray[np.uint32], seen: NDArray[np.uint32]) -> Numbers:
-    """Live records that were not, or were another binding, when `seen` was taken.
-
-    A state word holds the second of binding, and a record is not bound twice within one second.
-    """
-    live = (states & _STATE_MASK) == abi.FlowState.LIVE
-    return np.flatnonzero(live & (states != seen)).astype(np.uint32)
-
-
-def unconfirmed(states: NDArray[np.uint32], before: int) -> Numbers:
-    """Provisional records that were bound before that second of CLOCK_MONOTONIC."""
-    held = in_state(states, abi.FlowState.PROVISIONAL)
-    return held[states[held] >> np.uint32(abi.FLOW_STATE_BITS) < before]
-
-
 def of_sessions(flows: Records, numbers: Numbers, pairs: Iterable[tuple[int, int]]) -> Numbers:
     """Those of the records that belong to one of these pairs of session number and backend."""
     wanted = np.array([session << 16 | backend for session, backend in pairs], np.uint64)

@@ -62,23 +62,6 @@ def test_in_state() -> None:
     assert flows.in_state(states, FlowState.LIVE, FlowState.SUPERSEDED).tolist() == [2, 3]
 
 
-def test_newly_bound() -> None:
-    before = np.array(
-        [0, state(FlowState.LIVE, 5), state(FlowState.LIVE, 5), 0, state(FlowState.DEAD, 5)], np.uint32
-    )
-    after = np.array(
-        [
-            state(FlowState.LIVE, 9),  # new
-            state(FlowState.LIVE, 5),  # the same as before
-            state(FlowState.LIVE, 8),  # ended, freed and bound again in between
-            state(FlowState.BINDING, 9),
-            state(FlowState.SUPERSEDED, 5),
-        ],
-        np.uint32,
-    )
-    assert flows.newly_bound(after, before).tolist() == [0, 2]
-
-
 def test_of_sessions_takes_pairs() -> None:
     records = table(
         {"session": 1, "backend": 1},

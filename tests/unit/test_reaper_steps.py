@@ -249,6 +249,19 @@ def test_a_flow_that_is_confirmed_before_its_turn_lives(monkeypatch: pytest.Monk
     assert world.table.kind(2) == FlowState.LIVE
 
 
+def test_flows_that_no_scan_has_seen_end_with_their_session_too() -> None:
+    world = World()
+    a, b = world.add("a"), world.add("b")
+    world.table.bind(1, a, world.now())
+    world.scan()
+    world.table.bind(2, a, world.now())
+    world.table.bind(3, a, world.now(), FlowState.PROVISIONAL)
+    world.table.bind(4, b, world.now())
+    world.remove("a")
+    kinds = [world.table.kind(number) for number in (1, 2, 3, 4)]
+    assert kinds == [FlowState.DEAD, FlowState.DEAD, FlowState.DEAD, FlowState.LIVE]
+
+
 def test_a_record_that_is_used_again_belongs_to_its_new_session_alone() -> None:
     world = World()
     a, b = world.add("a"), world.add("b")
@@ -315,20 +328,26 @@ words = st.integers(0, TICKS - 1)
     limit=st.integers(1, 1 << 20),
     before=st.integers(-5, 1 << 28),
 )
-def test_look_as_the_plain_functions_say(
+def test_look_beside_a_look_at_one_record_after_the_other(
     records: list[tuple[int, int, bool]], now: int, limit: int, before: int
 ) -> None:
     table = np.zeros(len(records), abi.FLOW)
     table["state"] = [state for state, _, _ in records]
     table["last_seen"] = [seen for _, seen, _ in records]
     seen = np.array([state if same else state ^ 1 << 9 for state, _, same in records], np.uint32)
-    states, former = table["state"].copy(), seen.copy()
+    kinds = [state % 16 for state, _, _ in records]
     found = look(table, seen, 0, Limits(now, limit, before))
-    live = flows.in_state(states, FlowState.LIVE)
+    live = np.array([n for n, kind in enumerate(kinds) if kind == FlowState.LIVE], np.uint32)
     assert found.idle.tolist() == flows.idle(table, live, now, limit).tolist()
-    assert found.superseded.tolist() == flows.in_state(states, FlowState.SUPERSEDED).tolist()
-    assert found.unconfirmed.tolist() == flows.unconfirmed(states, before).tolist()
-    held = flows.in_state(states, FlowState.PROVISIONAL)
-    appeared = [*flows.newly_bound(states, former), *held[states[held] != former[held]]]
-    assert found.appeared.tolist() == sorted(appeared)
-    assert seen.tolist() == states.tolist()
+    assert found.superseded.tolist() == [n for n, kind in enumerate(kinds) if kind == FlowState.SUPERSEDED]
+    assert found.unconfirmed.tolist() == [
+        n
+        for n, (state, _, _) in enumerate(records)
+        if kinds[n] == FlowState.PROVISIONAL and state >> abi.FLOW_STATE_BITS < before
+    ]
+    assert found.appeared.tolist() == [
+        n
+        for n, (_, _, same) in enumerate(records)
+        if kinds[n] in (FlowState.LIVE, FlowState.PROVISIONAL) and not same
+    ]
+    assert seen.tolist() == [state for state, _, _ in records]
