@@ -3,8 +3,8 @@
 
     .venv/bin/python -m bench.path.caches
 
-Each line is a table made anew, so with its records elsewhere in memory. Nanoseconds of CPU time a packet, everything
-included, beside the blind forwarder.
+Each line is a table made anew, so with its records elsewhere in memory. Nanoseconds of CPU time a packet,
+everything included, beside the blind forwarder.
 """
 
 from __future__ import annotations
