@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from bench.path import caches
 from bench.path.__main__ import CANDIDATES, NO_RELAY
 from bench.path.candidates import Case, Ready
 from bench.path.load import Run, run
@@ -220,3 +221,11 @@ def test_a_short_run_of_scaling(tmp_path: Path) -> None:
     )
     assert "flow->up_packets++" in listed.stdout
     assert "counter->packets++" in listed.stdout
+
+
+def test_a_short_look_at_caches(capsys: pytest.CaptureFixture[str]) -> None:
+    caches.main(["--flows", "100", "--few", "10", "--tables", "1"])
+    heads, figures = capsys.readouterr().out.splitlines()
+    assert len(figures.split()) == 4
+    assert all(float(figure) > 0 for figure in figures.split())
+    assert "blind" in heads
