@@ -84,8 +84,8 @@ def entered() -> Iterator[Entered]:
             enter_session(datapath, b"cccc", 2, 0, b"call-2")
             enter_session(datapath, b"dddd", 3, 1, b"call-2")
             bound = enter_flow(datapath, 7, "198.51.100.7:40000", 1)
-            second_relay = 1 << datapath.port_bits
-            enter_flow(datapath, second_relay | 9, "[2001:db8:c::7]:41000", 3, age=1)
+            second = datapath.layout.number(1, datapath.layout.port_min + 9)
+            enter_flow(datapath, second, "[2001:db8:c::7]:41000", 3, age=1)
         yield Entered(site, bound)
 
 
