@@ -166,7 +166,7 @@ def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
 def memory_need(config: Config) -> memory.Need:
     """What a configuration takes of the host; of maps, those that are not pinned yet."""
     with BpfObject(object_path()) as program:
-        for name, entries in map_sizes(config, _wanted_layout(config)).items():
+        for name, entries in map_sizes(config).items():
             program.set_max_entries(name, entries)
         made = [name for name in program.map_names() if os.path.lexists(config.pin_path / name)]
         return _need(program, config, made)
@@ -177,12 +177,12 @@ def _need(program: BpfObject, config: Config, made: Collection[str]) -> memory.N
     return memory.need(program.map_shapes(), made, config.max_sessions, flows, libbpf.possible_cpus())
 
 
-def map_sizes(config: Config, layout: Layout) -> dict[str, int]:
+def map_sizes(config: Config) -> dict[str, int]:
     """Entries of the maps whose size follows from the configuration."""
     return {
         "sessions_v1": config.max_sessions,
         "backends_v1": config.max_backends + 1,  # entry 0 is not used
-        **layout.sizes(),
+        **_wanted_layout(config).sizes(),
     }
 
 
@@ -193,7 +193,7 @@ def _set_up(program: BpfObject, config: Config) -> tuple[Layout, set[str]]:
         ConfigError: what has to be made is more than the host has memory for.
     """
     layout = _layout(config)
-    sizes = map_sizes(config, layout)
+    sizes = map_sizes(config)
     settings = program_settings(layout)
     for budget, tokens, seconds in (
         ("source", 2 * config.source_requests_per_second, 2),

@@ -236,7 +236,7 @@ def test_datapath_status(entered: Entered) -> None:
     maps = {row["map"]: row for row in report["maps"]}
     assert maps["sessions_v1"]["max_entries"] == 100
     assert maps["sessions_v1"]["type"] == "hash"
-    assert maps["flows_v1"]["memory_bytes"] >= 64 * 20_000
+    assert maps["flows_v2"]["memory_bytes"] >= 64 * 20_000
     assert report["memory_bytes"] == sum(row["memory_bytes"] for row in report["maps"])
     table = earshot(site, "datapath", "status").table
     assert [line[2] for line in table if line and line[0] in site.interfaces] == ["native", "native"]
