@@ -47,7 +47,7 @@
 #endif
 
 #ifdef SETUP_SPILT
-/* One entry is spilt, a second one is added and removed while the first is looked for. */
+/* One entry is spilt; a second one is added and removed while the first is looked for. */
 #define RECORDS 3
 #define NEXT_SLOTS 2
 #define SETUP RECORD(0, 2, 3, LIVE, 0) RECORD(1, 1, 1, LIVE, 1) m[WORD0(0)] = 2;
@@ -87,7 +87,7 @@
 #endif
 
 #ifdef SETUP_THREE
-/* Nightly: two CPUs bind a bound client for other sessions, a third carries its packets. */
+/* Two CPUs bind a bound client for other sessions, a third carries its packets. */
 #define RECORDS 3
 #define HOME_SLOTS 2
 #define SETUP RECORD(0, 1, 3, LIVE, 1)

@@ -57,7 +57,7 @@ inline search()
         v = SPILT(m[WORD0(0)]);
         atomic { v = (v != m[WORD1(0)] -> SLOTS : 0); i = (v -> i : 0); limit = v; v = 0 }
 #elif defined(WORD1_BEFORE_WORD0)
-        /* As good as one load: both only grow, so if they are the same, they were in between. */
+        /* As good as one load: what was read of removed can be too little since, never too much. */
         v = m[WORD1(0)];
         atomic { v = (v != SPILT(m[WORD0(0)]) -> SLOTS : 0); i = (v -> i : 0); limit = v; v = 0 }
 #else
