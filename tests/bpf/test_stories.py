@@ -14,7 +14,7 @@ from control.datapath import STATE_MASK
 from tests.bpf import stun, world
 from tests.bpf.case import DTLS, answer, from_backend, from_client, request, to_backend, to_client
 from tests.bpf.packets import Datagram
-from tests.bpf.rig import Rig, flow_key
+from tests.bpf.rig import Rig, flow_key, hop_key
 from tests.bpf.world import ALICE, ALICE_AGAIN, BACKENDS, BOB, CAROL, CLIENTS, DAVE, FAMILIES, Family
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
@@ -125,6 +125,20 @@ def test_clients_behind_one_gateway_share_a_hop(rig: Rig, family: Family) -> Non
     state = rig.snapshot()
     assert state.free_hops == list(world.FREE_HOPS[1:])
     assert len(state.hop_index) == 1
+
+
+def test_a_hop_that_the_daemon_has_taken_back(rig: Rig, family: Family) -> None:
+    """No CPU goes on using what it remembers of the gateway."""
+    hops, key = [], hop_key(family.gateway, rig.ifindex[CLIENTS])
+    for number in range(3):
+        client = family.distant._replace(port=family.distant.port + number)
+        assert rig.run(request(family, client=client).frame()).reason == Reason.FORWARD_BOUND
+        hops.append(int(rig.datapath.flows["client_hop"][family.free[number]]))
+        if number == 1:
+            rig.datapath.hop_index.delete(key)
+            rig.datapath.hops["taken_back"][0] += 1
+    assert hops == [world.FREE_HOPS[0], world.FREE_HOPS[0], world.FREE_HOPS[1]]
+    assert rig.snapshot().hop_index == {key: world.FREE_HOPS[1]}
 
 
 def test_ended_and_freed(rig: Rig, family: Family) -> None:
