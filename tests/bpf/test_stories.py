@@ -104,20 +104,6 @@ def test_a_client_that_roams_has_two_flows(rig: Rig, family: Family) -> None:
     assert down(rig, family, from_backend(family, record=first)) == Reason.FORWARD_TO_CLIENT
 
 
-def test_a_hop_that_was_taken_back_is_not_remembered(rig: Rig, family: Family) -> None:
-    """Its number may be another's by then: the CPU that came upon it last asks the index again."""
-    first, second, *_ = world.FREE_HOPS
-    hops, index = rig.datapath.hops, rig.datapath.hop_index
-    assert rig.run(request(family).frame()).reason == Reason.FORWARD_BOUND
-    assert hops["ifindex"][first]
-    [key] = index.keys()
-    index.delete(key)
-    hops["taken_back"][0] += 1
-    assert rig.run(request(family).frame()).reason == Reason.FORWARD_TO_TRANSCEIVER
-    assert rig.snapshot().hop_index == {key: second}
-    assert rig.datapath.flows["client_hop"][family.free[0]] == second
-
-
 def test_clients_behind_one_gateway_share_a_hop(rig: Rig, family: Family) -> None:
     for number in range(2):
         client = family.distant._replace(port=family.distant.port + number)
