@@ -111,12 +111,12 @@ def rows(shapes: Sequence[Shape], wanted: Callable[[str], bool], effort: Effort)
 
 
 def _new_flows(clients: HostLink, shape: Shape, effort: Effort) -> Row:
-    """In a table that is a quarter full at first and at most three quarters full at last.
+    """In a table that is a tenth full at first and at most nine tenths full at last.
 
     A small table is filled so often that as many packets are measured as elsewhere, or nearly. The
-    first quarter is not timed: short runs would measure how cold the caches are.
+    first tenth is not timed: short runs would measure how cold the caches are.
     """
-    count = min(effort.repeat, shape.flows // 2)
+    count = min(effort.repeat, shape.flows * 8 // 10)
     rounds = effort.rounds * max(1, min(_REFILLS, effort.repeat // count))
     with closing(Table(shape)) as table:
         table.let_bind(clients)
@@ -125,7 +125,7 @@ def _new_flows(clients: HostLink, shape: Shape, effort: Effort) -> Row:
             table,
             Stream(GOOD, in_turn=True),
             (Reason.FORWARD_BOUND,),
-            Effort(count, rounds, warm_up=shape.flows // 4),
+            Effort(count, rounds, warm_up=shape.flows // 10),
             prepare=table.empty,
         )
 
