@@ -80,15 +80,15 @@ class Microphone(MediaStreamTrack):  # type: ignore[misc]  # aiortc is untyped t
         self.ended = asyncio.Event()
         self._packets = packets
         self._next = 0
-        self._started = 0.0
+        self.started = 0.0
 
     async def recv(self) -> Any:
         if self.readyState != "live":
             raise MediaStreamError
         clock = asyncio.get_running_loop().time
         if self._next == 0:
-            self._started = clock()
-        await asyncio.sleep(self._started + self._next * FRAME / RATE - clock())
+            self.started = clock()
+        await asyncio.sleep(self.started + self._next * FRAME / RATE - clock())
         packet = av.Packet(self._packets[min(self._next, len(self._packets) - 1)])
         packet.pts = self._next * FRAME
         packet.time_base = Fraction(1, RATE)

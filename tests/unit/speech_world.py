@@ -95,11 +95,12 @@ async def backend(script: Script) -> AsyncIterator[tuple[str, Scripted]]:
 class Talker:
     """A client in a call: what it was told, and what it heard."""
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Any, microphone: Microphone) -> None:
         self._channel = channel
+        self._microphone = microphone
         self.events: list[dict[str, Any]] = []
         self.heard = np.zeros(0, np.float32)  # without the pauses that were not sent
-        self.loud_at = float("-inf")
+        self.loud: list[float] = []  # when there was something to hear
         channel.on("message", lambda text: self.events.append(json.loads(text)))
 
     def send(self, message: str | bytes) -> None:
@@ -124,7 +125,11 @@ class Talker:
             samples = frame.to_ndarray().reshape(-1)[::2] / np.float32(32768)
             self.heard = np.concatenate([self.heard, samples])
             if np.abs(samples).max() > 0.02:
-                self.loud_at = asyncio.get_running_loop().time()
+                self.loud.append(asyncio.get_running_loop().time())
+
+    def played_until(self, sample: int) -> float:
+        """When a sample of the sound was played, by the loop's clock."""
+        return self._microphone.started + sample / RATE
 
     def loud_seconds(self) -> float:
         """How much of what was heard was not silence."""
@@ -136,8 +141,9 @@ class Talker:
 async def talking(transceiver: Transceiver, sound: Samples = QUIET, query: str = "") -> AsyncIterator[Talker]:
     """A call in which `sound` is played once, then silence; hung up at the end unless it has ended."""
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
-    peer.addTrack(Microphone(await asyncio.to_thread(encode, np.concatenate([sound, QUIET]))))
-    talker = Talker(peer.createDataChannel("earshot"))
+    microphone = Microphone(await asyncio.to_thread(encode, np.concatenate([sound, QUIET])))
+    peer.addTrack(microphone)
+    talker = Talker(peer.createDataChannel("earshot"), microphone)
     bind_to(peer, CLIENT)
     listening: list[asyncio.Task[None]] = []
     peer.on("track", lambda track: listening.append(asyncio.create_task(talker.listen(track))))
