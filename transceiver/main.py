@@ -107,6 +107,7 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 )
 @click.option("--http-certificate", type=_FILE, help="For HTTPS: the certificate chain, PEM.")
 @click.option("--http-key", type=_FILE, help="Its private key, PEM.")
+@click.option("--page/--no-page", default=True, help="Whether there is a page to call from, at /.")
 @click.option(
     "--auth-token-file",
     type=_FILE,
@@ -206,6 +207,7 @@ def main(
     http: Endpoint,
     http_certificate: Path | None,
     http_key: Path | None,
+    page: bool,
     auth_token_file: Path | None,
     cors_origins: tuple[str, ...],
     backends: tuple[str, ...],
@@ -254,7 +256,7 @@ def main(
         relay=target,
         name=name,
         http=http,
-        web=Web(cors_origins, auth_token_file, http_certificate, http_key),
+        web=Web(page, cors_origins, auth_token_file, http_certificate, http_key),
         media_addresses=media_addresses,
         media_port=media_port,
         backends=speech,

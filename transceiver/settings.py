@@ -16,6 +16,7 @@ from transceiver.speech.remote import Policy
 class Web:
     """How HTTP is served."""
 
+    page: bool = True
     origins: tuple[str, ...] = ("*",)  # that browsers may call from
     tokens: Path | None = None
     certificate: Path | None = None  # and key: HTTPS

@@ -8,6 +8,7 @@
     DELETE /whip/sessions/ID      ends the call
     OPTIONS /whip/sessions/ID     what may be patched (Accept-Patch), and CORS
     GET /metrics, GET /healthz    for Prometheus and for whoever balances load
+    GET /, /page/...              a page to call from
 
 The query of the address that is posted to goes to the speech backend, as metadata. Where there are tokens,
 POST, PATCH and DELETE need one.
@@ -25,6 +26,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from transceiver.calls import Calls
 from transceiver.cross_origin import cors
 from transceiver.errors import BusyError, OfferError, PatchError, RelayError
+from transceiver.page import add_page
 from transceiver.problem import Handler, problem, problems
 from transceiver.relay_client import RelayClient
 from transceiver.settings import Web
@@ -116,6 +118,8 @@ def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry, how:
     app.router.add_options("/whip/sessions/{id}", options)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", health)
+    if how.page:
+        add_page(app)
     return app
 
 

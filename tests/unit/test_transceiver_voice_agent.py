@@ -12,22 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.lab.signals import RATE, Samples
+from tests.lab.signals import RATE
+from tests.lab.speech import silence, spoken
 from tests.unit.speech_world import kinds, talking
 from tests.unit.transceiver_world import Transceiver, eventually, running_relay, running_transceiver
-from transceiver.backends import voice
-
-
-async def spoken(text: str) -> Samples:
-    """Somebody says it, at 48 kHz, without the silence around it."""
-    pieces = b"".join([piece async for piece in voice.speak(text)])
-    said = np.frombuffer(pieces, np.int16).astype(np.float32) / 32768
-    loud = np.flatnonzero(np.abs(said) > 0.02)
-    return np.repeat(said[loud[0] : loud[-1]], RATE // voice.RATE)
-
-
-def silence(seconds: float) -> Samples:
-    return np.zeros(round(seconds * RATE), np.float32)
 
 
 @asynccontextmanager
@@ -57,7 +45,7 @@ async def transceiver_with_agent() -> AsyncIterator[Transceiver]:
 async def test_a_turn_is_heard_recognised_and_answered(
     record_property: Callable[[str, object], None],
 ) -> None:
-    phrase = await spoken("banana")
+    phrase = spoken("banana")
     sound = np.concatenate([silence(1.5), phrase, silence(5.0)])
     async with transceiver_with_agent() as transceiver, talking(transceiver, sound) as talker:
         about = await talker.told(type="agent")
