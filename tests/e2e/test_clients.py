@@ -65,3 +65,8 @@ def test_a_client_of_node(
 ) -> None:
     command = ("node", str(CLIENTS / "call.mjs"), implementation, whip_url(), str(packets))
     verify(site, site.client.run(*command, timeout=60), record_property)
+
+
+def test_a_client_of_go(site: Site, packets: Path, record_property: Callable[[str, object], None]) -> None:
+    command = (str(CLIENTS.parents[1] / "build" / "pion"), whip_url(), str(packets))
+    verify(site, site.client.run(*command, timeout=60), record_property)
