@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -14,7 +15,6 @@ from aiortc.exceptions import InvalidStateError
 from earshot.relay.v1 import relay_pb2 as pb
 
 from transceiver.agent import Credentials
-from transceiver.echo import EchoTrack, answer
 from transceiver.errors import OfferError
 from transceiver.etag import new_etag
 from transceiver.ice import LiteConnection, MediaLink, linked
@@ -23,8 +23,12 @@ from transceiver.media import Traffic
 from transceiver.mux import Route
 from transceiver.sdp import accept_offer, client_credentials, finish_answer
 from transceiver.sdpfrag import restart_answer
+from transceiver.speech.conversation import Converse
+from transceiver.speech.messages import Throttle, too_many
 
 CLOSE_TIMEOUT = 3.0
+UNTOLD = 64  # messages that wait for the client's data channel; the oldest go
+UNSENT = 1 << 20  # bytes on a channel that the client does not take; what comes on top is dropped
 
 
 class State(StrEnum):
@@ -44,6 +48,8 @@ class End(StrEnum):
     SETUP_TIMEOUT = "setup_timeout"
     FAILED = "failed"
     NOT_REGISTERED = "not_registered"
+    BACKEND_ENDED = "backend_ended"
+    BACKEND_FAILED = "backend_failed"
     SHUTDOWN = "shutdown"
 
 
@@ -51,7 +57,7 @@ class Call:
     """One WebRTC session.
 
     `changed` is called whenever its connection state may have changed, `renewed` when an ICE restart has come
-    to its end. Neither may block.
+    to its end. Neither may block. It is the `Client` of a conversation, and asks for its end by `hung_up`.
     """
 
     def __init__(
@@ -59,14 +65,21 @@ class Call:
         call_id: str,
         routes: Sequence[Route],
         traffic: Traffic,
+        metadata: Mapping[str, str],
+        converse: Converse,
         changed: Callable[[Call], None],
         renewed: Callable[[Call], None],
+        hung_up: Callable[[Call, End], None],
     ) -> None:
         self.id = call_id
+        self.metadata = metadata
         self.etag = new_etag()
         self.patching = asyncio.Lock()
         self.state = State.CONNECTING
         self.started_at = asyncio.get_running_loop().time()
+        self._hung_up = hung_up
+        self._channel: Any = None  # that the client opened first, or used last
+        self._untold: deque[str] = deque(maxlen=UNTOLD)
         self._link = MediaLink(routes, traffic, lambda: renewed(self))
         self._answer = ""
         self._client: Credentials | None = None
@@ -76,6 +89,7 @@ class Call:
         self._peer.on("track", self._on_track)
         self._peer.on("datachannel", self._on_datachannel)
         self._peer.on("connectionstatechange", lambda: changed(self))
+        self._conversation = converse(self)
 
     @property
     def connection_state(self) -> str:
@@ -143,10 +157,35 @@ class Call:
             ],
         )
 
-    async def close(self) -> None:
-        """Says good-bye to the client (DTLS close_notify) and leaves the ports."""
+    def begin(self) -> None:
+        """The client is connected: the conversation begins."""
+        self._conversation.begin()
+
+    def heard(self) -> None:
+        """The client proved that it is there."""
+        self._link.heard()
+
+    def tell(self, text: str) -> None:
+        """Sends a text to the client, or keeps it until there is a data channel."""
+        if self._channel is None:
+            self._untold.append(text)
+            return
+        try:
+            if self._channel.bufferedAmount < UNSENT:
+                self._channel.send(text)
+        except (InvalidStateError, ValueError) as error:  # closing, or the client takes less
+            event(logging.INFO, "message_not_sent", call=self.id, detail=str(error))
+
+    def hang_up(self, reason: str, *, failed: bool) -> None:
+        """The conversation has come to its end, and so does the call."""
+        event(logging.INFO, "conversation_ended", call=self.id, reason=reason)
+        self._hung_up(self, End.BACKEND_FAILED if failed else End.BACKEND_ENDED)
+
+    async def close(self, reason: End) -> None:
+        """Ends the conversation, says good-bye to the client (DTLS close_notify) and leaves the ports."""
         self.state = State.ENDED
         try:
+            await self._conversation.close(reason)
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._peer.close()
         except TimeoutError:
@@ -161,13 +200,26 @@ class Call:
         return self._link.connection
 
     def _on_track(self, track: Any) -> None:
-        self._peer.addTrack(EchoTrack(track, self._link.heard))
+        self._peer.addTrack(self._conversation.audio(track))
 
     def _on_datachannel(self, channel: Any) -> None:
+        if self._channel is None:
+            self._channel = channel
+            while self._untold:
+                self.tell(self._untold.popleft())
+        clock = asyncio.get_running_loop().time
+        throttle = Throttle(clock())
+
         @channel.on("message")  # type: ignore[untyped-decorator]
         def on_message(message: str | bytes) -> None:
             self._link.heard()
-            try:
-                channel.send(answer(message))
-            except (InvalidStateError, ValueError) as error:  # closing, or the client takes less
-                event(logging.INFO, "answer_not_sent", call=self.id, detail=str(error))
+            self._channel = channel  # what is answered, is answered where it was asked
+            if throttle.takes(clock()):
+                self._conversation.message(message)
+            elif throttle.complains(clock()):
+                self.tell(too_many())
+
+        @channel.on("close")  # type: ignore[untyped-decorator]
+        def on_close() -> None:
+            if self._channel is channel:
+                self._channel = None

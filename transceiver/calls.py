@@ -7,12 +7,13 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from earshot.relay.v1 import relay_pb2 as pb
 
+from transceiver.admission import Admission
 from transceiver.call import Call, End, State
 from transceiver.errors import (
     BusyError,
@@ -30,13 +31,16 @@ from transceiver.metrics import Tally
 from transceiver.mux import MediaPort, Route
 from transceiver.relay_client import RelayClient
 from transceiver.sdpfrag import read_credentials
+from transceiver.speech.conversation import Converse
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many calls, and how long things may take (seconds)."""
+    """How many calls, how much of a core, and how long things may take (seconds)."""
 
     calls: int = 1000
+    load: float = 0.75
+    setups: float = 20.0  # a second
     setup: float = 15.0
     silence: float = 30.0
     relay: float = 5.0
@@ -50,6 +54,8 @@ class Calls:
         self,
         relay: RelayClient,
         ports: Sequence[MediaPort],
+        converse: Converse,
+        admission: Admission,
         limits: Limits,
         tally: Tally,
         traffic: Traffic,
@@ -57,6 +63,8 @@ class Calls:
     ) -> None:
         self._relay = relay
         self._ports = ports
+        self._converse = converse
+        self._admission = admission
         self._limits = limits
         self._tally = tally
         self._traffic = traffic
@@ -72,8 +80,8 @@ class Calls:
         """What the relay is to know when it is attached anew."""
         return [call.registration() for call in self._calls.values()]
 
-    async def set_up(self, offer: str) -> tuple[Call, str]:
-        """A call for an offer, known to the relay, and the answer.
+    async def set_up(self, offer: str, metadata: Mapping[str, str]) -> tuple[Call, str]:
+        """A call for an offer, known to the relay, and the answer. `metadata` is for the backend.
 
         Raises:
             OfferError: the offer cannot be served.
@@ -81,19 +89,29 @@ class Calls:
             RelayError: the relay is away, or refused.
         """
         try:
-            call, answer = await self._set_up(offer)
+            call, answer = await self._set_up(offer, metadata)
         except TransceiverError as error:
             self._tally.setup(_result(error))
             raise
         event(logging.INFO, "call_answered", call=call.id)
         return call, answer
 
-    async def _set_up(self, offer: str) -> tuple[Call, str]:
-        if len(self._calls) >= self._limits.calls:
-            raise BusyError(f"{self._limits.calls} calls are all that this process carries")
+    async def _set_up(self, offer: str, metadata: Mapping[str, str]) -> tuple[Call, str]:
+        refusal = self._admission.refusal(len(self._calls))
+        if refusal is not None:
+            raise BusyError(refusal)
         # Unguessable: who knows it may end the call (RFC 9725, 5). 32 characters at most, as the relay wants.
         call_id = f"{secrets.token_hex(14)}{self._suffix}"
-        call = Call(call_id, self._routes(), self._traffic, self._changed, self._renewed)
+        call = Call(
+            call_id,
+            self._routes(),
+            self._traffic,
+            metadata,
+            self._converse,
+            self._changed,
+            self._renewed,
+            self._hung_up,
+        )
         try:
             answer = await call.negotiate(offer)
             self._calls[call.id] = call  # before registering: a snapshot sent meanwhile must name it
@@ -187,6 +205,7 @@ class Calls:
             seconds = asyncio.get_running_loop().time() - call.started_at
             self._tally.setup("connected", seconds)
             event(logging.INFO, "call_connected", call=call.id, setup_seconds=seconds)
+            call.begin()
         elif call.connection_state == "failed":
             self._end_soon(call, End.FAILED)
         elif call.connection_state == "closed":
@@ -197,6 +216,10 @@ class Calls:
         if call is None:
             raise PatchError(404, "there is no such session; it may have ended")
         return call
+
+    def _hung_up(self, call: Call, reason: End) -> None:
+        if call.state is not State.ENDED:
+            self._end_soon(call, reason)
 
     def _renewed(self, call: Call) -> None:
         event(logging.INFO, "ice_restarted", call=call.id)
@@ -227,7 +250,7 @@ class Calls:
     async def _end(self, call: Call, reason: End, known: bool) -> None:
         """The client is told first: the way to it ends with its registration."""
         try:
-            await call.close()
+            await call.close(reason)
         finally:  # whatever aiortc raises, the relay must not keep the session
             if known:
                 self._tally.ended[reason] += 1

@@ -8,6 +8,11 @@
     │   └── PatchError          a change to a session
     ├── WorkerError             a worker process cannot start
     ├── BusyError               no room for another call
+    ├── SpeechError             a speech backend failed one session
+    │   ├── NoBackendError      none is there that would take it
+    │   ├── BackendAwayError    it is gone, or refused
+    │   ├── BackendStalledError it is there, and does nothing
+    │   └── BackendFaultError   what it sent is not what was agreed on
     └── RelayError
         ├── RelayAwayError      not attached to a relay, or it did not answer in time
         └── RefusedError        the relay refused an operation; carries code and field
@@ -47,7 +52,37 @@ class WorkerError(TransceiverError):
 
 
 class BusyError(TransceiverError):
-    """As many calls as this process may carry."""
+    """No room for another call now."""
+
+
+class SpeechError(TransceiverError):
+    """A session has lost its backend, or never had one; `kind` is a label in the metrics, and so API."""
+
+    kind = "failed"
+
+
+class NoBackendError(SpeechError):
+    """No backend is healthy, or all refused."""
+
+    kind = "none"
+
+
+class BackendAwayError(SpeechError):
+    """The stream could not be opened, broke, or was ended by a status."""
+
+    kind = "away"
+
+
+class BackendStalledError(SpeechError):
+    """A deadline has passed."""
+
+    kind = "stalled"
+
+
+class BackendFaultError(SpeechError):
+    """A message against the contract (proto/earshot/speech/v1)."""
+
+    kind = "fault"
 
 
 class RelayError(TransceiverError):

@@ -25,12 +25,13 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from transceiver.cross_origin import cors
 from transceiver.listening import addresses, listening
 from transceiver.log import event
 from transceiver.merge import merged
 from transceiver.problem import problem, problems
 from transceiver.settings import Settings
-from transceiver.whip import MAX_OFFER, RETRY_AFTER, cors
+from transceiver.whip import MAX_OFFER, RETRY_AFTER
 from transceiver.workers import Workers
 
 GRACE = 10.0  # seconds that a worker has to answer, beyond what its relay has
@@ -59,8 +60,8 @@ async def serve_front(settings: Settings, count: int, work: Callable[[Settings, 
         workers = Workers(
             [partial(work, settings.of_worker(number, socket)) for number, socket in enumerate(sockets)]
         )
-        front = Front(sockets, workers, settings.limits.relay + GRACE)
-        runner = await listening(front.app, settings.http)
+        front = Front(sockets, workers, settings.limits.relay + GRACE, settings.web.origins)
+        runner = await listening(front.app, settings.http, settings.web)
         running = asyncio.create_task(workers.run())
         stopping = asyncio.create_task(stop.wait())
         announcing = asyncio.create_task(_announce(workers, runner))
@@ -81,14 +82,16 @@ async def serve_front(settings: Settings, count: int, work: Callable[[Settings, 
 class Front:
     """The HTTP application before those of the workers, which listen on `sockets`."""
 
-    def __init__(self, sockets: Sequence[Path], workers: Workers, timeout: float) -> None:
+    def __init__(
+        self, sockets: Sequence[Path], workers: Workers, timeout: float, origins: Sequence[str]
+    ) -> None:
         self._sockets = sockets
         self._workers = workers
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._clients: list[aiohttp.ClientSession] = []
         self._numbers = {str(number): number for number in range(len(sockets))}
         self._first = itertools.cycle(range(len(sockets)))
-        self.app = web.Application(middlewares=[cors, problems], client_max_size=MAX_OFFER)
+        self.app = web.Application(middlewares=[cors(origins), problems], client_max_size=MAX_OFFER)
         self.app.cleanup_ctx.append(self._clients_open)
         self.app.router.add_get("/metrics", self._metrics)
         self.app.router.add_get("/healthz", self._health)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process earshot-transceiver: settings from flags and environment, parts started and stopped.
+"""The process earshot-transceiver: settings from flags and environment.
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 if it cannot start, 2 for wrong settings.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import signal
 import socket
 import sys
 from collections.abc import Coroutine, Sequence
@@ -18,26 +17,22 @@ from ipaddress import ip_address
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
-from aiohttp import web
 
-from transceiver.calls import Calls, Limits
-from transceiver.errors import LibraryError, WorkerError
+from transceiver.calls import Limits
+from transceiver.errors import LibraryError, RelayAwayError, WorkerError
 from transceiver.front import serve_front
-from transceiver.library import prepare
-from transceiver.listening import addresses, listening
 from transceiver.log import configure, event
-from transceiver.media import Endpoint, IPAddress, Traffic
-from transceiver.metrics import CallCollector, Tally
-from transceiver.mux import media_ports
-from transceiver.relay_client import RelayClient
+from transceiver.media import Endpoint, IPAddress
 from transceiver.relay_target import RelayTarget, TargetError
-from transceiver.settings import Settings
-from transceiver.whip import make_app
-from transceiver.workers import READY, orphaned
+from transceiver.serve import serve
+from transceiver.settings import Settings, Web
+from transceiver.speech.remote import Policy
+from transceiver.tokens import Tokens
 
-RELAY_STOP_TIMEOUT = 2.0
+ECHO = "echo"
 MAX_WORKERS = 64  # as many streams as a relay takes of one identity, unless told otherwise
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,60}")  # the relay takes 64: a worker adds its number
 
@@ -71,6 +66,23 @@ def _name(_: click.Context, __: click.Parameter, value: str) -> str:
     return value
 
 
+def _origins(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    for value in values:
+        parts = urlsplit(value)
+        if value != "*" and value != f"{parts.scheme}://{parts.netloc}":
+            raise click.BadParameter(f"{value!r} is neither * nor SCHEME://HOST[:PORT]")
+    return tuple(values)
+
+
+def _tokens(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None:
+        try:
+            Tokens(value)
+        except (OSError, ValueError) as error:
+            raise click.BadParameter(str(error)) from None
+    return value
+
+
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _seconds = click.FloatRange(min=0.1, max=3600)
 
@@ -88,7 +100,51 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 @click.option("--relay-insecure", is_flag=True, help="HOST:PORT without TLS, on a loopback address alone.")
 @click.option("--name", default=socket.gethostname, callback=_name, help="Who attaches.  [default: hostname]")
 @click.option(
-    "--http", default="127.0.0.1:8080", callback=_http, help="Where WHIP, /metrics and /healthz listen."
+    "--http",
+    default="127.0.0.1:8080",
+    callback=_http,
+    help="Where WHIP, the page, /metrics and /healthz are.",
+)
+@click.option("--http-certificate", type=_FILE, help="For HTTPS: the certificate chain, PEM.")
+@click.option("--http-key", type=_FILE, help="Its private key, PEM.")
+@click.option("--page/--no-page", default=True, help="Whether there is a page to call from, at /.")
+@click.option(
+    "--auth-token-file",
+    type=_FILE,
+    callback=_tokens,
+    help="Bearer tokens that may call, one a line; without it everybody may.",
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    default=["*"],
+    callback=_origins,
+    help="Whose pages may call; once for each.",
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    default=[ECHO],
+    help="Who is talked to: echo, or speech backends: unix:PATH or HOST:PORT, once for each.",
+)
+@click.option("--backend-ca", type=_FILE, help="Who signs backends' certificates, PEM; for HOST:PORT.")
+@click.option("--backend-certificate", type=_FILE, help="The transceiver's certificate chain for them, PEM.")
+@click.option("--backend-key", type=_FILE, help="Its private key, PEM.")
+@click.option("--backend-server-name", default="", help="The name in their certificates, if not HOST.")
+@click.option("--backend-insecure", is_flag=True, help="HOST:PORT without TLS, on a loopback address alone.")
+@click.option(
+    "--backend-failure",
+    default="retry",
+    type=click.Choice(["retry", "end"]),
+    help="What becomes of a call whose backend fails: begun anew, at another one if there is one, or ended.",
+)
+@click.option(
+    "--backend-start-timeout", default=Policy.start, type=_seconds, help="Seconds that one has to be ready."
+)
+@click.option(
+    "--backend-stall-timeout", default=Policy.stall, type=_seconds, help="Seconds that one may take no sound."
 )
 @click.option(
     "--media-address",
@@ -115,6 +171,18 @@ _seconds = click.FloatRange(min=0.1, max=3600)
     help="Of each worker; more are answered 503.",
 )
 @click.option(
+    "--max-load",
+    default=Limits.load,
+    type=click.FloatRange(0.05, 1.0),
+    help="Share of a core beyond which a worker answers 503; 1: no limit.",
+)
+@click.option(
+    "--max-setups",
+    default=Limits.setups,
+    type=click.FloatRange(0.1, 1000),
+    help="Calls a second that each worker sets up; more are answered 503.",
+)
+@click.option(
     "--setup-timeout", default=Limits.setup, type=_seconds, help="Seconds that a call has to connect."
 )
 @click.option(
@@ -137,16 +205,32 @@ def main(
     relay_insecure: bool,
     name: str,
     http: Endpoint,
+    http_certificate: Path | None,
+    http_key: Path | None,
+    page: bool,
+    auth_token_file: Path | None,
+    cors_origins: tuple[str, ...],
+    backends: tuple[str, ...],
+    backend_ca: Path | None,
+    backend_certificate: Path | None,
+    backend_key: Path | None,
+    backend_server_name: str,
+    backend_insecure: bool,
+    backend_failure: str,
+    backend_start_timeout: float,
+    backend_stall_timeout: float,
     media_addresses: tuple[IPAddress, ...],
     media_port: int,
     workers: int,
     max_calls: int,
+    max_load: float,
+    max_setups: float,
     setup_timeout: float,
     silence_timeout: float,
     relay_timeout: float,
     log_level: str,
 ) -> None:
-    """Terminates WebRTC calls that an Earshot relay forwards, and echoes them.
+    """Terminates WebRTC calls that an Earshot relay forwards; echoes them, or brings them to speech backends.
 
     \b
     Example:
@@ -157,13 +241,29 @@ def main(
     """
     if media_port and media_port + workers > 65536:
         raise click.BadParameter(f"no {workers} ports from {media_port} on", param_hint="--media-port")
+    if (http_certificate is None) != (http_key is None):
+        raise click.UsageError("--http-certificate and --http-key go together")
+    if ECHO in backends and len(backends) > 1:
+        raise click.BadParameter("echo goes alone", param_hint="--backend")
     configure(log_level)
+    tls = (backend_ca, backend_certificate, backend_key, backend_server_name, backend_insecure, "backend")
     try:
         target = RelayTarget(relay, relay_ca, relay_certificate, relay_key, relay_server_name, relay_insecure)
+        speech = tuple(RelayTarget(backend, *tls) for backend in backends if backend != ECHO)
     except TargetError as error:
         raise click.UsageError(str(error)) from None
-    limits = Limits(max_calls, setup_timeout, silence_timeout, relay_timeout)
-    settings = Settings(target, name, http, media_addresses, media_port, limits, log_level)
+    settings = Settings(
+        relay=target,
+        name=name,
+        http=http,
+        web=Web(page, cors_origins, auth_token_file, http_certificate, http_key),
+        media_addresses=media_addresses,
+        media_port=media_port,
+        backends=speech,
+        policy=Policy(backend_failure == "retry", backend_start_timeout, backend_stall_timeout),
+        limits=Limits(max_calls, max_load, max_setups, setup_timeout, silence_timeout, relay_timeout),
+        log_level=log_level,
+    )
     _run(serve(settings) if workers == 1 else serve_front(settings, workers, _work))
 
 
@@ -177,70 +277,9 @@ def _run(serving: Coroutine[Any, Any, None]) -> None:
     """Runs it to its end; the process ends with 1 if it cannot start."""
     try:
         asyncio.run(serving)
-    except (LibraryError, WorkerError, OSError) as error:
+    except (LibraryError, RelayAwayError, WorkerError, OSError) as error:
         event(logging.ERROR, "cannot_start", detail=str(error))
         sys.exit(1)
-
-
-async def serve(settings: Settings, parent: Connection | None = None) -> None:
-    """Runs until SIGTERM or SIGINT; a worker, also until its parent is gone.
-
-    Raises `LibraryError` if aiortc is not as needed, `OSError` if it cannot listen.
-    """
-    prepare()
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_unhandled)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    if parent is not None:
-        orphaned(parent, stop.set)
-    traffic, tally = Traffic(), Tally()
-    relay = RelayClient(
-        settings.relay,
-        settings.name + settings.suffix,
-        f"earshot-transceiver/{version('earshot')}",
-        snapshot=lambda: calls.registrations(),
-        on_flow=lambda response: calls.flow_event(response),
-    )
-    with media_ports(settings.media_addresses, settings.media_port, traffic) as ports:
-        calls = Calls(relay, ports, settings.limits, tally, traffic, settings.suffix)
-        tally.registry.register(CallCollector(tally, traffic, calls.states, lambda: relay.attached))
-        runner = await listening(make_app(calls, relay, tally.registry), settings.http)
-        try:
-            attaching = asyncio.create_task(relay.run())
-            watching = asyncio.create_task(calls.watch())
-            announcing = asyncio.create_task(_announce(relay, runner, parent))
-            await stop.wait()
-            event(logging.INFO, "stopping")
-            announcing.cancel()
-            watching.cancel()
-            await runner.cleanup()
-            await calls.end_all()
-            attaching.cancel()
-            await asyncio.wait([attaching], timeout=RELAY_STOP_TIMEOUT)
-        finally:
-            await runner.cleanup()
-    event(logging.INFO, "stopped")
-
-
-def _unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What nobody waited for: above all, aiortc's tasks that trip over what a client negotiated.
-
-    The call is then ended by its set-up or silence timeout, and the others do not notice.
-    """
-    error = context.get("exception")
-    detail = f"{type(error).__name__}: {error}" if error else context.get("message", "")
-    event(logging.WARNING, "unhandled", detail=detail)
-
-
-async def _announce(relay: RelayClient, runner: web.AppRunner, parent: Connection | None) -> None:
-    await relay.wait_attached()
-    if parent is None:
-        event(logging.INFO, "ready", http=addresses(runner))
-    else:
-        event(logging.INFO, "worker_ready")
-        parent.send_bytes(READY)
 
 
 if __name__ == "__main__":

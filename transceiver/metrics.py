@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from transceiver.admission import Admission
 from transceiver.media import Drop, Traffic
+from transceiver.speech.pool import Backend
+from transceiver.speech.remote import SpeechTally
 
 SETUP_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -85,4 +88,44 @@ class CallCollector(Collector):
         yield dropped
         yield CounterMetricFamily(
             f"{prefix}_ice_restarts", "Completed ICE restarts of calls.", self._tally.restarts
+        )
+
+
+class SpeechCollector(Collector):
+    """What concerns speech backends, and how busy the process is."""
+
+    def __init__(self, tally: SpeechTally, backends: Sequence[Backend], admission: Admission) -> None:
+        self._tally = tally
+        self._backends = backends
+        self._admission = admission
+
+    def collect(self) -> Iterator[Metric]:
+        prefix = "earshot_transceiver"
+        yield GaugeMetricFamily(
+            f"{prefix}_load_ratio", "Share of a core that was used lately.", self._admission.share
+        )
+        up = GaugeMetricFamily(f"{prefix}_backend_up", "1 while healthy.", labels=["backend"])
+        sessions = GaugeMetricFamily(
+            f"{prefix}_backend_sessions", "Sessions that a speech backend has from here.", labels=["backend"]
+        )
+        failures = CounterMetricFamily(
+            f"{prefix}_backend_failures",
+            "Sessions that a backend failed, by kind.",
+            labels=["backend", "kind"],
+        )
+        for backend in self._backends:
+            up.add_metric([backend.name], int(backend.healthy))
+            sessions.add_metric([backend.name], backend.sessions)
+            for kind, count in sorted(backend.failures.items()):
+                failures.add_metric([backend.name, kind], count)
+        yield up
+        yield sessions
+        yield failures
+        yield CounterMetricFamily(
+            f"{prefix}_backend_dropped_audio_seconds",
+            "Clients' sound that backends were too slow for, of sessions that are over.",
+            self._tally.dropped_us / 1e6,
+        )
+        yield CounterMetricFamily(
+            f"{prefix}_interruptions", "Times that a backend stopped speech.", self._tally.interruptions
         )

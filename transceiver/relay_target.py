@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the relay is, and how each side knows the other: a unix socket, or TCP with mutual TLS."""
+"""Where a relay or a backend is, and how each side knows the other: a unix socket, or TCP with mutual TLS."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class TargetError(ValueError):
 
 @dataclass(frozen=True)
 class RelayTarget:
-    """A relay's address. Over TCP, certificates are proven both ways; their files are read for each attempt.
+    """The address of a relay, or of another `side` that has flags of the same form.
+
+    Over TCP, certificates are proven both ways; their files are read for each channel.
 
     Raises:
         TargetError: the flags do not fit together.
@@ -45,17 +47,18 @@ class RelayTarget:
     key: Path | None = None
     server_name: str = ""  # what the relay's certificate is held to, in place of the target's host
     insecure: bool = False
+    side: str = "relay"
 
     def __post_init__(self) -> None:
         files = {
-            "--relay-ca": self.ca,
-            "--relay-certificate": self.certificate,
-            "--relay-key": self.key,
+            f"--{self.side}-ca": self.ca,
+            f"--{self.side}-certificate": self.certificate,
+            f"--{self.side}-key": self.key,
         }
         unneeded = [flag for flag, path in files.items() if path]
-        unneeded += ["--relay-server-name"] if self.server_name else []
+        unneeded += [f"--{self.side}-server-name"] if self.server_name else []
         if self.target.startswith("unix:"):
-            unneeded += ["--relay-insecure"] if self.insecure else []
+            unneeded += [f"--{self.side}-insecure"] if self.insecure else []
             if unneeded:
                 raise TargetError(
                     unneeded[0], "is for HOST:PORT alone; the socket's peer is known to the kernel"
@@ -63,15 +66,15 @@ class RelayTarget:
             return
         match = _HOST_PORT.fullmatch(self.target)
         if match is None or not 1 <= int(match[3]) <= 65535:
-            raise TargetError("--relay", f"{self.target!r} is neither unix:PATH nor HOST:PORT")
+            raise TargetError(f"--{self.side}", f"{self.target!r} is neither unix:PATH nor HOST:PORT")
         if not self.insecure:
             for flag, path in files.items():
                 if path is None:
                     raise TargetError(flag, f"is needed for {self.target}, for mutual TLS")
         elif unneeded:
-            raise TargetError(unneeded[0], "does not go with --relay-insecure")
+            raise TargetError(unneeded[0], f"does not go with --{self.side}-insecure")
         elif not _is_loopback(match[1] or match[2]):
-            raise TargetError("--relay-insecure", f"{self.target} is not a loopback address")
+            raise TargetError(f"--{self.side}-insecure", f"{self.target} is not a loopback address")
 
     def __str__(self) -> str:
         return self.target

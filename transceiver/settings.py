@@ -9,6 +9,18 @@ from pathlib import Path
 from transceiver.calls import Limits
 from transceiver.media import Endpoint, IPAddress
 from transceiver.relay_target import RelayTarget
+from transceiver.speech.remote import Policy
+
+
+@dataclass(frozen=True)
+class Web:
+    """How HTTP is served."""
+
+    page: bool = True
+    origins: tuple[str, ...] = ("*",)  # that browsers may call from
+    tokens: Path | None = None
+    certificate: Path | None = None  # and key: HTTPS
+    key: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -18,8 +30,11 @@ class Settings:
     relay: RelayTarget
     name: str
     http: Endpoint | Path
+    web: Web
     media_addresses: tuple[IPAddress, ...]
     media_port: int
+    backends: tuple[RelayTarget, ...]  # none: the echo
+    policy: Policy
     limits: Limits
     log_level: str
     suffix: str = ""
@@ -29,6 +44,7 @@ class Settings:
         return replace(
             self,
             http=socket,
+            web=replace(self.web, certificate=None, key=None),
             media_port=self.media_port + number if self.media_port else 0,
             suffix=f".{number}",
         )

@@ -8,6 +8,10 @@
     DELETE /whip/sessions/ID      ends the call
     OPTIONS /whip/sessions/ID     what may be patched (Accept-Patch), and CORS
     GET /metrics, GET /healthz    for Prometheus and for whoever balances load
+    GET /, /page/...              a page to call from
+
+The query of the address that is posted to goes to the speech backend, as metadata. Where there are tokens,
+POST, PATCH and DELETE need one.
 
 Media is negotiated once: a method that a resource does not know is answered 405 (RFC 9110, 15.5.6), a PATCH
 that is not of ICE alone 415 or 422. Errors are problem details.
@@ -20,22 +24,33 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from transceiver.calls import Calls
+from transceiver.cross_origin import cors
 from transceiver.errors import BusyError, OfferError, PatchError, RelayError
+from transceiver.page import add_page
 from transceiver.problem import Handler, problem, problems
 from transceiver.relay_client import RelayClient
+from transceiver.settings import Web
+from transceiver.tokens import Tokens
 
 MAX_OFFER = 65536  # bytes; a browser's offer has 2,000 to 8,000
 RETRY_AFTER = {"Retry-After": "1"}
 SDP = "application/sdp"
 SDPFRAG = "application/trickle-ice-sdpfrag"
-_CORS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": "Location, ETag, Retry-After, Accept-Patch",
-}
+MAX_METADATA = 16  # entries
+MAX_METADATA_CHARS = 256  # of each name and value
 
 
-def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry) -> web.Application:
+def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry, how: Web) -> web.Application:
     """The HTTP application; it holds no state of its own."""
+    tokens = Tokens(how.tokens) if how.tokens is not None else None
+
+    def let_in(handler: Handler) -> Handler:
+        async def checked(request: web.Request) -> web.StreamResponse:
+            if tokens is not None and not tokens.allow(request.headers.get(hdrs.AUTHORIZATION)):
+                return problem(401, "a bearer token is needed", {hdrs.WWW_AUTHENTICATE: "Bearer"})
+            return await handler(request)
+
+        return checked
 
     async def post(request: web.Request) -> web.Response:
         if request.content_type != SDP:
@@ -45,7 +60,7 @@ def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry) -> w
         except UnicodeDecodeError:
             return problem(400, "the offer is not UTF-8")
         try:
-            call, answer = await calls.set_up(offer)
+            call, answer = await calls.set_up(offer, _metadata(request))
         except OfferError as error:
             return problem(error.status, str(error))
         except (BusyError, RelayError) as error:
@@ -95,20 +110,24 @@ def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry) -> w
     async def health(_: web.Request) -> web.Response:
         return web.Response(text="attached\n") if relay.attached else problem(503, "not attached to a relay")
 
-    app = web.Application(middlewares=[cors, problems], client_max_size=MAX_OFFER)
-    app.router.add_post("/whip", post)
+    app = web.Application(middlewares=[cors(how.origins), problems], client_max_size=MAX_OFFER)
+    app.router.add_post("/whip", let_in(post))
     app.router.add_options("/whip", options)
-    app.router.add_patch("/whip/sessions/{id}", patch)
-    app.router.add_delete("/whip/sessions/{id}", delete)
+    app.router.add_patch("/whip/sessions/{id}", let_in(patch))
+    app.router.add_delete("/whip/sessions/{id}", let_in(delete))
     app.router.add_options("/whip/sessions/{id}", options)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", health)
+    if how.page:
+        add_page(app)
     return app
 
 
-@web.middleware
-async def cors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Browsers on any site may call: whoever must not is kept out by an Authorization check in front."""
-    response = await handler(request)
-    response.headers.update(_CORS)
-    return response
+def _metadata(request: web.Request) -> dict[str, str]:
+    """What the address says beside the path. Raises `OfferError`."""
+    metadata = dict(request.query)
+    if len(metadata) > MAX_METADATA or any(
+        len(text) > MAX_METADATA_CHARS for pair in metadata.items() for text in pair
+    ):
+        raise OfferError(400, f"the query has more than {MAX_METADATA} entries, or a long one")
+    return metadata

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
+from tests.lab.browser import TIMEOUT, chromium, open_page, statistics
 from tests.lab.calls import wait_for
 from tests.lab.leftovers import kept_labs, labs
+from tests.lab.netns import Lab
 
 pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e]
 
@@ -101,3 +104,26 @@ def test_what_is_kept_can_be_removed() -> None:
         assert f"removed {prefix}" in cleaning.communicate(timeout=30)[0]
     assert labs_of(process) == []
     assert processes_of(prefix) == []
+
+
+def test_a_browser_on_this_machine_calls_through_the_relay(tmp_path: Path) -> None:
+    """This machine is played by a host of its own, so that no other one is touched."""
+    with Lab() as lab, sync_playwright() as playwright:
+        machine = lab.host("machine")
+        process = lab.popen(machine, str(DEMO), "--browser", "8088", log="demo")
+        log = lab.log("demo")
+        wait_for(lambda: "Open http://localhost:8088" in log.read_text(), "the address", timeout=40)
+        with (
+            chromium(playwright, machine, tmp_path) as browser,
+            open_page(browser, "http://localhost:8088") as page,
+        ):
+            page.get_by_role("button", name="Call").click()
+            expect(page.get_by_role("status")).to_have_text("In a call", timeout=TIMEOUT)
+            expect(page.get_by_role("log")).to_contain_text("Hello. I am a small", timeout=TIMEOUT)
+            wait_for(lambda: statistics(page, "inbound-rtp")["totalAudioEnergy"] > 0, "speech", timeout=10)
+            wait_for(lambda: "PACKETS UP" in log.read_text(), "the table of flows", timeout=10)
+            page.get_by_role("button", name="Hang up").click()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130, log.read_text()
+        assert "; 0 were seen by the relay host's own network stack" in log.read_text()
+        assert [prefix for prefix in labs() if prefix.startswith(f"es-{process.pid}-")] == []

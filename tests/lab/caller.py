@@ -39,6 +39,7 @@ TAIL_TIMEOUT = 2.0  # for what is still on its way when the sound has ended
 CLOSE_TIMEOUT = 5.0
 SILENCE = 1.0  # seconds sent after the sound, so that its end is flushed through jitter buffers
 STAGGER = 0.075
+POSTS = 5  # of an offer, to a transceiver that has no room
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,15 @@ class Microphone(MediaStreamTrack):  # type: ignore[misc]  # aiortc is untyped t
         self.ended = asyncio.Event()
         self._packets = packets
         self._next = 0
-        self._started = 0.0
+        self.started = 0.0
 
     async def recv(self) -> Any:
         if self.readyState != "live":
             raise MediaStreamError
         clock = asyncio.get_running_loop().time
         if self._next == 0:
-            self._started = clock()
-        await asyncio.sleep(self._started + self._next * FRAME / RATE - clock())
+            self.started = clock()
+        await asyncio.sleep(self.started + self._next * FRAME / RATE - clock())
         packet = av.Packet(self._packets[min(self._next, len(self._packets) - 1)])
         packet.pts = self._next * FRAME
         packet.time_base = Fraction(1, RATE)
@@ -266,11 +267,17 @@ async def _hang_up(http: aiohttp.ClientSession, resource: str) -> str | None:
 
 
 async def _post(http: aiohttp.ClientSession, whip_url: str, offer: str) -> tuple[str, str]:
-    async with http.post(whip_url, data=offer, headers={"Content-Type": "application/sdp"}) as response:
-        body = await response.text()
-        if response.status != 201:
-            raise CallError(f"POST was answered {response.status}: {body}")
-        return urljoin(whip_url, response.headers["Location"]), body
+    """Address of the session, and the answer. A transceiver that is full is asked again when it says so."""
+    for attempt in itertools.count(1):
+        async with http.post(whip_url, data=offer, headers={"Content-Type": "application/sdp"}) as response:
+            body = await response.text()
+            if response.status == 201:
+                return urljoin(whip_url, response.headers["Location"]), body
+            later = response.headers.get("Retry-After")
+            if later is None or attempt == POSTS:
+                raise CallError(f"POST was answered {response.status}: {body}")
+            await asyncio.sleep(float(later))
+    raise AssertionError("unreachable")
 
 
 async def _packets(peer: Any) -> tuple[int, int]:

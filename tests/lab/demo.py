@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 
 from tests.lab import leftovers
+from tests.lab.doorstep import doorstep
 from tests.lab.host import LabError
 from tests.lab.live import LiveTable
 from tests.lab.netns import Lab
@@ -26,6 +27,7 @@ from tests.lab.services import (
     BIN,
     endpoint,
     relay_target,
+    start_agent,
     start_calls,
     start_relay,
     start_transceiver,
@@ -41,7 +43,7 @@ def main() -> int:
     if options.clean:
         return clean(options.clean)
     try:
-        return demonstrate(options)
+        return demonstrate(options) if options.browser is None else serve_page(options.browser)
     except KeyboardInterrupt:
         print("\nInterrupted. Everything is removed.")
         return 130
@@ -58,6 +60,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ipv6", action="store_true", help="media over IPv6 (otherwise IPv4)")
     parser.add_argument(
         "--workers", type=_positive, default=1, metavar="N", help="processes of the transceiver (1)"
+    )
+    parser.add_argument(
+        "--browser",
+        nargs="?",
+        type=int,
+        const=8080,
+        metavar="PORT",
+        help="call from a browser on this machine instead: http://localhost:PORT (8080)",
     )
     parser.add_argument("--keep", action="store_true", help="leave it running, and say how to look around")
     parser.add_argument(
@@ -116,6 +126,36 @@ def demonstrate(options: argparse.Namespace) -> int:
     if not options.keep:
         print("\nEverything is removed.")
     return 1 if failures else 0
+
+
+def serve_page(port: int) -> int:
+    """A page for a browser on this machine, until Ctrl-C; a voice agent answers."""
+    leftovers.sweep()
+    print("Earshot demo: a call from this machine's own browser\n")
+    with Lab() as lab:
+        site = two_armed(lab)
+        describe(site, 4)
+        start_relay(site)
+        start_transceiver(site, [4], f"--backend={start_agent(site)}")
+        with doorstep(site, port) as address, RelayClient(relay_target(site)) as relay:
+            print(
+                f"Open {address} in a browser on this machine, press Call, and talk: a small agent answers."
+            )
+            print("Its media goes to the VIP, and there through XDP. Ctrl-C ends it.\n")
+            table = LiveTable(sys.stdout)
+            try:
+                while True:
+                    table.show(flow_table(relay.flows()))
+                    time.sleep(0.5)
+            finally:
+                table.finish()
+                print_relay(RelayReport.of(relay.counters(), site.stack_packets()))
+
+
+def print_relay(report: RelayReport) -> None:
+    """What the relay did with media."""
+    print(f"\n{report.to_transceiver_packets} packets to the transceiver, {report.to_client_packets} to the")
+    print(f"client, all by XDP; {report.stack_packets} were seen by the relay host's own network stack.")
 
 
 def describe(site: Site, family: int) -> None:

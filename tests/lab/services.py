@@ -58,6 +58,13 @@ def start_transceiver(site: Site, families: Sequence[int], *flags: str) -> subpr
     )
 
 
+def start_agent(site: Site) -> str:
+    """earshot-agent in the transceiver host; returns its target when it serves."""
+    target = f"unix:{site.lab.dir}/agent.sock"
+    start(site.lab, site.transceiver, str(BIN / "earshot-agent"), f"--listen={target}")
+    return target
+
+
 def whip_url() -> str:
     return f"http://{endpoint(SIGNALLING_TRANSCEIVER, HTTP_PORT)}/whip"
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transceiver.echo import MESSAGE_LIMIT, answer
+from transceiver.speech.echo import answer
+from transceiver.speech.messages import MESSAGE_LIMIT
 
 
 @pytest.mark.parametrize(

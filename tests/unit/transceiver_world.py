@@ -283,7 +283,8 @@ async def running_transceiver(
         with log.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "transceiver.main", "--relay", relay.target, "--name", "t1"),
-                *("--http", "127.0.0.1:0", "--media-address", media, *flags),
+                *("--http", "127.0.0.1:0", "--media-address", media),
+                *("--max-load=1", "--max-setups=1000", *flags),  # whatever else the machine does
                 stderr=file,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a call does with what it hears: it says it again.
+"""The embedded conversation: it says again what it hears.
 
-Audio goes back as it came. A data-channel message is answered on the same channel by one JSON text:
+Audio goes back as it came. A data-channel message is answered by one JSON text:
 
     {"type": "echo", "data": ...}                       JSON text: the same value
     {"type": "echo", "text": "..."}                     any other text
@@ -14,11 +14,31 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from aiortc.mediastreams import MediaStreamTrack
 
-MESSAGE_LIMIT = 16384
+from transceiver.speech.conversation import Client
+from transceiver.speech.messages import MESSAGE_LIMIT, load, size, too_long
+
+
+class EchoConversation:
+    """One call's echo (`conversation.Conversation`)."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def audio(self, source: Any) -> EchoTrack:
+        return EchoTrack(source, self._client.heard)
+
+    def message(self, message: str | bytes) -> None:
+        self._client.tell(answer(message))
+
+    def begin(self) -> None:
+        """It has nothing to prepare."""
+
+    async def close(self, reason: str) -> None:
+        """Its track ends with its source."""
 
 
 class EchoTrack(MediaStreamTrack):  # type: ignore[misc]  # aiortc is untyped to mypy
@@ -39,16 +59,11 @@ class EchoTrack(MediaStreamTrack):  # type: ignore[misc]  # aiortc is untyped to
 
 def answer(message: str | bytes) -> str:
     """The answer to a data-channel message, whatever it is."""
-    size = len(message.encode("utf-8", "surrogatepass") if isinstance(message, str) else message)
-    if size > MESSAGE_LIMIT:
-        return json.dumps({"type": "error", "reason": "too_long", "limit": MESSAGE_LIMIT})
+    if size(message) > MESSAGE_LIMIT:
+        return too_long()
     if isinstance(message, bytes):
         return json.dumps({"type": "echo", "base64": base64.b64encode(message).decode()})
     try:
-        return json.dumps({"type": "echo", "data": json.loads(message, parse_constant=_refuse)})
-    except (ValueError, RecursionError):
+        return json.dumps({"type": "echo", "data": load(message)})
+    except ValueError:
         return json.dumps({"type": "echo", "text": message})
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")

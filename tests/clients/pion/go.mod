@@ -1,0 +1,3 @@
+module earshot/pionclient
+
+go 1.19

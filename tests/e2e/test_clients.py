@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls through the XDP relay by other implementations of WebRTC: sound both ways, and a data channel.
+
+The transceiver's echo returns Opus packets as they came, so these are compared byte by byte.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.calls import wait_for
+from tests.lab.netns import Lab
+from tests.lab.relay_client import RelayClient
+from tests.lab.services import relay_target, start_relay, start_transceiver, whip_url
+from tests.lab.signals import chirps, encode
+from tests.lab.topology import Site, two_armed
+
+pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e]
+
+CLIENTS = Path(__file__).parents[1] / "clients"
+SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with Lab() as lab:
+        made = two_armed(lab)
+        start_relay(made)
+        start_transceiver(made, [4, 6], "--max-load=1")
+        yield made
+        assert made.stack_packets() == 0
+        assert made.signalling_udp_packets() == 0
+
+
+@pytest.fixture(scope="module")
+def packets(site: Site) -> Path:
+    """Opus packets in a file, each unlike the others."""
+    path = site.lab.dir / "packets.json"
+    path.write_text(json.dumps([base64.b64encode(packet).decode() for packet in encode(chirps(5, SECONDS))]))
+    return path
+
+
+def verify(site: Site, output: str, record_property: Callable[[str, object], None]) -> None:
+    """What the client says of its call, and that nothing is left of it."""
+    result = json.loads(output)
+    record_property("result", json.dumps(result))
+    assert result["connected"], result
+    assert result["data"], result
+    assert result["sent"] >= SECONDS * 50
+    # The last few may still be in the transceiver's jitter buffer.
+    assert result["returned"] >= result["distinct"] - 8, result
+    assert result["deleted"] == 200
+    with RelayClient(relay_target(site)) as relay:
+        wait_for(lambda: not relay.sessions(), "the session removed", timeout=10)
+
+
+@pytest.mark.parametrize("implementation", ["node-datachannel", "werift"])
+def test_a_client_of_node(
+    site: Site, packets: Path, implementation: str, record_property: Callable[[str, object], None]
+) -> None:
+    command = ("node", str(CLIENTS / "call.mjs"), implementation, whip_url(), str(packets))
+    verify(site, site.client.run(*command, timeout=60), record_property)
+
+
+def test_a_client_of_go(site: Site, packets: Path, record_property: Callable[[str, object], None]) -> None:
+    command = (str(CLIENTS.parents[1] / "build" / "pion"), whip_url(), str(packets))
+    verify(site, site.client.run(*command, timeout=60), record_property)

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// The page: controls, and what they show. The call itself is in call.js.
+
+import { Call, CallError } from "/page/call.js";
+import { Graph, Levels, Quality } from "/page/meters.js";
+
+const STATES = {
+  idle: "Not in a call",
+  connecting: "Connecting …",
+  connected: "In a call",
+  lost: "Connection lost, trying again …",
+};
+const MOST_EVENTS = 200;
+const $ = (id) => document.getElementById(id);
+
+const graphs = { rtt: new Graph($("rtt"), 4), loss: new Graph($("loss"), 2), jitter: new Graph($("jitter"), 4) };
+const levels = new Levels();
+let call = null;
+let microphone = null;
+let measuring = null;
+let replies = new Map(); // utterance -> its line in the transcript
+
+function show(state) {
+  const up = state !== "idle";
+  $("status").textContent = STATES[state];
+  $("status").dataset.state = state;
+  $("start").disabled = up;
+  $("microphone").disabled = up;
+  $("mute").disabled = $("hang-up").disabled = !up;
+  $("text").disabled = $("send").disabled = state !== "connected";
+}
+
+function complain(error) {
+  $("error").textContent = error?.message ?? "";
+  $("error").hidden = !error;
+  if (error?.code === "token") {
+    $("token-row").hidden = false;
+    $("token").focus();
+  }
+}
+
+async function openMicrophone() {
+  if (!navigator.mediaDevices) {
+    throw new CallError("insecure", "The browser gives no page its microphone that comes over plain HTTP from another host. "
+      + "Open this page by HTTPS, or as http://localhost.");
+  }
+  const chosen = $("microphone").value;
+  const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
+  if (chosen) audio.deviceId = { exact: chosen };
+  try {
+    return await navigator.mediaDevices.getUserMedia({ audio });
+  } catch (error) {
+    throw new CallError("microphone", {
+      NotAllowedError: "The browser was not allowed to use the microphone. Allow it for this page, then call again.",
+      NotFoundError: "No microphone was found. Plug one in, then call again.",
+      OverconstrainedError: "That microphone is not there any more. Choose another one.",
+      NotReadableError: "The microphone cannot be used: another program may have it.",
+    }[error.name] ?? `The microphone cannot be used: ${error.message}`);
+  }
+}
+
+async function listMicrophones() {
+  if (!navigator.mediaDevices) return;
+  const inputs = (await navigator.mediaDevices.enumerateDevices()).filter((device) => device.kind === "audioinput" && device.deviceId);
+  const chosen = $("microphone").value;
+  $("microphone").replaceChildren(new Option("The browser's default", ""),
+    ...inputs.filter((device) => device.deviceId !== "default")
+      .map((device, index) => new Option(device.label || `Microphone ${index + 1}`, device.deviceId)));
+  $("microphone").value = inputs.some((device) => device.deviceId === chosen) ? chosen : "";
+}
+
+async function start() {
+  complain(null);
+  show("connecting");
+  try {
+    microphone = await openMicrophone();
+    await listMicrophones(); // their names are known from now on
+    call = new Call(`/whip${location.search}`, microphone, $("token").value.trim());
+    window.earshot = { call }; // for the console, and tests
+    call.addEventListener("state", ({ detail }) => changed(detail));
+    call.addEventListener("message", ({ detail }) => told(detail));
+    call.addEventListener("failed", ({ detail }) => complain(detail));
+    call.addEventListener("track", ({ detail }) => {
+      $("voice").srcObject = detail;
+      $("voice").play().catch(() => {}); // the user has clicked: it is allowed
+      levels.watch(detail, $("their-level"));
+    });
+    levels.watch(microphone, $("level"));
+    await call.start();
+    $("path").textContent = call?.path ?? "–";
+  } catch (error) {
+    complain(error instanceof CallError ? error : new CallError("failed", `Something went wrong: ${error.message}`));
+    tidy();
+  }
+}
+
+function changed(state) {
+  if (state === "ended") return tidy();
+  show(state);
+  if (state === "connected" && !measuring) {
+    const quality = new Quality(call.peer);
+    measuring = setInterval(async () => {
+      const read = await quality.read();
+      for (const name of Object.keys(graphs)) graphs[name].show(read[name]);
+    }, 1000);
+    $("hang-up").focus();
+  }
+}
+
+function tidy() {
+  clearInterval(measuring);
+  measuring = call = null;
+  levels.stop();
+  for (const track of microphone?.getTracks() ?? []) track.stop();
+  microphone = $("voice").srcObject = null;
+  replies.clear();
+  setMuted(false);
+  show("idle");
+  $("start").focus();
+}
+
+function setMuted(muted) {
+  for (const track of microphone?.getTracks() ?? []) track.enabled = !muted;
+  $("mute").setAttribute("aria-pressed", String(muted));
+  $("mute").textContent = muted ? "Muted" : "Mute";
+}
+
+/** What came over the data channel. */
+function told(message) {
+  log(message);
+  if (message.type === "transcript") line("You", message.text || "(not recognised)");
+  else if (message.type === "reply") replies.set(message.utterance, line("Agent", message.text));
+  else if (message.type === "reply_ended" && message.interrupted) replies.get(message.utterance)?.setAttribute("data-cut", "");
+  else if (message.type === "echo") line("Echo", typeof message.data === "object" ? message.data?.text ?? JSON.stringify(message.data) : message.text ?? String(message.data));
+  else if (message.type === "agent") line("Agent", message.about);
+  else if (message.type === "session" && message.state === "lost") complain(new CallError("backend", "The speech backend failed; another attempt is made."));
+  else if (message.type === "session" && message.state === "ready") complain(null);
+  else if (message.type === "session" && message.state === "ended" && message.reason === "backend_failed")
+    complain(new CallError("backend", "No speech backend could go on with the call."));
+}
+
+function line(who, what) {
+  const item = document.createElement("li");
+  item.append(span("who", who), span("what", what));
+  return append($("transcript"), item, $("transcript-empty"));
+}
+
+function log(message) {
+  const { type, ...rest } = message;
+  const time = document.createElement("time");
+  time.textContent = new Date().toLocaleTimeString([], { hour12: false });
+  const item = document.createElement("li");
+  const details = Object.entries(rest).map(([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
+  item.append(time, span("", [type, ...details].join(" · ").slice(0, 160)));
+  append($("events"), item, $("events-empty"));
+}
+
+function append(list, item, empty) {
+  empty.hidden = true;
+  list.append(item);
+  while (list.children.length > MOST_EVENTS) list.firstChild.remove();
+  list.scrollTop = list.scrollHeight;
+  return item;
+}
+
+function span(name, text) {
+  const element = document.createElement("span");
+  element.className = name;
+  element.textContent = text;
+  return element;
+}
+
+$("start").addEventListener("click", start);
+$("hang-up").addEventListener("click", () => call?.hangUp());
+$("mute").addEventListener("click", () => setMuted($("mute").getAttribute("aria-pressed") !== "true"));
+$("say").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("text").value.trim();
+  if (!text || !call) return;
+  line("You", text);
+  call.send({ type: "say", text });
+  $("text").value = "";
+});
+addEventListener("pagehide", () => call?.hangUp());
+navigator.mediaDevices?.addEventListener("devicechange", listMicrophones);
+listMicrophones();
+show("idle");
