@@ -122,6 +122,7 @@ _version_string = _declare("libbpf_version_string", _S)
 _possible_cpus = _declare("libbpf_num_possible_cpus", _I)
 _obj_pin = _declare("bpf_obj_pin", _I, _I, _S)
 _obj_get = _declare("bpf_obj_get", _I, _S)
+_program_by_id = _declare("bpf_prog_get_fd_by_id", _I, _U32)
 _info_by_fd = _declare("bpf_obj_get_info_by_fd", _I, _I, _P, ct.POINTER(_U32))
 _link_create = _declare("bpf_link_create", _I, _I, _I, _I, ct.POINTER(_LinkCreateOpts))
 _link_update = _declare("bpf_link_update", _I, _I, _I, _P)
@@ -318,6 +319,11 @@ def link_info(fd: int) -> LinkInfo:
     size = _U32(ct.sizeof(info))
     _check(_info_by_fd(fd, ct.byref(info), ct.byref(size)), "link info")
     return LinkInfo(info.id, info.prog_id, info.ifindex)
+
+
+def open_program(program_id: int) -> int:
+    """A new descriptor of a program, by the kernel's number for it. Needs CAP_SYS_ADMIN."""
+    return _check(_program_by_id(program_id), f"open program {program_id}")
 
 
 # ---- test runs ---------------------------------------------------------------------------

@@ -88,6 +88,12 @@ class Attachment:
         assert result.batch_id == self._batch_id
         return result.results
 
+    def snapshot(self, *sessions: pb.Session) -> pb.SnapshotResult:
+        """All sessions there are, at most 1,000."""
+        self._send(pb.AttachRequest(snapshot=pb.Snapshot(sessions=sessions, last=True)))
+        result: pb.SnapshotResult = self._answer("snapshot_result")
+        return result
+
     def events(self) -> Iterator[pb.AttachResponse]:
         """FlowBound and FlowEnded in their order, as they come; waits for the next one."""
         while True:

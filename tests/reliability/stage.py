@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A relay with 200 calls that talk, and what may happen to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import grpc
+import pytest
+
+from tests.lab.crowd import CALLS, Crowd, talking
+from tests.lab.netns import Lab
+from tests.lab.relay_client import Attachment, RelayClient
+from tests.lab.services import relay_target, start_relay
+from tests.lab.topology import Site, two_armed
+from tests.lab.traffic import RATE, Phase, Traffic
+
+Record = Callable[[str, object], None]
+
+STOP_TIMEOUT = 20
+# Several times what the everyday run takes, for a night or a release.
+LONG = bool(os.environ.get("EARSHOT_RELIABILITY_LONG"))
+
+
+class Stage:
+    """A site, its daemon, and the calls of one transceiver."""
+
+    def __init__(self, site: Site, crowd: Crowd, traffic: Traffic, daemon: subprocess.Popen[bytes]) -> None:
+        self.site = site
+        self.crowd = crowd
+        self.traffic = traffic
+        self.daemon = daemon
+
+    @property
+    def lab(self) -> Lab:
+        return self.site.lab
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """The daemon is killed, or stops."""
+        self.daemon.send_signal(number)
+        self.daemon.wait(STOP_TIMEOUT)
+
+    def start(self, *flags: str) -> None:
+        self.daemon = start_relay(self.site, *flags)
+
+    def ensure(self) -> None:
+        """A daemon with the usual settings runs."""
+        if self.daemon.poll() is not None:
+            self.start()
+
+    def log(self) -> str:
+        return self.lab.log("earshotd").read_text()
+
+    @contextmanager
+    def client(self) -> Iterator[RelayClient]:
+        with RelayClient(relay_target(self.site)) as relay:
+            yield relay
+
+    @contextmanager
+    def attached(self) -> Iterator[Attachment]:
+        """The transceiver's stream, with a snapshot of its sessions. Its end may find no relay."""
+        with self.client() as relay, contextlib.suppress(grpc.RpcError), relay.attach("crowd") as attachment:
+            self.crowd.register(attachment)
+            yield attachment
+
+    @contextmanager
+    def flowing(self, record: Record, *ways: int) -> Iterator[Phase]:
+        """Traffic, whose figures go to the test's results."""
+        with self.traffic.flowing(*ways) as phase:
+            yield phase
+        record("sent", sum(phase.sent))
+        record("lost", sum(phase.lost.values()))
+        print(phase)
+
+
+@contextmanager
+def set_up(*flags: str, calls: int = CALLS, rate: float = RATE) -> Iterator[Stage]:
+    """A stage whose calls are bound, and not talking yet."""
+    with Lab() as lab:
+        site = two_armed(lab)
+        daemon = start_relay(site, *flags)
+        crowd = Crowd(site, calls)
+        with RelayClient(relay_target(site)) as relay, relay.attach("crowd") as attachment:
+            crowd.register(attachment)
+            crowd.bind()
+        with talking(crowd, rate) as traffic:
+            yield Stage(site, crowd, traffic, daemon)
+
+
+def assert_whole(phase: Phase) -> None:
+    """Not one packet of any call was lost."""
+    if not phase.is_whole:
+        worst = dict(sorted(phase.lost.items(), key=lambda item: -item[1])[:8])
+        pytest.fail(
+            f"{phase}; {phase.strange} strange; lost of {len(phase.lost)} streams, the worst: {worst}"
+        )
