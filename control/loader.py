@@ -74,6 +74,9 @@ def open_datapath(config: Config) -> Loaded:
             program.load()
             for name in program.map_names():
                 if name not in reused:
+                    if name == "free_hops_v1":
+                        # Before it is pinned: who dies in between leaves none behind, not one half full.
+                        _fill_free_hops(program.map_fd(name))
                     libbpf.pin(program.map_fd(name), config.pin_path / name)
                     undo.callback((config.pin_path / name).unlink)
             datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
@@ -82,9 +85,6 @@ def open_datapath(config: Config) -> Loaded:
             _enter_links(datapath, links)
             datapath.set_exempt(config.source_exempt)
             datapath.refill_free_flows()
-            if not reused:
-                for number in range(1, abi.HOP_MAX):
-                    datapath.free_hops.push(number)
             hostlinks.let_lo_forward()
             program_fd = os.dup(program.program_fd(PROGRAM))
             undo.callback(os.close, program_fd)
@@ -223,6 +223,11 @@ def _enter_addresses(datapath: Datapath, config: Config) -> None:
         )
     vips = _numbered(datapath.vips, config.vips)
     datapath.set_addresses(vips, dict(enumerate(config.relay_addresses)), ports, port_bits)
+
+
+def _fill_free_hops(fd: int) -> None:
+    for number in range(1, abi.HOP_MAX):
+        libbpf.queue_push(fd, number)
 
 
 def _numbered(known: Sequence[Endpoint], wanted: Sequence[Endpoint]) -> dict[int, Endpoint]:

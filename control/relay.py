@@ -26,6 +26,8 @@ from control.store import Store
 from control.streams import Outbox, Streams
 
 MAX_BATCH = 1000
+# A sweep that comes later than this finds that the daemon had no turn, and that nobody could be heard.
+STALL_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +51,11 @@ class Relay:
         self._store = Store(datapath, self.registry, self.reaper)
         local = LocalAddresses.of(config.vips, config.relay_addresses)
         self._batches = Batches(self.registry, self._store, hops, local)
-        self._store.restore(clock())
+        now = clock()
+        self._store.restore(now)
+        self._swept = now.seconds
+        # Nobody could renew anything before.
+        self._patient_until = now.seconds + config.grace_seconds
 
     # ---- transceivers ---------------------------------------------------------------------
 
@@ -112,7 +118,19 @@ class Relay:
         raise RequestError(Code.INVALID_ARGUMENT, "is empty", "message")
 
     async def sweep(self) -> int:
-        """Ends sessions that have expired or whose transceiver has not come back; says how many."""
+        """Ends sessions that have expired or whose transceiver has not come back; says how many.
+
+        Called twice a second. When it was not, the daemon did not run, and who tried meanwhile to come
+        back or to renew is given as long as that to be heard, though never longer than the grace period.
+        """
+        now = clock()
+        late, self._swept = now.seconds - self._swept, now.seconds
+        if late > STALL_SECONDS:
+            event(_log, logging.WARNING, "stalled", seconds=round(late, 1))
+            patience = min(late, self._config.grace_seconds)
+            self._patient_until = max(self._patient_until, now.seconds + patience)
+        if now.seconds < self._patient_until:
+            return 0
         ended = 0
         while True:
             now = clock()

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
+import numpy as np
 import pytest
 
+from control import abi
+from control.cli.options import pinned_maps
 from tests.lab.crowd import CALLS, Crowd, talking
 from tests.lab.netns import Lab
 from tests.lab.relay_client import Attachment, RelayClient
@@ -49,9 +52,18 @@ class Stage:
         self.daemon = start_relay(self.site, *flags)
 
     def ensure(self) -> None:
-        """A daemon with the usual settings runs."""
+        """A daemon with the usual settings runs, and every call is bound, whatever a test before has left."""
         if self.daemon.poll() is not None:
             self.start()
+        with self.attached():
+            if self.live_flows() != len(self.crowd.members):
+                self.crowd.bind()
+                self.traffic.connect(self.crowd.legs())
+
+    def live_flows(self) -> int:
+        """As the maps have it."""
+        with pinned_maps(self.lab.pins) as datapath:
+            return int(np.count_nonzero(datapath.states() == abi.FlowState.LIVE))
 
     def log(self) -> str:
         return self.lab.log("earshotd").read_text()
@@ -67,6 +79,18 @@ class Stage:
         with self.client() as relay, contextlib.suppress(grpc.RpcError), relay.attach("crowd") as attachment:
             self.crowd.register(attachment)
             yield attachment
+
+    def assert_consistent(self) -> None:
+        """What the daemon says of sessions, and what the maps hold, are one and the same."""
+        with self.client() as relay:
+            told = {ufrag: one.session_id for one in relay.sessions() for ufrag in one.ufrags}
+        with pinned_maps(self.lab.pins) as datapath:
+            keys, values = datapath.read_sessions()
+            held = {
+                bytes(key["ufrag"]).decode(): bytes(value["id"]).decode()
+                for key, value in zip(keys, values, strict=True)
+            }
+        assert held == told
 
     @contextmanager
     def flowing(self, record: Record, *ways: int) -> Iterator[Phase]:
