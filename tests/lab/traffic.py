@@ -6,7 +6,7 @@ few per cent of a core. A phase of traffic ends with what of it has not arrived:
 
     with traffic.flowing() as phase:
         ...                         # what a call has to survive
-    assert phase.is_whole, phase
+    assert phase.is_whole(), phase
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ class Phase:
     strange: int = 0  # came twice, or late, or not as they ought to
     silence: float = 0.0  # the longest between two packets of a stream that arrived, in seconds
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether there was traffic, and all of it arrived as it ought to."""
-        return all(self.sent) and self.sent == self.received and not self.lost and not self.strange
+    def is_whole(self, *ways: int) -> bool:
+        """Whether there was traffic these ways (by default both), and all of it arrived as it ought to."""
+        talked = [way for way in (UP, DOWN) if self.sent[way]]
+        return talked == list(ways or (UP, DOWN)) and self.sent == self.received and not self.strange
 
     def __str__(self) -> str:
         ways = ", ".join(

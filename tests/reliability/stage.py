@@ -80,6 +80,16 @@ class Stage:
             self.crowd.register(attachment)
             yield attachment
 
+    def links_used(self, side: str) -> set[int]:
+        """The ifindices by which clients, or transceivers, are reached."""
+        with pinned_maps(self.lab.pins) as datapath:
+            live = datapath.flows[datapath.states() == abi.FlowState.LIVE]
+            if side == "client":
+                hops = live["client_hop"]
+            else:
+                hops = datapath.backends["hop"][np.unique(live["backend"])]
+            return set(np.unique(datapath.hops["ifindex"][np.unique(hops)]).tolist())
+
     def assert_consistent(self) -> None:
         """What the daemon says of sessions, and what the maps hold, are one and the same."""
         with self.client() as relay:
@@ -103,22 +113,29 @@ class Stage:
 
 
 @contextmanager
-def set_up(*flags: str, calls: int = CALLS, rate: float = RATE) -> Iterator[Stage]:
-    """A stage whose calls are bound, and not talking yet."""
+def set_up(
+    *flags: str, calls: int = CALLS, rate: float = RATE, prepare: Callable[[Site], None] = lambda _: None
+) -> Iterator[Stage]:
+    """A stage whose calls are bound, and not talking yet. `prepare` has its turn before the daemon."""
     with Lab() as lab:
         site = two_armed(lab)
+        prepare(site)
         daemon = start_relay(site, *flags)
         crowd = Crowd(site, calls)
-        with RelayClient(relay_target(site)) as relay, relay.attach("crowd") as attachment:
-            crowd.register(attachment)
-            crowd.bind()
+        try:
+            with RelayClient(relay_target(site)) as relay, relay.attach("crowd") as attachment:
+                crowd.register(attachment)
+                crowd.bind()
+        except Exception:
+            print(lab.log("earshotd").read_text()[-6000:])  # a fixture's lab is not a test's to show
+            raise
         with talking(crowd, rate) as traffic:
             yield Stage(site, crowd, traffic, daemon)
 
 
-def assert_whole(phase: Phase) -> None:
-    """Not one packet of any call was lost."""
-    if not phase.is_whole:
+def assert_whole(phase: Phase, *ways: int) -> None:
+    """Not one packet of any call was lost, these ways if not both."""
+    if not phase.is_whole(*ways):
         worst = dict(sorted(phase.lost.items(), key=lambda item: -item[1])[:8])
         pytest.fail(
             f"{phase}; {phase.strange} strange; lost of {len(phase.lost)} streams, the worst: {worst}"
