@@ -24,10 +24,12 @@ from control.datapath import Datapath
 from control.errors import ConfigError, EarshotError
 from control.loader import open_datapath
 from control.nexthops import NextHops
+from control.occupancy import Watch
 from control.reaper import SCAN_SECONDS
 from control.relay import Relay
 
 SWEEP_SECONDS = 0.5
+WATCH_SECONDS = 2.0
 # Of a connection: the caller's, and both ends of the one to gRPC's own socket (control/front.py).
 _DESCRIPTORS_EACH = 3
 _DESCRIPTORS_OTHERS = 512
@@ -62,6 +64,7 @@ async def run(config: Config, datapath: Datapath) -> None:
             chores = [
                 tasks.create_task(_scan(relay)),
                 tasks.create_task(_sweep(relay)),
+                tasks.create_task(_watch(relay)),
                 tasks.create_task(garbage.collect_now_and_then()),
             ]
             garbage.settle()
@@ -70,6 +73,13 @@ async def run(config: Config, datapath: Datapath) -> None:
             logs.event(_log, logging.INFO, "stopping")
             for chore in chores:
                 chore.cancel()
+
+
+async def _watch(relay: Relay) -> None:
+    watch = Watch()
+    while True:
+        watch.look(relay.tables())
+        await asyncio.sleep(WATCH_SECONDS)
 
 
 async def _scan(relay: Relay) -> None:

@@ -19,6 +19,7 @@ from control.config import Config
 from control.datapath import Datapath
 from control.flows import endpoint_message
 from control.logs import event
+from control.occupancy import Table, measure
 from control.reaper import Reaper
 from control.requests import Code, LocalAddresses, RequestError, check_hello
 from control.sessions import Registry
@@ -140,6 +141,10 @@ class Relay:
             if part < SLICE:
                 return ended
             await asyncio.sleep(0)
+
+    def tables(self) -> list[Table]:
+        """How full everything is that can refuse something."""
+        return measure(self.datapath, self.registry, self._config.max_sessions)
 
     async def _batch(self, speaker: Speaker, batch: pb.Batch) -> pb.BatchResult:
         _check_size(batch.operations, "batch.operations")

@@ -41,7 +41,13 @@ class Crowd:
         self.site = site
         self.media_port = media_port
         self.members = [self._member(number) for number in range(calls)]
+        self._others = 0
         self.relay_ends: list[tuple[str, int]] = []  # what the transceiver sees, by call
+
+    def another(self) -> Member:
+        """A call more, of the IPv4 family, that is not one of the members."""
+        self._others += 2
+        return self._member(len(self.members) + self._others)
 
     def _member(self, number: int) -> Member:
         family = (4, 6)[number % 2]
@@ -53,11 +59,12 @@ class Crowd:
         )
         return Member(session, family, (addresses.client, FIRST_CLIENT_PORT + number))
 
-    def register(self, attachment: Attachment) -> None:
-        """All sessions, as a transceiver tells them when it attaches."""
-        result = attachment.snapshot(*(member.session for member in self.members))
+    def register(self, attachment: Attachment, *members: Member) -> pb.SnapshotResult:
+        """All sessions, or those of some members, as a transceiver tells them when it attaches."""
+        result = attachment.snapshot(*(member.session for member in members or self.members))
         refused = [one for one in result.results if one.code]
         assert not refused, refused
+        return result
 
     def bind(self) -> None:
         """Each client sends Binding Requests until its transceiver has one."""

@@ -76,6 +76,9 @@ class Attachment:
             credentials=[pb.Credential(ufrag=ufrag, pwd=pwd)],
             endpoints=[pb.Endpoint(address=address, port=port) for address, port in endpoints],
         )
+        return self.add_session(session)
+
+    def add_session(self, session: pb.Session) -> pb.OperationResult:
         return self.batch(pb.Operation(add=session))[0]
 
     def remove(self, session_id: str) -> pb.OperationResult:

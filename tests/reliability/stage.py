@@ -51,10 +51,10 @@ class Stage:
     def start(self, *flags: str) -> None:
         self.daemon = start_relay(self.site, *flags)
 
-    def ensure(self) -> None:
+    def ensure(self, *flags: str) -> None:
         """A daemon with the usual settings runs, and every call is bound, whatever a test before has left."""
         if self.daemon.poll() is not None:
-            self.start()
+            self.start(*flags)
         with self.attached():
             if self.live_flows() != len(self.crowd.members):
                 self.crowd.bind()
