@@ -24,8 +24,9 @@ Numbers = NDArray[np.uint32]
 
 _STATE_MASK = np.uint32((1 << abi.FLOW_STATE_BITS) - 1)
 _TICKS = 1 << 32
-# XDP may have seen a packet after the clock was read here; nothing else lies in the future.
-_FUTURE_TICKS = np.uint32(1 << 16)
+# XDP may have seen a packet after the clock was read here: long after it, where this process was stopped
+# in between. So half of all differences are the future. No flow is left alone for the other 26 days.
+_FUTURE_TICKS = np.uint32(1 << 31)
 
 
 class FlowTable(Protocol):
