@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from control import abi, bpffs, hostlinks, libbpf
+from control import abi, bpffs, clocks, hostlinks, libbpf
 from control.addresses import Endpoint, IPAddress
 from control.config import Config
 from control.datapath import Datapath
@@ -65,6 +65,7 @@ def open_datapath(config: Config) -> Loaded:
         ConfigError: an interface is not there.
         DatapathError: anything else, with its cure where one is known.
     """
+    clocks.refuse_another()
     links = hostlinks.find(config.interfaces)
     bpffs.ensure(config.pin_path)
     with ExitStack() as undo, ExitStack() as lock, BpfObject(object_path()) as program:

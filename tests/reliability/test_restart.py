@@ -13,7 +13,7 @@ import pytest
 
 from tests.lab.calls import wait_for
 from tests.lab.relay_client import RelayClient
-from tests.lab.services import popen_relay, relay_target
+from tests.lab.services import popen_relay, relay_command, relay_target
 from tests.netns.raw_stream import add, remove
 from tests.reliability.stage import LONG, Record, Stage, assert_whole
 
@@ -116,3 +116,16 @@ def test_sessions_with_a_time_to_live_outlive_the_daemons_absence(stage: Stage) 
         assert attachment.welcome.sessions == 1
         wait_for(lambda: all(one.transceiver == "crowd" for one in relay.sessions()), "it expires", 20)
     stage.end()
+
+
+def test_another_clock_is_refused(stage: Stage, record_property: Record) -> None:
+    """In a time namespace every flow would look a day old: it says so, and harms nobody."""
+    with stage.attached(), stage.flowing(record_property) as phase:
+        stage.end()
+        command = ("unshare", "--time", "--fork", "--monotonic=86400", *relay_command(stage.site))
+        refused = stage.lab.popen(stage.site.relay, *command, log="earshotd")
+        assert refused.wait(20) == 1
+        stage.start()
+        stage.traffic.wait_for_rounds(5)
+    assert "time namespace" in stage.log()
+    assert_whole(phase)
