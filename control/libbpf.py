@@ -32,6 +32,7 @@ XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 XDP_ACTIONS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
 
 _ENOENT, _ENOSPC = 2, 28
+_MAP_TYPE_ARRAY = 2
 _LIVE_FRAMES = 1 << 1
 _BATCH = 8192
 
@@ -111,6 +112,7 @@ _find_program = _declare("bpf_object__find_program_by_name", _P, _P, _S)
 _next_program = _declare("bpf_object__next_program", _P, _P, _P)
 _set_log_buf = _declare("bpf_program__set_log_buf", _I, _P, _P, _Z)
 _program_fd = _declare("bpf_program__fd", _I, _P)
+_map_create = _declare("bpf_map_create", _I, _U32, _S, _U32, _U32, _U32, _P)
 _map_name = _declare("bpf_map__name", _S, _P)
 _map_fd = _declare("bpf_map__fd", _I, _P)
 _set_max_entries = _declare("bpf_map__set_max_entries", _I, _P, _U32)
@@ -260,6 +262,12 @@ class BpfObject:
         return _check(_program_fd(program), f"program {name}")
 
 
+def create_array(name: str, value_size: int, entries: int) -> int:
+    """A new array map that belongs to no object; its descriptor."""
+    fd = _map_create(_MAP_TYPE_ARRAY, name.encode(), 4, value_size, entries, None)
+    return _check(fd, f"create map {name}")
+
+
 # ---- pins and links ----------------------------------------------------------------------
 
 
@@ -306,6 +314,14 @@ def map_info(fd: int) -> MapInfo:
         info.map_flags,
         info.name.decode(),
     )
+
+
+def program_id(fd: int) -> int:
+    """The kernel's number of a program."""
+    info = (ct.c_uint32 * 2)()  # type and id: the first fields of struct bpf_prog_info
+    size = _U32(ct.sizeof(info))
+    _check(_info_by_fd(fd, ct.byref(info), ct.byref(size)), "program info")
+    return int(info[1])
 
 
 class LinkInfo(NamedTuple):

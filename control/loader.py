@@ -40,13 +40,44 @@ def object_path() -> Path:
     return path
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loaded:
     """A datapath in a daemon's hands: nobody else sets up or removes its pins meanwhile."""
 
     datapath: Datapath
     program_fd: int
     _lock: ExitStack
+
+    def program_id(self) -> int:
+        """The kernel's number of the program that is attached."""
+        return libbpf.program_id(self.program_fd)
+
+    def apply(self, config: Config, links: Sequence[HostLink]) -> None:
+        """Loads the program anew, as it is installed now, and takes over a changed configuration.
+
+        The maps stay. Links lose their program at no time, those excepted that are not named any more.
+        `links` are those of config.interfaces.
+
+        Raises:
+            DatapathError: the program does not load, or its maps are others: what runs goes on.
+        """
+        with ExitStack() as undo, BpfObject(object_path()) as program:
+            try:
+                missing = set(program.map_names()) - _set_up(program, config)
+                if missing:
+                    raise DatapathError(
+                        f"the program that is installed has other maps ({', '.join(sorted(missing))}): "
+                        "restart earshotd, which carries calls over"
+                    )
+                program.load()
+                program_fd = os.dup(program.program_fd(PROGRAM))
+                undo.callback(os.close, program_fd)
+                _install(program_fd, self.datapath, links, config, undo)
+            except OSError as error:
+                raise DatapathError(_explain(error)) from error
+            undo.pop_all()
+        os.close(self.program_fd)
+        self.program_fd = program_fd
 
     def close(self) -> None:
         """Lets go of everything; the program stays attached and forwards."""
@@ -83,19 +114,27 @@ def open_datapath(config: Config) -> Loaded:
             datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
             undo.callback(datapath.close)
             _enter_addresses(datapath, config)
-            _enter_links(datapath, links)
-            datapath.set_exempt(config.source_exempt)
-            datapath.refill_free_flows()
+            datapath.refill_free_flows()  # the ports of these addresses
             hostlinks.let_lo_forward()
             program_fd = os.dup(program.program_fd(PROGRAM))
             undo.callback(os.close, program_fd)
-            for link in links:
-                _attach(program_fd, link, config, undo)
-            _detach_others(links, config.pin_path)
+            _install(program_fd, datapath, links, config, undo)
         except OSError as error:
             raise DatapathError(_explain(error)) from error
         undo.pop_all()
         return Loaded(datapath, program_fd, lock.pop_all())
+
+
+def _install(
+    program_fd: int, datapath: Datapath, links: Sequence[HostLink], config: Config, undo: ExitStack
+) -> None:
+    """Enters what the configuration says, and puts the program on its links and on no others."""
+    _enter_addresses(datapath, config)
+    _enter_links(datapath, links)
+    datapath.set_exempt(config.source_exempt)
+    for link in links:
+        _attach(program_fd, link, config, undo)
+    _detach_others(links, config.pin_path)
 
 
 def open_pinned(pin_path: Path) -> Datapath:
@@ -199,7 +238,9 @@ def _set_up(program: BpfObject, config: Config) -> set[str]:
         except FileNotFoundError:
             continue
         entries = libbpf.map_info(fd).max_entries
-        if name in sizes and sizes[name] != entries:
+        if name == "sessions_v1" and sizes[name] < entries:
+            program.set_max_entries(name, entries)  # fewer are a matter of the registry alone
+        elif name in sizes and sizes[name] != entries:
             raise DatapathError(
                 f"{config.pin_path / name} has {entries} entries, the configuration asks for {sizes[name]}: "
                 "sizes, relay addresses and relay ports cannot change while the maps live. "

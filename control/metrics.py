@@ -45,6 +45,8 @@ class RelayCollector(Collector):
             yield from self._flows()
             yield from self._sessions()
             yield from self._tables()
+            draining = self._relay.draining_since is not None
+            yield GaugeMetricFamily("earshot_draining", "1 while no new session is taken.", float(draining))
             build = GaugeMetricFamily("earshot_build_info", "Always 1; what runs.", labels=["version"])
             build.add_metric([version("earshot")], 1)
             yield build

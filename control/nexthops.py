@@ -83,6 +83,11 @@ class NextHops:
         self._rerouter = Rerouter(self, datapath)
         self._stack = contextlib.AsyncExitStack()
 
+    def reconfigure(self, interfaces: Sequence[str]) -> None:
+        """The program is attached to other links from now on."""
+        self._interfaces = frozenset(interfaces)
+        self._routes_changed = True
+
     async def __aenter__(self) -> NextHops:
         async with contextlib.AsyncExitStack() as stack:
             self._netlink = await stack.enter_async_context(AsyncIPRoute())

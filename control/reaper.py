@@ -58,10 +58,14 @@ class Reaper:
         self._table = table
         self._registry = registry
         self._streams = streams
-        self._idle_ticks = ticks_of(idle_seconds)
+        self.set_idle_seconds(idle_seconds)
         self._seen = np.zeros(len(table.flows), np.uint32)  # state words at the last scan
         self._fresh: list[int] = []  # bound between the last two scans
         self._dead: deque[tuple[float, Numbers]] = deque()
+
+    def set_idle_seconds(self, idle_seconds: float) -> None:
+        """How long a flow may be idle."""
+        self._idle_ticks = ticks_of(idle_seconds)
 
     def adopt(self, now: Clock) -> None:
         """At start: records that a former daemon ended are freed in due time."""
@@ -103,6 +107,12 @@ class Reaper:
         for number in numbers.tolist():
             session = sessions[int(flows[number]["session"])]
             self._report_end(number, session, pb.FLOW_END_REASON_SESSION_ENDED, now)
+
+    def end_vips(self, vips: Iterable[int], now: Clock) -> None:
+        """Ends the flows of VIPs, by their numbers, that the relay does not serve any more."""
+        flows = self._table.flows
+        live = in_state(flows["state"], abi.FlowState.LIVE)
+        self._end_known(live[np.isin(flows["vip"][live], list(vips))], pb.FLOW_END_REASON_VIP_REMOVED, now)
 
     def _end_orphans(self, states: NDArray[np.uint32], now: Clock) -> None:
         """Ends flows that lost their 5-tuple to another in the very moment of their binding.

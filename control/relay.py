@@ -17,6 +17,7 @@ from control.access import Grant
 from control.batches import SLICE, Batches, HopResolver, Speaker, clock
 from control.config import Config
 from control.datapath import Datapath
+from control.drain import Drain
 from control.flows import endpoint_message
 from control.logs import event
 from control.occupancy import Table, measure
@@ -54,9 +55,41 @@ class Relay:
         self._batches = Batches(self.registry, self._store, hops, local)
         now = clock()
         self._store.restore(now)
+        self._drain = Drain(config.pin_path)
+        self.registry.draining = self._drain.since is not None
         self._swept = now.seconds
         # Nobody could renew anything before.
         self._patient_until = now.seconds + config.grace_seconds
+
+    # ---- operators ------------------------------------------------------------------------
+
+    @property
+    def draining_since(self) -> int | None:
+        """Since which second of CLOCK_MONOTONIC no new session is taken; None if they are."""
+        return self._drain.since
+
+    def drain(self, now: float) -> None:
+        """No new sessions from now on; what is there lives on."""
+        self._drain.begin(now)
+        self.registry.draining = True
+        event(_log, logging.INFO, "draining", sessions=self.registry.session_count())
+
+    def undrain(self) -> None:
+        self._drain.end()
+        self.registry.draining = False
+        event(_log, logging.INFO, "undrained", sessions=self.registry.session_count())
+
+    def reconfigure(self, config: Config) -> None:
+        """Takes over a configuration that the datapath has already."""
+        known = self.datapath.vips
+        gone = [known.index(vip) for vip in self.vips if vip not in config.vips]
+        self._config = config
+        self.vips = config.vips
+        self.registry.limit(config.max_sessions, config.max_sessions_per_transceiver, config.grace_seconds)
+        self.reaper.set_idle_seconds(config.flow_idle_seconds)
+        self._batches.set_local(LocalAddresses.of(config.vips, config.relay_addresses))
+        if gone:
+            self.reaper.end_vips(gone, clock())
 
     # ---- transceivers ---------------------------------------------------------------------
 

@@ -102,6 +102,11 @@ class Attachment:
         while True:
             yield self._events.pop(0) if self._events else next(self._responses)
 
+    def seen_events(self) -> list[pb.AttachResponse]:
+        """Those that came before the answers so far, without waiting."""
+        seen, self._events = self._events, []
+        return seen
+
     def _send(self, request: pb.AttachRequest) -> None:
         self._requests.put(request)
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -19,8 +21,8 @@ from control.cli.options import pinned_maps
 from tests.lab.crowd import CALLS, Crowd, talking
 from tests.lab.netns import Lab
 from tests.lab.relay_client import Attachment, RelayClient
-from tests.lab.services import relay_target, start_relay
-from tests.lab.topology import Site, two_armed
+from tests.lab.services import BIN, endpoint, relay_target, start, start_relay
+from tests.lab.topology import VIP_PORT, Site, two_armed
 from tests.lab.traffic import RATE, Phase, Traffic
 
 Record = Callable[[str, object], None]
@@ -49,7 +51,30 @@ class Stage:
         self.daemon.wait(STOP_TIMEOUT)
 
     def start(self, *flags: str) -> None:
-        self.daemon = start_relay(self.site, *flags)
+        if self.config.exists():
+            flags = (f"--config={self.config}", *flags)
+            self.daemon = start(self.lab, self.site.relay, str(BIN / "earshotd"), *flags)
+        else:
+            self.daemon = start_relay(self.site, *flags)
+
+    @property
+    def config(self) -> Path:
+        """The daemon's settings, where they are not flags."""
+        return self.lab.dir / "earshotd.toml"
+
+    def configure(self, **changes: object) -> None:
+        """Writes the daemon's settings: what a site needs, and changes to it."""
+        addresses = self.site.addresses.values()
+        settings = {
+            "name": "relay",
+            "interfaces": list(self.site.interfaces),
+            "vips": [endpoint(family.vip, VIP_PORT) for family in addresses],
+            "relay_addresses": [family.relay for family in addresses],
+            "grpc_socket": f"{self.lab.dir}/earshotd.sock",
+            "pin_path": str(self.lab.pins),
+            **changes,
+        }
+        self.config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
 
     def ensure(self, *flags: str) -> None:
         """A daemon with the usual settings runs, and every call is bound, whatever a test before has left."""
