@@ -12,13 +12,13 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
-from control import abi, bpffs, clocks, hostlinks, libbpf
+from control import abi, bpffs, carry, clocks, hostlinks, libbpf, staging
 from control.addresses import Endpoint, IPAddress
 from control.config import Config
 from control.datapath import Datapath
@@ -28,7 +28,7 @@ from control.libbpf import BpfObject
 
 PROGRAM = "earshot"
 _LINK_PIN = "link_"
-_OURS = re.compile(r"[a-z0-9_]+_v\d+|link_\d+")
+_OURS = re.compile(rf"[a-z0-9_]+_v\d+|link_\d+|{staging.NEXT}|{staging.COMMIT}")
 _XDP_FLAGS = {"native": libbpf.XDP_FLAGS_DRV_MODE, "generic": libbpf.XDP_FLAGS_SKB_MODE}
 
 
@@ -63,7 +63,9 @@ class Loaded:
         """
         with ExitStack() as undo, BpfObject(object_path()) as program:
             try:
-                missing = set(program.map_names()) - _set_up(program, config)
+                plan = _set_up(program, config)
+                plan.close()
+                missing = set(program.map_names()) - plan.reused
                 if missing:
                     raise DatapathError(
                         f"the program that is installed has other maps ({', '.join(sorted(missing))}): "
@@ -102,23 +104,45 @@ def open_datapath(config: Config) -> Loaded:
     with ExitStack() as undo, ExitStack() as lock, BpfObject(object_path()) as program:
         lock.enter_context(bpffs.locked(config.pin_path))
         try:
-            reused = _set_up(program, config)
+            stage = staging.Staging(config.pin_path)
+            _repair(stage, program, config.pin_path)
+            plan = _set_up(program, config)
+            undo.callback(plan.close)
             program.load()
-            for name in program.map_names():
-                if name not in reused:
-                    if name == "free_hops_v1":
-                        # Before it is pinned: who dies in between leaves none behind, not one half full.
-                        _fill_free_hops(program.map_fd(name))
-                    libbpf.pin(program.map_fd(name), config.pin_path / name)
-                    undo.callback((config.pin_path / name).unlink)
+            new = [name for name in program.map_names() if name not in plan.reused]
+            if "free_hops_v1" in new:
+                # Before it is pinned: who dies in between leaves none behind, not one half full.
+                _fill_free_hops(program.map_fd("free_hops_v1"))
             datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
             undo.callback(datapath.close)
-            _enter_addresses(datapath, config)
-            datapath.refill_free_flows()  # the ports of these addresses
-            hostlinks.let_lo_forward()
             program_fd = os.dup(program.program_fd(PROGRAM))
             undo.callback(os.close, program_fd)
-            _install(program_fd, datapath, links, config, undo)
+            _enter_addresses(datapath, config)
+            hostlinks.let_lo_forward()
+            if plan.carried:
+                undo.callback(stage.abandon)
+                stage.begin({name: program.map_fd(name) for name in new}, program_fd)
+                carrier = carry.Carrier(plan.carried, datapath, set(new))
+                carrier.carry_all()
+                if not plan.reused.issuperset(carry.FREE_FLOWS):
+                    datapath.refill_free_flows()
+                carrier.carry_flows()
+                stage.commit()
+                # ---- from here to the end of the block, old and new carry packets side by side ----
+                _install(program_fd, datapath, links, config, undo)
+                carrier.carry_flows()
+                stage.finish()
+                carrier.close()
+            else:
+                for name in new:
+                    libbpf.pin(program.map_fd(name), config.pin_path / name)
+                    undo.callback((config.pin_path / name).unlink)
+            datapath.refill_free_flows()  # the ports of these addresses, but for those of carried flows
+            if not plan.carried:
+                _install(program_fd, datapath, links, config, undo)
+            for name in plan.obsolete:
+                (config.pin_path / name).unlink(missing_ok=True)
+            plan.close()
         except OSError as error:
             raise DatapathError(_explain(error)) from error
         undo.pop_all()
@@ -178,8 +202,9 @@ def remove(pin_path: Path) -> list[str]:
     with bpffs.locked(pin_path):
         # Links first, so that no packet meets a program whose maps are going.
         pins = sorted(pin_path.iterdir(), key=lambda pin: (not pin.name.startswith(_LINK_PIN), pin.name))
+        staging.Staging(pin_path).discard()
         for pin in pins:
-            pin.unlink()
+            pin.unlink(missing_ok=True)
         pin_path.rmdir()
     return [pin.name for pin in pins]
 
@@ -202,8 +227,27 @@ def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
     return found
 
 
-def _set_up(program: BpfObject, config: Config) -> set[str]:
-    """Sizes, settings and existing maps; returns the names of the maps that are reused."""
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of the maps that are there.
+
+    Attributes:
+        reused: those that fit, by name.
+        carried: descriptors of those that do not, by the names of the maps that are filled from them.
+        obsolete: pins that go in the end.
+    """
+
+    reused: set[str] = field(default_factory=set)
+    carried: dict[str, int] = field(default_factory=dict)
+    obsolete: set[str] = field(default_factory=set)
+
+    def close(self) -> None:
+        while self.carried:
+            os.close(self.carried.popitem()[1])
+
+
+def _set_up(program: BpfObject, config: Config) -> Plan:
+    """Sizes, settings and existing maps."""
     span = config.relay_ports.last - config.relay_ports.first + 1
     port_bits = max(1, (span - 1).bit_length())
     flows = len(config.relay_addresses) << port_bits
@@ -231,25 +275,68 @@ def _set_up(program: BpfObject, config: Config) -> set[str]:
     for name, entries in sizes.items():
         program.set_max_entries(name, entries)
 
-    reused = set()
+    _refuse_other_versions(program, config.pin_path)
+    plan = Plan()
     for name in program.map_names():
-        try:
-            fd = libbpf.get_pinned(config.pin_path / name)
-        except FileNotFoundError:
+        before = carry.former(name)
+        for pin in filter(None, (name, before.name if before else "")):
+            try:
+                fd = libbpf.get_pinned(config.pin_path / pin)
+                break
+            except FileNotFoundError:
+                continue
+        else:
             continue
         entries = libbpf.map_info(fd).max_entries
-        if name == "sessions_v1" and sizes[name] < entries:
-            program.set_max_entries(name, entries)  # fewer are a matter of the registry alone
-        elif name in sizes and sizes[name] != entries:
+        if pin == name and sizes.get(name, entries) <= entries and name in carry.MAY_BE_LARGER:
+            sizes[name] = entries  # fewer are a matter of the registry alone
+        if pin == name and sizes.get(name, entries) == entries:
+            if before is not None and before.name != name:
+                plan.obsolete.add(before.name)  # somebody died over its removal
+            program.reuse_map(name, fd)
+            os.close(fd)
+            plan.reused.add(name)
+            continue
+        plan.carried[name] = fd
+        if pin != name:
+            plan.obsolete.add(pin)
+    return plan
+
+
+def _refuse_other_versions(program: BpfObject, pin_path: Path) -> None:
+    """Raises DatapathError for maps of a layout that this version knows nothing of."""
+    ours = set(program.map_names())
+    known = ours | {one.name for one in carry.FORMER.values()}
+    bases = {name.rpartition("_v")[0] for name in ours}
+    for pin in sorted(pin_path.iterdir()):
+        if pin.name not in known and pin.name.rpartition("_v")[0] in bases:
             raise DatapathError(
-                f"{config.pin_path / name} has {entries} entries, the configuration asks for {sizes[name]}: "
-                "sizes, relay addresses and relay ports cannot change while the maps live. "
-                "Go back to the former ones, or end all calls with: earshot datapath remove"
+                f"{pin} is of a version that this one cannot take over, a newer one perhaps: "
+                "install that again, or end all calls with: earshot datapath remove"
             )
-        program.reuse_map(name, fd)
-        os.close(fd)
-        reused.add(name)
-    return reused
+
+
+def _repair(stage: staging.Staging, program: BpfObject, pin_path: Path) -> None:
+    """Brings to an end what somebody began who died over it."""
+
+    def bring_over(staged: dict[str, Path]) -> None:
+        formers = {name: before for name in staged if (before := carry.former(name))}
+        pins = {name: pin_path / name for name in program.map_names()} | staged
+        if all(pin.exists() for pin in pins.values()):
+            old = {
+                name: libbpf.get_pinned(pin_path / before.name)
+                for name, before in formers.items()
+                if (pin_path / before.name).exists()
+            }
+            datapath = Datapath({name: libbpf.get_pinned(pin) for name, pin in pins.items()})
+            carrier = carry.Carrier(old, datapath, set(staged))
+            carrier.carry_flows()
+            carrier.close()
+            datapath.close()
+            for fd in old.values():
+                os.close(fd)
+
+    stage.repair({link.program_id for link in attached(pin_path)}, bring_over)
 
 
 def _enter_addresses(datapath: Datapath, config: Config) -> None:
@@ -257,11 +344,12 @@ def _enter_addresses(datapath: Datapath, config: Config) -> None:
     ports = (config.relay_ports.first, config.relay_ports.last)
     port_bits = max(1, (ports[1] - ports[0]).bit_length())
     known = (datapath.port_min, datapath.port_max)
-    if datapath.relays and (tuple(datapath.relays) != config.relay_addresses or known != ports):
+    relays = tuple(datapath.relays)
+    if relays and (config.relay_addresses[: len(relays)] != relays or known != ports):
         raise DatapathError(
-            f"the maps in {config.pin_path} belong to relay addresses {', '.join(map(str, datapath.relays))} "
-            f"and ports {known[0]}-{known[1]}: go back to these, or end all calls with: "
-            "earshot datapath remove"
+            f"the maps in {config.pin_path} belong to relay addresses {', '.join(map(str, relays))} "
+            f"and ports {known[0]}-{known[1]}: calls are at these, so go back to them (others may "
+            "follow after the addresses), or end all calls with: earshot datapath remove"
         )
     vips = _numbered(datapath.vips, config.vips)
     datapath.set_addresses(vips, dict(enumerate(config.relay_addresses)), ports, port_bits)
@@ -332,7 +420,7 @@ def _explain_attach(error: OSError, mode: str) -> str:
 
 
 def _explain(error: OSError) -> str:
-    if error.errno in (1, 13):  # EPERM, EACCES
+    if error.errno in (1, 13) and os.geteuid() != 0:  # EPERM, EACCES; root's is the verifier's
         return f"{error.strerror}: needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
     return str(error.strerror)
 

@@ -21,9 +21,10 @@ from control.cli.options import pinned_maps
 from tests.lab.crowd import CALLS, Crowd, talking
 from tests.lab.netns import Lab
 from tests.lab.relay_client import Attachment, RelayClient
-from tests.lab.services import BIN, endpoint, relay_target, start, start_relay
+from tests.lab.services import BIN, endpoint, relay_command, relay_target, start, start_relay
 from tests.lab.topology import VIP_PORT, Site, two_armed
 from tests.lab.traffic import RATE, Phase, Traffic
+from tests.netns.command import Said
 
 Record = Callable[[str, object], None]
 
@@ -56,6 +57,33 @@ class Stage:
             self.daemon = start(self.lab, self.site.relay, str(BIN / "earshotd"), *flags)
         else:
             self.daemon = start_relay(self.site, *flags)
+
+    def start_release(self, daemon: Path) -> None:
+        """Another release's daemon, with the usual settings."""
+        _, *flags = relay_command(self.site)
+        self.daemon = start(self.lab, self.site.relay, str(daemon), *flags)
+
+    def popen(self, daemon: Path = BIN / "earshotd") -> subprocess.Popen[bytes]:
+        """The same, or this release's, without waiting for it."""
+        _, *flags = relay_command(self.site)
+        self.daemon = self.lab.popen(self.site.relay, str(daemon), *flags, log="earshotd")
+        return self.daemon
+
+    def earshot(self, *argv: str, wrapper: tuple[str, ...] = ()) -> Said:
+        """The command line, in the relay host."""
+        done = subprocess.run(
+            self.site.relay.command(*wrapper, str(BIN / "earshot"), *argv),
+            env={
+                **os.environ,
+                "EARSHOT_PIN_PATH": str(self.lab.pins),
+                "EARSHOT_GRPC_SOCKET": f"{self.lab.dir}/earshotd.sock",
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
 
     @property
     def config(self) -> Path:

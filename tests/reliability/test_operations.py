@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -44,22 +43,6 @@ def stage(module_stage: Stage) -> Stage:
     return module_stage
 
 
-def earshot(stage: Stage, *argv: str, wrapper: tuple[str, ...] = ()) -> Said:
-    done = subprocess.run(
-        stage.site.relay.command(*wrapper, str(BIN / "earshot"), *argv),
-        env={
-            **os.environ,
-            "EARSHOT_PIN_PATH": str(stage.lab.pins),
-            "EARSHOT_GRPC_SOCKET": f"{stage.lab.dir}/earshotd.sock",
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return Said(done.returncode, done.stdout, done.stderr)
-
-
 def program_ids(stage: Stage) -> tuple[int, ...]:
     """The program of each link."""
     return tuple(link.program_id for link in loader.attached(stage.lab.pins))
@@ -67,7 +50,7 @@ def program_ids(stage: Stage) -> tuple[int, ...]:
 
 def reload(stage: Stage, **changes: object) -> Said:
     stage.configure(**changes)
-    return earshot(stage, "datapath", "reload")
+    return stage.earshot("datapath", "reload")
 
 
 def test_a_vip_comes_and_goes(stage: Stage, record_property: Record) -> None:
@@ -157,7 +140,7 @@ def test_what_cannot_change_is_refused_whole(
         stage.daemon.send_signal(signal.SIGHUP)
         wait_for(lambda: f"event=reload_refused field={field} " in stage.log(), "the log says so, too")
         stage.configure()
-        assert earshot(stage, "datapath", "reload").err == "Changed: nothing.\n"
+        assert stage.earshot("datapath", "reload").err == "Changed: nothing.\n"
     assert_whole(phase)
 
 
@@ -190,7 +173,7 @@ def test_drain(stage: Stage, record_property: Record) -> None:
     new = stage.crowd.another()
     with stage.attached() as attachment, stage.flowing(record_property) as phase:
         assert health(stage) == serving.SERVING
-        said = earshot(stage, "drain", "--deadline", "0")
+        said = stage.earshot("drain", "--deadline", "0")
         calls = len(stage.crowd.members)
         assert said.status == 1
         assert f"draining, with {calls} sessions and {calls} flows left" in said.err
@@ -207,7 +190,7 @@ def test_drain(stage: Stage, record_property: Record) -> None:
         assert health(stage) == serving.NOT_SERVING
         with stage.attached() as attachment:
             assert attachment.add_session(new.session).code == Code.UNAVAILABLE
-            assert earshot(stage, "undrain").status == 0
+            assert stage.earshot("undrain").status == 0
             assert health(stage) == serving.SERVING
             assert attachment.add_session(new.session).code == 0
             assert attachment.remove(new.session.session_id).code == 0
@@ -229,7 +212,7 @@ def test_drain_ends_when_the_relay_is_empty(stage: Stage) -> None:
         attachment.batch(*(remove(member.session.session_id) for member in stage.crowd.members))
         _, said = waiting.communicate(timeout=30)
         assert (waiting.returncode, said.splitlines()[-1]) == (0, "Drained: no session is left.")
-        assert earshot(stage, "undrain").status == 0
+        assert stage.earshot("undrain").status == 0
 
 
 def test_strangers_are_refused(stage: Stage) -> None:
@@ -237,7 +220,7 @@ def test_strangers_are_refused(stage: Stage) -> None:
     stage.site.lab.dir.chmod(0o755)
     (stage.lab.dir / "earshotd.sock").chmod(0o666)
     nobody = ("setpriv", "--reuid=65534", "--clear-groups")
-    said = earshot(stage, "drain", "--deadline", "0", wrapper=nobody)
+    said = stage.earshot("drain", "--deadline", "0", wrapper=nobody)
     assert (said.status, "neither root nor the daemon's own user" in said.err) == (1, True), said.err
     assert health(stage) == health_pb2.HealthCheckResponse.SERVING
 
@@ -250,7 +233,7 @@ def test_upgraded_again_and_again(stage: Stage, record_property: Record) -> None
                 daemon.upgrade()
                 programs.add(program_ids(stage))
                 stage.traffic.wait_for_rounds(1)
-        said = earshot(stage, "datapath", "upgrade")
+        said = stage.earshot("datapath", "upgrade")
         assert (said.status, said.err.endswith("runs on 2 links.\n")) == (0, True), said.err
         programs.add(program_ids(stage))
     assert_whole(phase)
