@@ -91,6 +91,10 @@ class Batches:
         self._hops = hops
         self._local = local
 
+    def set_local(self, local: LocalAddresses) -> None:
+        """The relay has other addresses from now on."""
+        self._local = local
+
     async def carry_out(self, speaker: Speaker, wishes: Sequence[Wish]) -> list[pb.OperationResult]:
         """All operations in order, each with a result of its own.
 

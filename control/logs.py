@@ -24,6 +24,11 @@ def set_up(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
+def set_level(level: str) -> None:
+    """Another level from now on."""
+    logging.getLogger().setLevel(level.upper())
+
+
 class KeyValueFormatter(logging.Formatter):
     """``time=2026-01-31T12:00:00.000Z level=info event=ready key=value``, always one line."""
 

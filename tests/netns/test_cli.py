@@ -84,8 +84,8 @@ def entered() -> Iterator[Entered]:
             enter_session(datapath, b"cccc", 2, 0, b"call-2")
             enter_session(datapath, b"dddd", 3, 1, b"call-2")
             bound = enter_flow(datapath, 7, "198.51.100.7:40000", 1)
-            second_relay = 1 << datapath.port_bits
-            enter_flow(datapath, second_relay | 9, "[2001:db8:c::7]:41000", 3, age=1)
+            second_relay = datapath.layout.span
+            enter_flow(datapath, second_relay + 9, "[2001:db8:c::7]:41000", 3, age=1)
         yield Entered(site, bound)
 
 
@@ -236,7 +236,7 @@ def test_datapath_status(entered: Entered) -> None:
     maps = {row["map"]: row for row in report["maps"]}
     assert maps["sessions_v1"]["max_entries"] == 100
     assert maps["sessions_v1"]["type"] == "hash"
-    assert maps["flows_v1"]["memory_bytes"] >= 64 * 20_000
+    assert maps["flows_v2"]["memory_bytes"] >= 64 * 20_000
     assert report["memory_bytes"] == sum(row["memory_bytes"] for row in report["maps"])
     table = earshot(site, "datapath", "status").table
     assert [line[2] for line in table if line and line[0] in site.interfaces] == ["native", "native"]
