@@ -22,7 +22,7 @@ KILLS = 40 if LONG else 5
 # A record of twice the size, in a map of another name, and how it is made of today's.
 NEWER = (
     Edit("bpf/*.h", "} flows_v2", "} flows_v3"),
-    Edit("bpf/*.h", "&flows_v2", "&flows_v3"),
+    Edit("bpf/*.[ch]", "&flows_v2", "&flows_v3"),
     Edit("control/**/*.py", '"flows_v2"', '"flows_v3"'),
     Edit("bpf/abi.h", "\t__u64 down_bytes;\n};", "\t__u64 down_bytes;\n\t__u64 more[8];\n};"),
     Edit("bpf/abi.h", "sizeof(struct flow) == 64", "sizeof(struct flow) == 128"),
