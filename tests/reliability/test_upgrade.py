@@ -18,7 +18,7 @@ from tests.reliability.stage import LONG, Record, Stage, assert_whole, set_up
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
-KILLS = 40 if LONG else 5
+KILLS = 40 if LONG else 3
 # A record of twice the size, in a map of another name, and how it is made of today's.
 NEWER = (
     Edit("bpf/*.h", "flows_v1", "flows_v2"),
