@@ -153,11 +153,12 @@ def _install(
     program_fd: int, datapath: Datapath, links: Sequence[HostLink], config: Config, undo: ExitStack
 ) -> None:
     """Enters what the configuration says, and puts the program on its links and on no others."""
-    _enter_addresses(datapath, config)
+    _numbered(datapath.vips, config.vips)  # first what may be refused
     _enter_links(datapath, links)
-    datapath.set_exempt(config.source_exempt)
     for link in links:
         _attach(program_fd, link, config, undo)
+    _enter_addresses(datapath, config)
+    datapath.set_exempt(config.source_exempt)
     _detach_others(links, config.pin_path)
 
 

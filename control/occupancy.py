@@ -36,7 +36,9 @@ def measure(datapath: Datapath, registry: Registry, max_sessions: int) -> list[T
     """All tables that can refuse something. Flows of both families have relay ports of their own."""
     tables = []
     # Each relay address has an equal part of the records; a record that rests is not free.
-    taken = np.count_nonzero(datapath.states().reshape(len(datapath.relays), -1), axis=1)
+    states = datapath.states()
+    each = len(states) // len(datapath.relays)
+    taken = np.count_nonzero(states[: each * len(datapath.relays)].reshape(-1, each), axis=1)
     ports = datapath.port_max - datapath.port_min + 1
     for version in (4, 6):
         ours = [relay.version == version for relay in datapath.relays]
