@@ -89,10 +89,12 @@ class Soak:
         self._attached = ExitStack()
         self._attachment: Attachment | None = None
         self.result = Result()
+        self._warm_up = WARM_UP
 
     def run(self, seconds: float) -> Result:
         stage, result = self._stage, self.result
         started = time.monotonic()
+        self._warm_up = min(WARM_UP, seconds / 4)
         self._attach()
         self._rest()
         result.begin = self._holdings()
@@ -133,7 +135,7 @@ class Soak:
         churn = Churn(self._stage.site)
         with self._stage.traffic.flowing():
             churn.start()
-            time.sleep(WARM_UP)
+            time.sleep(self._warm_up)
             churn.end()
         calls = len(self._stage.crowd.members)
 
@@ -234,7 +236,7 @@ class Soak:
 
 
 # Calls that come and go take new flows of one address all the time; and grace is short, to see its end.
-USUAL = {"source_requests_per_second": 0, "grace_seconds": 8}
+USUAL = {"source_requests_per_second": 0, "grace_seconds": 4}
 
 
 def run(minutes: float, seed: int) -> Result:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.reliability import soak
 
-MINUTES = float(os.environ.get("EARSHOT_SOAK_MINUTES", "0.2"))
+MINUTES = float(os.environ.get("EARSHOT_SOAK_MINUTES", "0.1"))
 pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.timeout(120 + 90 * MINUTES)]
 
 
