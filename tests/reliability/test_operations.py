@@ -197,7 +197,8 @@ def test_drain(stage: Stage, record_property: Record) -> None:
 
 
 def test_drain_ends_when_the_relay_is_empty(stage: Stage) -> None:
-    with stage.attached() as attachment:
+    """Who waits for it does not mind that the daemon is restarted meanwhile."""
+    with stage.attached():
         waiting = subprocess.Popen(
             stage.site.relay.command(
                 str(BIN / "earshot"), "drain", f"--socket={stage.lab.dir}/earshotd.sock", "--deadline=60"
@@ -206,6 +207,9 @@ def test_drain_ends_when_the_relay_is_empty(stage: Stage) -> None:
             text=True,
         )
         wait_for(lambda: health(stage) == health_pb2.HealthCheckResponse.NOT_SERVING, "it drains", 20)
+        stage.end(signal.SIGKILL)
+    stage.start()
+    with stage.attached() as attachment:
         assert waiting.poll() is None
         attachment.batch(*(remove(member.session.session_id) for member in stage.crowd.members))
         _, said = waiting.communicate(timeout=30)
