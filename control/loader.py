@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from control.addresses import Endpoint, IPAddress
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import DatapathError
+from control.fitting import Plan, refuse_other_versions, repair
 from control.hostlinks import HostLink
 from control.libbpf import BpfObject
 
@@ -105,7 +106,7 @@ def open_datapath(config: Config) -> Loaded:
         lock.enter_context(bpffs.locked(config.pin_path))
         try:
             stage = staging.Staging(config.pin_path)
-            _repair(stage, program, config.pin_path)
+            repair(stage, program, config.pin_path, {link.program_id for link in attached(config.pin_path)})
             plan = _set_up(program, config)
             undo.callback(plan.close)
             program.load()
@@ -228,25 +229,6 @@ def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
     return found
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What becomes of the maps that are there.
-
-    Attributes:
-        reused: those that fit, by name.
-        carried: descriptors of those that do not, by the names of the maps that are filled from them.
-        obsolete: pins that go in the end.
-    """
-
-    reused: set[str] = field(default_factory=set)
-    carried: dict[str, int] = field(default_factory=dict)
-    obsolete: set[str] = field(default_factory=set)
-
-    def close(self) -> None:
-        while self.carried:
-            os.close(self.carried.popitem()[1])
-
-
 def _set_up(program: BpfObject, config: Config) -> Plan:
     """Sizes, settings and existing maps."""
     span = config.relay_ports.last - config.relay_ports.first + 1
@@ -276,7 +258,7 @@ def _set_up(program: BpfObject, config: Config) -> Plan:
     for name, entries in sizes.items():
         program.set_max_entries(name, entries)
 
-    _refuse_other_versions(program, config.pin_path)
+    refuse_other_versions(program, config.pin_path)
     plan = Plan()
     for name in program.map_names():
         before = carry.former(name)
@@ -302,42 +284,6 @@ def _set_up(program: BpfObject, config: Config) -> Plan:
         if pin != name:
             plan.obsolete.add(pin)
     return plan
-
-
-def _refuse_other_versions(program: BpfObject, pin_path: Path) -> None:
-    """Raises DatapathError for maps of a layout that this version knows nothing of."""
-    ours = set(program.map_names())
-    known = ours | {one.name for one in carry.FORMER.values()}
-    bases = {name.rpartition("_v")[0] for name in ours}
-    for pin in sorted(pin_path.iterdir()):
-        if pin.name not in known and pin.name.rpartition("_v")[0] in bases:
-            raise DatapathError(
-                f"{pin} is of a version that this one cannot take over, a newer one perhaps: "
-                "install that again, or end all calls with: earshot datapath remove"
-            )
-
-
-def _repair(stage: staging.Staging, program: BpfObject, pin_path: Path) -> None:
-    """Brings to an end what somebody began who died over it."""
-
-    def bring_over(staged: dict[str, Path]) -> None:
-        formers = {name: before for name in staged if (before := carry.former(name))}
-        pins = {name: pin_path / name for name in program.map_names()} | staged
-        if all(pin.exists() for pin in pins.values()):
-            old = {
-                name: libbpf.get_pinned(pin_path / before.name)
-                for name, before in formers.items()
-                if (pin_path / before.name).exists()
-            }
-            datapath = Datapath({name: libbpf.get_pinned(pin) for name, pin in pins.items()})
-            carrier = carry.Carrier(old, datapath, set(staged))
-            carrier.carry_flows()
-            carrier.close()
-            datapath.close()
-            for fd in old.values():
-                os.close(fd)
-
-    stage.repair({link.program_id for link in attached(pin_path)}, bring_over)
 
 
 def _enter_addresses(datapath: Datapath, config: Config) -> None:

@@ -146,7 +146,9 @@ def assert_only_todays(stage: Stage) -> None:
     assert pins.isdisjoint({"flows_v1", "next", "commit"})
 
 
-def test_a_larger_relay_takes_the_calls_over(own_stage: Stage, record_property: Record) -> None:
+def test_a_larger_relay_takes_the_calls_over(
+    own_stage: Stage, tmp_path: Path, record_property: Record
+) -> None:
     """Relay addresses and room for sessions are added: other sizes of five maps."""
     stage = own_stage
     added = ("--relay-address=10.20.0.2", "--relay-address=fd00:20::2", "--max-sessions=100000")
@@ -154,8 +156,14 @@ def test_a_larger_relay_takes_the_calls_over(own_stage: Stage, record_property: 
     before = loader.open_pinned(stage.lab.pins)
     capacity = before.capacity()
     before.close()
+    name, line = DEATHS["a pin is moved"]
+    indent = " " * 16
+    dying = release.make(tmp_path / "dying", [Edit(f"control/{name}", line, f"{line}{indent}{_DIE}")])
     with stage.flowing(record_property) as phase:
         stage.end(signal.SIGTERM)
+        # At first with some maps in their places, and some not.
+        assert stage.popen(dying, *added).wait(20) == -signal.SIGKILL
+        stage.traffic.wait_for_rounds(3)
         stage.start(*added)
         with stage.attached() as attachment:
             assert attachment.welcome.sessions == len(stage.crowd.members)
