@@ -13,7 +13,12 @@ import pytest
 
 from control import loader
 from tests.lab import release
+from tests.lab.calls import RTP, call, payload
+from tests.lab.netns import Lab
+from tests.lab.relay_client import RelayClient
 from tests.lab.release import Edit
+from tests.lab.services import relay_command, relay_target, start_relay
+from tests.lab.topology import two_armed
 from tests.reliability.stage import LONG, Record, Stage, assert_whole, set_up
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
@@ -224,3 +229,22 @@ def test_a_program_that_does_not_load_is_refused_by_the_running_daemon(
             assert not {link.program_id for link in loader.attached(stage.lab.pins)} & running
             stage.traffic.wait_for_rounds(5)
     assert_whole(phase)
+
+
+def test_a_very_first_start_that_dies_is_repaired(tmp_path: Path) -> None:
+    """With one map pinned, and the others gone with it."""
+    line = "libbpf.pin(program.map_fd(name), config.pin_path / name)\n"
+    dying = release.make(tmp_path / "dying", [Edit("control/loader.py", line, f"{line}{' ' * 20}{_DIE}")])
+    with Lab() as lab:
+        site = two_armed(lab)
+        _, *flags = relay_command(site)
+        assert lab.popen(site.relay, str(dying), *flags).wait(20) == -signal.SIGKILL
+        assert len(list(lab.pins.iterdir())) == 1
+        start_relay(site)
+        with (
+            RelayClient(relay_target(site)) as relay,
+            relay.attach("t") as attachment,
+            call(site, attachment, 4) as made,
+        ):
+            made.bind(4)
+            made.down(payload(RTP, 100))
