@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -60,6 +62,17 @@ class FormerTable(Protocol):
     def close(self) -> None: ...
 
 
+@contextmanager
+def _opened(pin_path: Path, names: Iterable[str]) -> Iterator[list[int]]:
+    """Descriptors of pinned maps, for as long as the block is."""
+    with ExitStack() as stack:
+        fds = []
+        for name in names:
+            fds.append(libbpf.get_pinned(pin_path / name))
+            stack.callback(os.close, fds[-1])
+        yield fds
+
+
 class RingTable:
     """Of today's numbering, with rings of free numbers."""
 
@@ -68,14 +81,10 @@ class RingTable:
         Raises:
             FileNotFoundError: there is none, or not all of it.
         """
-        fds = [libbpf.get_pinned(pin_path / name) for name in (flows, "free_lists_v1", "layout_v1")]
-        try:
+        with _opened(pin_path, (flows, "free_lists_v1", "layout_v1")) as fds:
             self._flows = MappedArray(fds[0], value, writable=False)
             self._rings = MappedArray(fds[1], abi.FREE_LIST)
             self.layout = Layout.of_record(ArrayMap(fds[2], abi.LAYOUT).get(0))
-        finally:
-            for fd in fds:
-                os.close(fd)
         self.ports = (self.layout.port_min, self.layout.port_max) if self.layout else (0, 0)
         self._tails: Numbers | None = None
 
@@ -127,18 +136,12 @@ class ShiftTable:
         Raises:
             FileNotFoundError: there is none, or not all of it.
         """
-        fds = [libbpf.get_pinned(pin_path / name) for name in (flows, "locals_v1")]
-        try:
+        with _opened(pin_path, (flows, "locals_v1", "free_flows4_v1", "free_flows6_v1")) as fds:
             self._flows = MappedArray(fds[0], value, writable=False)
             locals_ = ArrayMap(fds[1], _LOCALS_V1).get(0)[0]
-        finally:
-            for fd in fds:
-                os.close(fd)
+            self._queues = [Queue(os.dup(fd)) for fd in fds[2:]]
         self.ports = (int(locals_["port_min"]), int(locals_["port_max"]))
         self._port_bits = int(locals_["port_bits"])
-        self._queues = [
-            Queue(libbpf.get_pinned(pin_path / name)) for name in ("free_flows4_v1", "free_flows6_v1")
-        ]
         self._taken: list[list[int]] = [[] for _ in self._queues]
 
     @property

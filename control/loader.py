@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from control import abi, bpffs, carry, hostlinks, libbpf, memory, plans, staging, time_namespace
+from control import abi, bpffs, carry, fitting, hostlinks, libbpf, memory, staging, time_namespace
 from control.addresses import Endpoint
 from control.config import Config
 from control.datapath import Datapath
@@ -63,7 +63,7 @@ class Loaded:
         """
         with ExitStack() as undo, BpfObject(object_path()) as program:
             try:
-                plan = plans.make(program, config)
+                plan = fitting.make_plan(program, config)
                 plan.close()
                 missing = set(program.map_names()) - plan.reused
                 if missing:
@@ -105,13 +105,14 @@ def open_datapath(config: Config) -> Loaded:
         lock.enter_context(bpffs.locked(config.pin_path))
         try:
             stage = staging.Staging(config.pin_path)
-            _repair(stage, program, config.pin_path)
-            plan = plans.make(program, config)
+            running = {link.program_id for link in attached(config.pin_path)}
+            fitting.repair(stage, program, config.pin_path, running)
+            plan = fitting.make_plan(program, config)
             undo.callback(plan.close)
             new = [name for name in program.map_names() if name not in plan.reused]
             if new:
                 # Not where all maps are there: calls go on in them, whatever else takes the host's memory.
-                plans.memory_need(program, config, plan.reused).check(memory.available())
+                fitting.memory_need(program, config, plan.reused).check(memory.available())
             program.load()
             datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
             undo.callback(datapath.close)
@@ -159,11 +160,12 @@ def _install(
     program_fd: int, datapath: Datapath, links: Sequence[HostLink], config: Config, undo: ExitStack
 ) -> None:
     """Enters what the configuration says, and puts the program on its links and on no others."""
-    _enter_addresses(datapath, config)
+    _numbered(datapath.vips, config.vips)  # first what may be refused
     _enter_links(datapath, links)
-    datapath.set_exempt(config.source_exempt)
     for link in links:
         _attach(program_fd, link, config, undo)
+    _enter_addresses(datapath, config)
+    datapath.set_exempt(config.source_exempt)
     _detach_others(links, config.pin_path)
 
 
@@ -236,26 +238,10 @@ def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
 def memory_need(config: Config) -> memory.Need:
     """What a configuration takes of the host; of maps, those that are not pinned yet."""
     with BpfObject(object_path()) as program:
-        for name, entries in plans.map_sizes(config, plans.wanted_layout(config)).items():
+        for name, entries in fitting.map_sizes(config, fitting.wanted_layout(config)).items():
             program.set_max_entries(name, entries)
         made = [name for name in program.map_names() if os.path.lexists(config.pin_path / name)]
-        return plans.memory_need(program, config, made)
-
-
-def _repair(stage: staging.Staging, program: BpfObject, pin_path: Path) -> None:
-    """Brings to an end what somebody began who died over it."""
-
-    def bring_over(staged: dict[str, Path]) -> None:
-        flows = carry.Flows.find(pin_path) if carry.FLOWS in staged else None
-        if flows is None:
-            return  # it was kept, or its pins have been moved already, which comes last
-        pins = {name: pin_path / name for name in program.map_names()} | staged
-        datapath = Datapath({name: libbpf.get_pinned(pin) for name, pin in pins.items()})
-        carry.Carrier({}, flows, datapath, datapath.layout).carry_changes()
-        datapath.close()
-        flows.close()
-
-    stage.repair({link.program_id for link in attached(pin_path)}, bring_over)
+        return fitting.memory_need(program, config, made)
 
 
 def _enter_addresses(datapath: Datapath, config: Config) -> None:

@@ -36,12 +36,12 @@ def measure(datapath: Datapath, registry: Registry, max_sessions: int) -> list[T
     """All tables that can refuse something. Flows of both families have relay ports of their own."""
     tables = []
     # Each relay address has an equal part of the records; a record that rests is not free.
-    taken = np.count_nonzero(datapath.states().reshape(len(datapath.relays), -1), axis=1)
-    ports = datapath.layout.span
+    layout = datapath.layout
+    taken = np.count_nonzero(datapath.states().reshape(layout.relays, layout.span), axis=1)
     for version in (4, 6):
-        ours = [relay.version == version for relay in datapath.relays]
+        ours = [relay.version == version for relay in datapath.relays[: layout.relays]]
         if any(ours):
-            tables.append(Table(f"flows_ipv{version}", int(taken[ours].sum()), ports * sum(ours)))
+            tables.append(Table(f"flows_ipv{version}", int(taken[ours].sum()), layout.span * sum(ours)))
     return [
         *tables,
         Table("sessions", registry.ufrag_count(), max_sessions),

@@ -69,10 +69,10 @@ class Rerouter:
                 event(log, logging.INFO, "next_hop_changed", towards=asked.destination, backends=moved)
         clients = Clients.read(self._datapath)
         moves: dict[int, int] = {}
-        for start in range(0, len(clients.asked), SLICE):
-            part = clients.asked[start : start + SLICE]
-            for position, way in enumerate(routes.ways(part), start):
-                number = self._hop_now(clients.asked[position], way, unrouted)
+        for start in range(0, len(clients.hops), SLICE):
+            part = clients.asked(start, start + SLICE)
+            for position, (asked, way) in enumerate(zip(part, routes.ways(part), strict=True), start):
+                number = self._hop_now(asked, way, unrouted)
                 if number is not None and number != clients.hops[position]:
                     moves[position] = number
             await asyncio.sleep(0)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from control import abi
-from control.addresses import from_bytes, to_bytes
+from control.addresses import IPAddress, from_bytes, to_bytes
 from control.datapath import Datapath
 from control.routes import Asked
 from control.sweep import STATE_MASK, STRETCH
@@ -33,12 +33,12 @@ class Clients:
     """The clients of live flows, each once for each VIP that it uses and hop that it is reached by.
 
     Attributes:
-        asked: what to ask the kernel about each.
         hops: the number of the hop of each.
     """
 
-    asked: list[Asked]
     hops: list[int]
+    _clients: NDArray[np.void]
+    _vips: list[IPAddress]
     _flows: NDArray[np.uint32]  # records,
     _states: NDArray[np.uint32]  # their state words when they were read,
     _client_of: NDArray[np.intp]  # and the client of each
@@ -54,15 +54,16 @@ class Clients:
         records["hop"] = datapath.flows["client_hop"][numbers]
         unique, client_of = np.unique(records.view(f"V{_CLIENT.itemsize}"), return_inverse=True)
         clients = unique.view(_CLIENT)
-        vips = datapath.vips
-        asked = [
-            Asked(
-                from_bytes(bytes(client["address"])),
-                vips[client["vip"]].address if client["vip"] < len(vips) else None,
-            )
-            for client in clients
+        vips = [vip.address for vip in datapath.vips]
+        return cls(clients["hop"].tolist(), clients, vips, numbers, states[numbers], client_of)
+
+    def asked(self, start: int, stop: int) -> list[Asked]:
+        """What to ask the kernel about some of them, by position."""
+        part = self._clients[start:stop]
+        return [
+            Asked(from_bytes(bytes(address)), self._vips[vip] if vip < len(self._vips) else None)
+            for address, vip in zip(part["address"], part["vip"].tolist(), strict=True)
         ]
-        return cls(asked, clients["hop"].tolist(), numbers, states[numbers], client_of)
 
     def move(self, datapath: Datapath, moves: Mapping[int, int]) -> int:
         """Gives clients, by their position, other hops; returns how many flows have moved.

@@ -53,9 +53,19 @@ class Daemon:
         return response.state
 
     def drain_state(self) -> pb.DrainState:
+        """A daemon that is just being restarted is waited for."""
+        import grpc
         from earshot.relay.v1 import admin_pb2 as pb
 
-        response: pb.GetDrainResponse = self._stub.GetDrain(pb.GetDrainRequest(), timeout=TIMEOUT)
+        for last in (False, True):
+            try:
+                response: pb.GetDrainResponse = self._stub.GetDrain(
+                    pb.GetDrainRequest(), timeout=TIMEOUT, wait_for_ready=True
+                )
+                break
+            except grpc.RpcError as error:
+                if last or error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
         return response.state
 
     def reload(self) -> list[str]:

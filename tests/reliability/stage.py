@@ -63,9 +63,9 @@ class Stage:
         _, *flags = relay_command(self.site)
         self.daemon = start(self.lab, self.site.relay, str(daemon), *flags)
 
-    def popen(self, daemon: Path = BIN / "earshotd") -> subprocess.Popen[bytes]:
+    def popen(self, daemon: Path = BIN / "earshotd", *more: str) -> subprocess.Popen[bytes]:
         """The same, or this release's, without waiting for it."""
-        _, *flags = relay_command(self.site)
+        _, *flags = relay_command(self.site, *more)
         self.daemon = self.lab.popen(self.site.relay, str(daemon), *flags, log="earshotd")
         return self.daemon
 

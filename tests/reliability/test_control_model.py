@@ -34,14 +34,14 @@ from tests.lab.topology import two_armed
 from tests.netns.raw_stream import add, remove, renew
 from tests.reliability.control_model import MAX_UFRAGS, MAX_UFRAGS_EACH, Known, Model
 
-EVERYDAY_CASES = 30
+EVERYDAY_CASES = 20
 CASES = int(os.environ.get("EARSHOT_CONTROL_CASES", EVERYDAY_CASES))
 SEED = int(os.environ.get("EARSHOT_CONTROL_SEED", "1"))
 # Of what takes a second or more, in all cases together.
 ALLOWED = {
     "restart": CASES // 6,
     "die in a batch": CASES // 5,
-    "stay away": CASES // 30,
+    "stay away": CASES // 20,
     "expire": CASES // 15,
 }
 pytestmark = [

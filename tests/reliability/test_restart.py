@@ -20,9 +20,9 @@ from tests.reliability.stage import LONG, Record, Stage, assert_whole
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
 KILLS = 60 if LONG else 6
-AWAY_SECONDS = 60.0 if LONG else 2.0
-STARVED_SECONDS = 30.0 if LONG else 6.0
-GRACE_SECONDS = 5
+AWAY_SECONDS = 60.0 if LONG else 1.0
+STARVED_SECONDS = 30.0 if LONG else 4.5
+GRACE_SECONDS = 4
 A_FEW_SWEEPS = 1.5  # seconds
 CHURN = 400  # sessions in each batch: two slices of work
 

@@ -13,12 +13,17 @@ import pytest
 
 from control import loader
 from tests.lab import release
+from tests.lab.calls import RTP, call, payload
+from tests.lab.netns import Lab
+from tests.lab.relay_client import RelayClient
 from tests.lab.release import Edit
+from tests.lab.services import relay_command, relay_target, start_relay
+from tests.lab.topology import two_armed
 from tests.reliability.stage import LONG, Record, Stage, assert_whole, set_up
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
-KILLS = 40 if LONG else 5
+KILLS = 40 if LONG else 3
 # A record of twice the size, in a map of another name, and how it is made of today's.
 NEWER = (
     Edit("bpf/*.h", "} flows_v2", "} flows_v3"),
@@ -147,7 +152,9 @@ def assert_only_todays(stage: Stage) -> None:
     assert pins.isdisjoint({"flows_v2", "next", "commit"})
 
 
-def test_a_larger_relay_takes_the_calls_over(own_stage: Stage, record_property: Record) -> None:
+def test_a_larger_relay_takes_the_calls_over(
+    own_stage: Stage, tmp_path: Path, record_property: Record
+) -> None:
     """Relay addresses and room for sessions are added: other sizes of five maps."""
     stage = own_stage
     added = ("--relay-address=10.20.0.2", "--relay-address=fd00:20::2", "--max-sessions=100000")
@@ -155,8 +162,14 @@ def test_a_larger_relay_takes_the_calls_over(own_stage: Stage, record_property: 
     before = loader.open_pinned(stage.lab.pins)
     capacity = before.capacity()
     before.close()
+    name, line = DEATHS["a pin is moved"]
+    indent = " " * 16
+    dying = release.make(tmp_path / "dying", [Edit(f"control/{name}", line, f"{line}{indent}{_DIE}")])
     with stage.flowing(record_property) as phase:
         stage.end(signal.SIGTERM)
+        # At first with some maps in their places, and some not.
+        assert stage.popen(dying, *added).wait(20) == -signal.SIGKILL
+        stage.traffic.wait_for_rounds(3)
         stage.start(*added)
         with stage.attached() as attachment:
             assert attachment.welcome.sessions == len(stage.crowd.members)
@@ -217,3 +230,22 @@ def test_a_program_that_does_not_load_is_refused_by_the_running_daemon(
             assert not {link.program_id for link in loader.attached(stage.lab.pins)} & running
             stage.traffic.wait_for_rounds(5)
     assert_whole(phase)
+
+
+def test_a_very_first_start_that_dies_is_repaired(tmp_path: Path) -> None:
+    """With one map pinned, and the others gone with it."""
+    line = "libbpf.pin(program.map_fd(name), config.pin_path / name)\n"
+    dying = release.make(tmp_path / "dying", [Edit("control/loader.py", line, f"{line}{' ' * 20}{_DIE}")])
+    with Lab() as lab:
+        site = two_armed(lab)
+        _, *flags = relay_command(site)
+        assert lab.popen(site.relay, str(dying), *flags).wait(20) == -signal.SIGKILL
+        assert len(list(lab.pins.iterdir())) == 1
+        start_relay(site)
+        with (
+            RelayClient(relay_target(site)) as relay,
+            relay.attach("t") as attachment,
+            call(site, attachment, 4) as made,
+        ):
+            made.bind(4)
+            made.down(payload(RTP, 100))

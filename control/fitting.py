@@ -14,11 +14,13 @@ from control import abi, carry, jiffies, libbpf, memory
 from control.addresses import IPAddress, from_bytes
 from control.carry import Flows, Former
 from control.config import Config
+from control.datapath import Datapath
 from control.errors import DatapathError
 from control.former_tables import RingTable
 from control.layout import Layout
 from control.libbpf import Array, BpfObject
 from control.maps import ArrayMap
+from control.staging import Staging
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Plan:
             self.flows.close()
 
 
-def make(program: BpfObject, config: Config) -> Plan:
+def make_plan(program: BpfObject, config: Config) -> Plan:
     """Gives a program that is not loaded yet its sizes, settings and the maps that it goes on with.
 
     Raises:
@@ -118,6 +120,22 @@ def _entries(pin: Path) -> int:
         return libbpf.map_info(fd).max_entries
     finally:
         os.close(fd)
+
+
+def repair(stage: Staging, program: BpfObject, pin_path: Path, running: set[int]) -> None:
+    """Brings to an end what somebody began who died over it. `running`: the programs that links have."""
+
+    def bring_over(staged: dict[str, Path]) -> None:
+        flows = Flows.find(pin_path) if carry.FLOWS in staged else None
+        if flows is None:
+            return  # it was kept, or its pin has been moved already, which comes after all else
+        pins = {name: pin_path / name for name in program.map_names()} | staged
+        datapath = Datapath({name: libbpf.get_pinned(pin) for name, pin in pins.items()})
+        carry.Carrier({}, flows, datapath, datapath.layout).carry_changes()
+        datapath.close()
+        flows.close()
+
+    stage.repair(running, bring_over)
 
 
 # ---- what fits ---------------------------------------------------------------------------
