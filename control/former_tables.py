@@ -36,9 +36,11 @@ class FormerTable(Protocol):
 
     Attributes:
         ports: its range, both ends included.
+        relays: how many relay addresses it has records for.
     """
 
     ports: tuple[int, int]
+    relays: int
 
     @property
     def records(self) -> Array: ...
@@ -86,6 +88,7 @@ class RingTable:
             self._rings = MappedArray(fds[1], abi.FREE_LIST)
             self.layout = Layout.of_record(ArrayMap(fds[2], abi.LAYOUT).get(0))
         self.ports = (self.layout.port_min, self.layout.port_max) if self.layout else (0, 0)
+        self.relays = self.layout.relays if self.layout else 0
         self._tails: Numbers | None = None
 
     @property
@@ -142,6 +145,7 @@ class ShiftTable:
             self._queues = [Queue(os.dup(fd)) for fd in fds[2:]]
         self.ports = (int(locals_["port_min"]), int(locals_["port_max"]))
         self._port_bits = int(locals_["port_bits"])
+        self.relays = len(self.records) >> self._port_bits
         self._taken: list[list[int]] = [[] for _ in self._queues]
 
     @property

@@ -32,7 +32,7 @@ XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 XDP_ACTIONS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
 
 _ENOENT, _ENOSPC = 2, 28
-_MAP_TYPE_ARRAY = 2
+_MAP_TYPE_ARRAY, _MAP_TYPE_QUEUE = 2, 22
 _LIVE_FRAMES = 1 << 1
 _BATCH = 8192
 
@@ -287,10 +287,32 @@ class BpfObject:
         return _check(_program_fd(program), f"program {name}")
 
 
+class _MapCreateOpts(ct.Structure):
+    _fields_ = [
+        ("sz", ct.c_size_t),
+        ("btf", _U32 * 4),
+        ("inner_map_fd", _U32),
+        ("map_flags", _U32),
+        ("map_extra", ct.c_uint64),
+        ("numa_node", _U32),
+        ("map_ifindex", _U32),
+    ]
+
+
+def create_map(name: str, kind: int, value_size: int, entries: int, flags: int = 0) -> int:
+    """A new array, or whatever enum bpf_map_type says, that belongs to no object; its descriptor.
+
+    Keys are numbers, but a queue has none.
+    """
+    options = _MapCreateOpts(sz=ct.sizeof(_MapCreateOpts), map_flags=flags)
+    key_size = 0 if kind == _MAP_TYPE_QUEUE else 4
+    fd = _map_create(kind, name.encode(), key_size, value_size, entries, ct.byref(options))
+    return _check(fd, f"create map {name}")
+
+
 def create_array(name: str, value_size: int, entries: int) -> int:
     """A new array map that belongs to no object; its descriptor."""
-    fd = _map_create(_MAP_TYPE_ARRAY, name.encode(), 4, value_size, entries, None)
-    return _check(fd, f"create map {name}")
+    return create_map(name, _MAP_TYPE_ARRAY, value_size, entries)
 
 
 # ---- pins and links ----------------------------------------------------------------------
