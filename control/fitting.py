@@ -18,7 +18,7 @@ from control.datapath import Datapath
 from control.errors import DatapathError
 from control.former_tables import RingTable
 from control.layout import Layout
-from control.libbpf import Array, BpfObject
+from control.libbpf import Array, BpfObject, MapShape
 from control.maps import ArrayMap
 from control.staging import Staging
 
@@ -33,17 +33,19 @@ class Plan:
         carried: descriptors of those that do not, and what they are, by the names of the maps that are
             filled from them; but for the flow table's.
         flows: the flow table that the new one is filled from; None where it is kept, or there was none.
+        replaced: maps that are there and do not fit, and from which nothing is carried.
     """
 
     layout: Layout
     reused: set[str] = field(default_factory=set)
     carried: dict[str, tuple[Former, int]] = field(default_factory=dict)
     flows: Flows | None = None
+    replaced: set[str] = field(default_factory=set)
 
     @property
     def carries(self) -> bool:
-        """Whether there is something that must not be lost on the way."""
-        return bool(self.carried) or self.flows is not None
+        """Whether new maps take the places of others, in which packets find what they need meanwhile."""
+        return bool(self.carried or self.replaced) or self.flows is not None
 
     def close(self) -> None:
         while self.carried:
@@ -77,8 +79,9 @@ def make_plan(program: BpfObject, config: Config) -> Plan:
             (config.pin_path / name).unlink(missing_ok=True)
     else:
         plan = Plan(layout, flows=flows)
-    for name in set(program.map_names()) - carry.TABLE:
-        _plan_one(program, config.pin_path, name, sizes, plan)
+    for shape in program.map_shapes():
+        if shape.name not in carry.TABLE:
+            _plan_one(program, config.pin_path, shape, sizes, plan)
     program.set_rodata(_settings(layout, config).tobytes())
     for name, entries in sizes.items():
         if name not in plan.reused:
@@ -86,13 +89,17 @@ def make_plan(program: BpfObject, config: Config) -> Plan:
     return plan
 
 
-def _plan_one(program: BpfObject, pin_path: Path, name: str, sizes: dict[str, int], plan: Plan) -> None:
+def _plan_one(program: BpfObject, pin_path: Path, shape: MapShape, sizes: dict[str, int], plan: Plan) -> None:
+    name = shape.name
     if (pin_path / name).exists():
-        entries = _entries(pin_path / name)
-        if name in carry.MAY_BE_LARGER and sizes[name] <= entries:
-            sizes[name] = entries  # fewer are a matter of the registry alone
-        if sizes.get(name, entries) == entries:
+        there = _info(pin_path / name)
+        if name in carry.MAY_BE_LARGER and sizes[name] <= there.max_entries:
+            sizes[name] = there.max_entries  # fewer are a matter of the registry alone
+        if there.max_entries == sizes.get(name, shape.max_entries):
             _reuse(program, pin_path, name, plan)
+            return
+        if name in carry.BEGUN_AGAIN:
+            plan.replaced.add(name)
             return
     for origin in carry.origins(name):
         if (pin_path / origin.name).exists():
@@ -110,14 +117,15 @@ def _reuse(program: BpfObject, pin_path: Path, name: str, plan: Plan) -> None:
 def _fits(pin_path: Path, names: Collection[str], sizes: dict[str, int]) -> bool:
     """Whether all of these are there, in the right sizes."""
     return all(
-        (pin_path / name).exists() and sizes.get(name) in (None, _entries(pin_path / name)) for name in names
+        (pin_path / name).exists() and sizes.get(name) in (None, _info(pin_path / name).max_entries)
+        for name in names
     )
 
 
-def _entries(pin: Path) -> int:
+def _info(pin: Path) -> libbpf.MapInfo:
     fd = libbpf.get_pinned(pin)
     try:
-        return libbpf.map_info(fd).max_entries
+        return libbpf.map_info(fd)
     finally:
         os.close(fd)
 

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.root, pytest.mark.netns]
 PORTS = PortRange(10000, 10099)
 PORT_BITS = 7
 SECOND = 77
-_ARRAY, _QUEUE, _MMAPABLE = 2, 22, 1 << 10
+_ARRAY, _PERCPU_ARRAY, _QUEUE, _MMAPABLE = 2, 6, 22, 1 << 10
 # By number of then: the state, and where the record is now.
 FLOWS = {
     3: (abi.FlowState.LIVE, 3),
@@ -50,7 +50,7 @@ def config(site: Site) -> Config:
     made = replace(config_of(site), relay_ports=PORTS)
     with site.relay.inside():
         open_datapath(made).close()
-    for name in (*carry.TABLE, "locals_v2", "sources_v2", "last_hop_v1"):
+    for name in (*carry.TABLE, "locals_v2", "sources_v2", "scratch_v2", "reasons_v1", "last_hop_v1"):
         (made.pin_path / name).unlink()
 
     def pin(name: str, kind: int, value_size: int, entries: int, flags: int = 0) -> int:
@@ -65,6 +65,8 @@ def config(site: Site) -> Config:
         pin("free_flows6_v1", _QUEUE, 4, 100),
         pin("flow_index_v1", _ARRAY, 4, 1),
         pin("sources_v1", _ARRAY, 8, 1),
+        pin("scratch_v1", _PERCPU_ARRAY, 8328, 1),
+        pin("reasons_v1", _PERCPU_ARRAY, 16, 50),
     ]
     layout = np.array([0, PORT_BITS], np.uint32).tobytes() + np.array([10000, 10099], np.uint16).tobytes()
     libbpf.update(fds[1], bytes(4), layout.ljust(16 + 24 * abi.LOCAL_SLOTS, b"\0"))
@@ -98,6 +100,7 @@ def test_flows_go_over(site: Site, config: Config) -> None:
         assert datapath.flows[now] == record(before, state)
     assert np.count_nonzero(datapath.states()) == len(FLOWS)
     assert_index_and_rings(datapath)
+    assert len(datapath.reasons()) == len(abi.Reason)
     loaded.close()
     pins = {pin.name for pin in config.pin_path.iterdir()}
     assert pins.isdisjoint({*carry.obsolete(), "next", "commit"})
