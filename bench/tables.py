@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import numpy as np
 
-from control import abi, flow_index, libbpf, loader
+from control import abi, fitting, flow_index, libbpf, loader
 from control.addresses import Endpoint, IPAddress, to_bytes
 from control.datapath import Datapath
 from control.hmac_keys import key_states
@@ -109,7 +109,7 @@ class Table:
                 *layout.sizes().items(),
             ):
                 program.set_max_entries(name, entries)
-            settings = loader.program_settings(layout)
+            settings = fitting.program_settings(layout)
             for name, budget in vars(budgets).items():
                 settings[f"{name}_interval"], settings[f"{name}_burst"] = budget.interval, budget.burst
             program.set_rodata(settings.tobytes())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /*
  * Tells the time twice: in jiffies, as the packet program will read it, and by
- * CLOCK_MONOTONIC. Run by control/clock.py; never attached.
+ * CLOCK_MONOTONIC. Run by control/jiffies.py; never attached.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

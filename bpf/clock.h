@@ -5,7 +5,7 @@
  * bpf_ktime_get_coarse_ns() would say the same, by a call of 15 to 19 ns for each
  * packet. The verifier makes a single load of bpf_jiffies64(). How long a jiffy is
  * and when they began to be counted is not for programs to know, so the daemon
- * measures it (control/clock.py) before it loads this one.
+ * measures it (control/jiffies.py) before it loads this one.
  */
 #ifndef EARSHOT_CLOCK_H
 #define EARSHOT_CLOCK_H

@@ -219,7 +219,7 @@ struct {
 	__type(key, __u32);
 	__type(value, struct scratch);
 	__uint(max_entries, 1);
-} scratch_v1 SEC(".maps");
+} scratch_v2 SEC(".maps");
 
 /* By enum reason. Written by XDP for every packet; read by daemon and CLI. */
 struct {

@@ -9,6 +9,7 @@ over, which every slice looks for first.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
@@ -20,6 +21,7 @@ from control.addresses import Endpoint, IPAddress, IPNetwork
 from control.errors import UnreachableError
 from control.flows import Clock
 from control.hmac_keys import key_states
+from control.logs import event
 from control.model import Attachment, Owner, UfragKey
 from control.requests import (
     Code,
@@ -39,6 +41,11 @@ SLICE = 200
 HOP_SECONDS = 4.0
 
 _NO_ROOM = RequestError(Code.RESOURCE_EXHAUSTED, "the map of sessions is full; it is gone", "credentials")
+
+# What an operator can do something about; the rest is between a transceiver and its own mistakes.
+_WORTH_A_LINE = frozenset({Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE})
+
+_log = logging.getLogger(__name__)
 
 _Wanted = SessionRequest | RequestError | None
 _Hops = dict[IPAddress, int | str]  # to each address the next hop, or why there is none
@@ -89,6 +96,10 @@ class Batches:
         self._registry = registry
         self._store = store
         self._hops = hops
+        self._local = local
+
+    def set_local(self, local: LocalAddresses) -> None:
+        """The relay has other addresses from now on."""
         self._local = local
 
     async def carry_out(self, speaker: Speaker, wishes: Sequence[Wish]) -> list[pb.OperationResult]:
@@ -154,6 +165,15 @@ class Batches:
             else:
                 self._registry.remove(owner, wish.session_id, now.seconds)
         except RequestError as refusal:
+            if refusal.code in _WORTH_A_LINE:
+                event(
+                    _log,
+                    logging.WARNING,
+                    "session_refused",
+                    transceiver=owner.name,
+                    session=wish.session_id,
+                    message=refusal,
+                )
             return _without_frames(refusal)
         return None
 

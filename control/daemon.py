@@ -19,14 +19,15 @@ import click
 
 from control import config_file, garbage, logs, metrics, settings
 from control.config import Config
-from control.datapath import Datapath
 from control.errors import ConfigError, EarshotError
-from control.loader import open_datapath
+from control.loader import Loaded, open_datapath
 from control.nexthops import NextHops
+from control.occupancy import Watch
 from control.reaper import SCAN_SECONDS
 from control.relay import Relay
 
 SWEEP_SECONDS = 0.5
+WATCH_SECONDS = 2.0
 # Of a connection: the caller's, and both ends of the one to gRPC's own socket (control/front.py).
 _DESCRIPTORS_EACH = 3
 _DESCRIPTORS_OTHERS = 512
@@ -36,8 +37,8 @@ EXIT_CONFIG = 2
 _log = logging.getLogger(__name__)
 
 
-async def run(config: Config, datapath: Datapath) -> None:
-    """Serves until SIGTERM or SIGINT.
+async def run(config: Config, loaded: Loaded, read: Callable[[], Config]) -> None:
+    """Serves until SIGTERM or SIGINT; SIGHUP has the configuration read again, by `read`.
 
     Raises:
         EarshotError: it cannot start.
@@ -46,22 +47,30 @@ async def run(config: Config, datapath: Datapath) -> None:
     # it is told otherwise before it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from control import server
+    from control.admin import Operations
+    from control.reload import Reloader
 
     garbage.pause()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    datapath = loaded.datapath
     async with AsyncExitStack() as stack:
         hops = await stack.enter_async_context(NextHops(datapath, config.interfaces))
         relay = Relay(config, datapath, hops)
         entrance = server.Entrance.of(config)
+        reloader = Reloader(config, read, loaded, relay, hops)
+        reloader.attend(entrance)
+        loop.add_signal_handler(signal.SIGHUP, reloader.reload_on_signal)
+        operations = Operations(reloader.reload, reloader.upgrade)
         stack.enter_context(metrics.serving(relay, entrance, config.metrics_listen))
-        await stack.enter_async_context(server.serving(relay, config, entrance))
+        await stack.enter_async_context(server.serving(relay, config, entrance, operations))
         async with asyncio.TaskGroup() as tasks:
             chores = [
                 tasks.create_task(_scan(relay)),
                 tasks.create_task(_sweep(relay)),
+                tasks.create_task(_watch(relay)),
                 tasks.create_task(garbage.collect_now_and_then(lambda: relay.streams.ended)),
             ]
             garbage.settle()
@@ -70,6 +79,13 @@ async def run(config: Config, datapath: Datapath) -> None:
             logs.event(_log, logging.INFO, "stopping")
             for chore in chores:
                 chore.cancel()
+
+
+async def _watch(relay: Relay) -> None:
+    watch = Watch()
+    while True:
+        watch.look(relay.tables())
+        await asyncio.sleep(WATCH_SECONDS)
 
 
 async def _scan(relay: Relay) -> None:
@@ -145,20 +161,27 @@ def main(config_path: Path | None, **flags: Any) -> None:
 
     Each setting may stand in the TOML file under its flag's name with underscores (lists in the
     plural), or in the environment as EARSHOT_<NAME>. Flags win over the environment, and the
-    environment over the file. SIGTERM stops the daemon and leaves calls alone.
+    environment over the file. SIGTERM stops the daemon and leaves calls alone; SIGHUP has it read
+    its configuration again.
 
     \b
     Example:
       earshotd --interface eth0 --vip 203.0.113.1:3478 --relay-address 10.0.0.1
     """
     logs.set_up("info")
+    # Until there is a configuration to be read again, it would end us.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     given = {key: value for key, value in flags.items() if value not in (None, ())}
     try:
-        config = settings.build(_read_file(config_path), os.environ, given)
+
+        def read() -> Config:
+            return settings.build(_read_file(config_path), os.environ, given)
+
+        config = read()
         logs.set_up(config.log_level)
         _allow_descriptors(config.max_streams)
         with closing(open_datapath(config)) as loaded:
-            asyncio.run(run(config, loaded.datapath))
+            asyncio.run(run(config, loaded, read))
         logs.event(_log, logging.INFO, "stopped", datapath="left in place")
     except ConfigError as error:
         logs.event(_log, logging.ERROR, "bad_configuration", field=error.field, message=error.message)

@@ -87,8 +87,6 @@ class Datapath:
 
     def fill_free_hops(self) -> None:
         """Makes all hops of new maps available."""
-        while self.free_hops.pop() is not None:
-            pass  # of a daemon that died while it did this
         for number in range(1, abi.HOP_MAX):
             self.free_hops.push(number)
 
@@ -180,17 +178,19 @@ class Datapath:
         return self._layout
 
     def lay_out(self, layout: Layout) -> None:
-        """Makes new maps a flow table, all records free. After set_addresses: families follow from those.
+        """Makes new maps a flow table, in which records that are not FREE are in use already.
 
-        What tells that it is done is written last.
+        After set_addresses: families follow from those. What tells that it is done is written last.
         """
         relay_of = np.arange(layout.records, dtype=np.uint32) // layout.span
         families = np.array([address.version for address in self.relays])[relay_of]
         numbers = {family: np.flatnonzero(families == family).astype(np.uint32) for family in FAMILIES}
         self.free.lay_out({family: len(numbers[family]) for family in FAMILIES})
         generator = np.random.default_rng()
+        states = self.states()
         for family in FAMILIES:
-            self.free.give(family, generator.permutation(numbers[family]))
+            free = numbers[family][states[numbers[family]] == abi.FlowState.FREE]
+            self.free.give(family, generator.permutation(free))
         self._layouts.put(0, layout.record())
         self._layout = layout
 

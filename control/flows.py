@@ -22,8 +22,9 @@ Numbers = NDArray[np.uint32]
 
 _STATE_MASK = np.uint32((1 << abi.FLOW_STATE_BITS) - 1)
 _TICKS = 1 << 32
-# XDP may have seen a packet after the clock was read here; nothing else lies in the future.
-_FUTURE_TICKS = np.uint32(1 << 16)
+# XDP may have seen a packet after the clock was read here: long after it, where this process was stopped
+# in between. So half of all differences are the future. No flow is left alone for the other 26 days.
+FUTURE_TICKS = np.uint32(1 << 31)
 
 
 class FlowTable(Protocol):
@@ -66,7 +67,7 @@ def in_state(states: NDArray[np.uint32], *wanted: abi.FlowState) -> Numbers:
 def idle_ticks(flows: Records, numbers: Numbers, now_ticks: int) -> NDArray[np.uint32]:
     """Ticks since the last packet in either direction, across the wrap of the 32-bit counter."""
     idle: NDArray[np.uint32] = np.uint32(now_ticks) - flows["last_seen"][numbers]
-    idle[idle > np.uint32(_TICKS - 1) - _FUTURE_TICKS] = 0
+    idle[idle > np.uint32(_TICKS - 1) - FUTURE_TICKS] = 0
     return idle
 
 

@@ -52,9 +52,13 @@ class Front:
         self.refused = 0
         self._path = path
         self._group = group
+        self.limit(most, most_per_user)
+        self._open: Counter[int] = Counter()
+
+    def limit(self, most: int, most_per_user: int) -> None:
+        """Other limits from now on; connections that are open go on."""
         self._most = most
         self._most_per_user = most_per_user
-        self._open: Counter[int] = Counter()
 
     def prepare(self) -> None:
         """Makes the folder for gRPC's socket, and clears away what a daemon that was killed has left.

@@ -32,6 +32,7 @@ XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 XDP_ACTIONS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
 
 _ENOENT, _ENOSPC = 2, 28
+_MAP_TYPE_ARRAY, _MAP_TYPE_QUEUE = 2, 22
 _LIVE_FRAMES = 1 << 1
 _BATCH = 8192
 
@@ -111,6 +112,7 @@ _find_program = _declare("bpf_object__find_program_by_name", _P, _P, _S)
 _next_program = _declare("bpf_object__next_program", _P, _P, _P)
 _set_log_buf = _declare("bpf_program__set_log_buf", _I, _P, _P, _Z)
 _program_fd = _declare("bpf_program__fd", _I, _P)
+_map_create = _declare("bpf_map_create", _I, _U32, _S, _U32, _U32, _U32, _P)
 _map_name = _declare("bpf_map__name", _S, _P)
 _map_fd = _declare("bpf_map__fd", _I, _P)
 _map_type = _declare("bpf_map__type", _I, _P)
@@ -127,6 +129,7 @@ _version_string = _declare("libbpf_version_string", _S)
 _possible_cpus = _declare("libbpf_num_possible_cpus", _I)
 _obj_pin = _declare("bpf_obj_pin", _I, _I, _S)
 _obj_get = _declare("bpf_obj_get", _I, _S)
+_program_by_id = _declare("bpf_prog_get_fd_by_id", _I, _U32)
 _info_by_fd = _declare("bpf_obj_get_info_by_fd", _I, _I, _P, ct.POINTER(_U32))
 _link_create = _declare("bpf_link_create", _I, _I, _I, _I, ct.POINTER(_LinkCreateOpts))
 _link_update = _declare("bpf_link_update", _I, _I, _I, _P)
@@ -284,6 +287,34 @@ class BpfObject:
         return _check(_program_fd(program), f"program {name}")
 
 
+class _MapCreateOpts(ct.Structure):
+    _fields_ = [
+        ("sz", ct.c_size_t),
+        ("btf", _U32 * 4),
+        ("inner_map_fd", _U32),
+        ("map_flags", _U32),
+        ("map_extra", ct.c_uint64),
+        ("numa_node", _U32),
+        ("map_ifindex", _U32),
+    ]
+
+
+def create_map(name: str, kind: int, value_size: int, entries: int, flags: int = 0) -> int:
+    """A new array, or whatever enum bpf_map_type says, that belongs to no object; its descriptor.
+
+    Keys are numbers, but a queue has none.
+    """
+    options = _MapCreateOpts(sz=ct.sizeof(_MapCreateOpts), map_flags=flags)
+    key_size = 0 if kind == _MAP_TYPE_QUEUE else 4
+    fd = _map_create(kind, name.encode(), key_size, value_size, entries, ct.byref(options))
+    return _check(fd, f"create map {name}")
+
+
+def create_array(name: str, value_size: int, entries: int) -> int:
+    """A new array map that belongs to no object; its descriptor."""
+    return create_map(name, _MAP_TYPE_ARRAY, value_size, entries)
+
+
 # ---- pins and links ----------------------------------------------------------------------
 
 
@@ -332,6 +363,14 @@ def map_info(fd: int) -> MapInfo:
     )
 
 
+def program_id(fd: int) -> int:
+    """The kernel's number of a program."""
+    info = (ct.c_uint32 * 2)()  # type and id: the first fields of struct bpf_prog_info
+    size = _U32(ct.sizeof(info))
+    _check(_info_by_fd(fd, ct.byref(info), ct.byref(size)), "program info")
+    return int(info[1])
+
+
 class LinkInfo(NamedTuple):
     id: int
     program_id: int
@@ -343,6 +382,11 @@ def link_info(fd: int) -> LinkInfo:
     size = _U32(ct.sizeof(info))
     _check(_info_by_fd(fd, ct.byref(info), ct.byref(size)), "link info")
     return LinkInfo(info.id, info.prog_id, info.ifindex)
+
+
+def open_program(program_id: int) -> int:
+    """A new descriptor of a program, by the kernel's number for it. Needs CAP_SYS_ADMIN."""
+    return _check(_program_by_id(program_id), f"open program {program_id}")
 
 
 # ---- test runs ---------------------------------------------------------------------------

@@ -25,9 +25,13 @@ class CallLimits:
 
     def __init__(self, most: int, most_per_caller: int) -> None:
         self.refused = 0
+        self.limit(most, most_per_caller)
+        self._open: Counter[Caller] = Counter()
+
+    def limit(self, most: int, most_per_caller: int) -> None:
+        """Other limits from now on; calls that are open go on."""
         self._most = most
         self._most_per_caller = most_per_caller
-        self._open: Counter[Caller] = Counter()
 
     @contextmanager
     def counted(self, caller: Caller) -> Iterator[None]:

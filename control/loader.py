@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
@@ -18,19 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
-from control import abi, bpffs, clock, hostlinks, libbpf, memory
+from control import abi, bpffs, carry, fitting, hostlinks, libbpf, memory, staging, time_namespace
 from control.addresses import Endpoint
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import DatapathError
 from control.hostlinks import HostLink
-from control.layout import Layout
-from control.libbpf import Array, BpfObject
-from control.maps import ArrayMap
+from control.libbpf import BpfObject
 
 PROGRAM = "earshot"
 _LINK_PIN = "link_"
-_OURS = re.compile(r"[a-z0-9_]+_v\d+|link_\d+")
+_OURS = re.compile(rf"[a-z0-9_]+_v\d+|link_\d+|{staging.NEXT}|{staging.COMMIT}")
 _XDP_FLAGS = {"native": libbpf.XDP_FLAGS_DRV_MODE, "generic": libbpf.XDP_FLAGS_SKB_MODE}
 
 
@@ -42,13 +40,46 @@ def object_path() -> Path:
     return path
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loaded:
     """A datapath in a daemon's hands: nobody else sets up or removes its pins meanwhile."""
 
     datapath: Datapath
     program_fd: int
     _lock: ExitStack
+
+    def program_id(self) -> int:
+        """The kernel's number of the program that is attached."""
+        return libbpf.program_id(self.program_fd)
+
+    def apply(self, config: Config, links: Sequence[HostLink]) -> None:
+        """Loads the program anew, as it is installed now, and takes over a changed configuration.
+
+        The maps stay. Links lose their program at no time, those excepted that are not named any more.
+        `links` are those of config.interfaces.
+
+        Raises:
+            DatapathError: the program does not load, or its maps are others: what runs goes on.
+        """
+        with ExitStack() as undo, BpfObject(object_path()) as program:
+            try:
+                plan = fitting.make_plan(program, config)
+                plan.close()
+                missing = set(program.map_names()) - plan.reused
+                if missing:
+                    raise DatapathError(
+                        f"the program that is installed has other maps ({', '.join(sorted(missing))}): "
+                        "restart earshotd, which carries calls over"
+                    )
+                program.load()
+                program_fd = os.dup(program.program_fd(PROGRAM))
+                undo.callback(os.close, program_fd)
+                _install(program_fd, self.datapath, links, config, undo)
+            except OSError as error:
+                raise DatapathError(_explain(error)) from error
+            undo.pop_all()
+        os.close(self.program_fd)
+        self.program_fd = program_fd
 
     def close(self) -> None:
         """Lets go of everything; the program stays attached and forwards."""
@@ -67,35 +98,75 @@ def open_datapath(config: Config) -> Loaded:
         ConfigError: an interface is not there, or the host has too little memory.
         DatapathError: anything else, with its cure where one is known.
     """
+    time_namespace.refuse_another()
     links = hostlinks.find(config.interfaces)
     bpffs.ensure(config.pin_path)
     with ExitStack() as undo, ExitStack() as lock, BpfObject(object_path()) as program:
         lock.enter_context(bpffs.locked(config.pin_path))
         try:
-            layout, reused = _set_up(program, config)
+            stage = staging.Staging(config.pin_path)
+            running = {link.program_id for link in attached(config.pin_path)}
+            fitting.repair(stage, program, config.pin_path, running)
+            plan = fitting.make_plan(program, config)
+            undo.callback(plan.close)
+            new = [name for name in program.map_names() if name not in plan.reused]
+            if new:
+                # Not where all maps are there: calls go on in them, whatever else takes the host's memory.
+                fitting.memory_need(program, config, plan.reused).check(memory.available())
             program.load()
-            for name in program.map_names():
-                if name not in reused:
-                    libbpf.pin(program.map_fd(name), config.pin_path / name)
-                    undo.callback((config.pin_path / name).unlink)
             datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
             undo.callback(datapath.close)
-            _enter_addresses(datapath, config)
-            _enter_links(datapath, links)
-            datapath.set_exempt(config.source_exempt)
-            if not datapath.is_laid_out:
-                datapath.fill_free_hops()
-                datapath.lay_out(layout)
-            hostlinks.let_lo_forward()
             program_fd = os.dup(program.program_fd(PROGRAM))
             undo.callback(os.close, program_fd)
-            for link in links:
-                _attach(program_fd, link, config, undo)
-            _detach_others(links, config.pin_path)
+            _enter_addresses(datapath, config)
+            # New maps are filled before they are pinned: who dies in between leaves nothing half full.
+            if "free_hops_v1" in new:
+                datapath.fill_free_hops()
+            if plan.flows is None and not datapath.is_laid_out:
+                datapath.lay_out(plan.layout)
+            hostlinks.let_lo_forward()
+            if plan.carries:
+                carrier = carry.Carrier(plan.carried, plan.flows, datapath, plan.layout)
+                undo.callback(_back_out, stage, carrier, program_fd, config.pin_path)
+                stage.begin({name: program.map_fd(name) for name in new}, program_fd)
+                carrier.carry_all()
+                stage.commit()
+                # ---- from here to the end of the block, old and new carry packets side by side ----
+                _install(program_fd, datapath, links, config, undo)
+                carrier.carry_changes()
+                stage.finish()
+            else:
+                for name in new:
+                    libbpf.pin(program.map_fd(name), config.pin_path / name)
+                    undo.callback((config.pin_path / name).unlink)
+                _install(program_fd, datapath, links, config, undo)
+            for name in carry.obsolete():
+                (config.pin_path / name).unlink(missing_ok=True)
+            plan.close()
         except OSError as error:
             raise DatapathError(_explain(error)) from error
         undo.pop_all()
         return Loaded(datapath, program_fd, lock.pop_all())
+
+
+def _back_out(stage: staging.Staging, carrier: carry.Carrier, program_fd: int, pin_path: Path) -> None:
+    """After a failure nothing has happened, unless a link has the new program: the next start goes on."""
+    if libbpf.program_id(program_fd) not in {link.program_id for link in attached(pin_path)}:
+        stage.discard()
+        carrier.give_up()
+
+
+def _install(
+    program_fd: int, datapath: Datapath, links: Sequence[HostLink], config: Config, undo: ExitStack
+) -> None:
+    """Enters what the configuration says, and puts the program on its links and on no others."""
+    _numbered(datapath.vips, config.vips)  # first what may be refused
+    _enter_links(datapath, links)
+    for link in links:
+        _attach(program_fd, link, config, undo)
+    _enter_addresses(datapath, config)
+    datapath.set_exempt(config.source_exempt)
+    _detach_others(links, config.pin_path)
 
 
 def open_pinned(pin_path: Path) -> Datapath:
@@ -139,8 +210,9 @@ def remove(pin_path: Path) -> list[str]:
     with bpffs.locked(pin_path):
         # Links first, so that no packet meets a program whose maps are going.
         pins = sorted(pin_path.iterdir(), key=lambda pin: (not pin.name.startswith(_LINK_PIN), pin.name))
+        staging.Staging(pin_path).discard()
         for pin in pins:
-            pin.unlink()
+            pin.unlink(missing_ok=True)
         pin_path.rmdir()
     return [pin.name for pin in pins]
 
@@ -166,113 +238,14 @@ def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
 def memory_need(config: Config) -> memory.Need:
     """What a configuration takes of the host; of maps, those that are not pinned yet."""
     with BpfObject(object_path()) as program:
-        for name, entries in map_sizes(config).items():
+        for name, entries in fitting.map_sizes(config, fitting.wanted_layout(config)).items():
             program.set_max_entries(name, entries)
         made = [name for name in program.map_names() if os.path.lexists(config.pin_path / name)]
-        return _need(program, config, made)
-
-
-def _need(program: BpfObject, config: Config, made: Collection[str]) -> memory.Need:
-    flows = _wanted_layout(config).records
-    return memory.need(program.map_shapes(), made, config.max_sessions, flows, libbpf.possible_cpus())
-
-
-def map_sizes(config: Config) -> dict[str, int]:
-    """Entries of the maps whose size follows from the configuration."""
-    return {
-        "sessions_v1": config.max_sessions,
-        "backends_v1": config.max_backends + 1,  # entry 0 is not used
-        **_wanted_layout(config).sizes(),
-    }
-
-
-def _set_up(program: BpfObject, config: Config) -> tuple[Layout, set[str]]:
-    """Sizes, settings and existing maps; returns the layout, and the names of the maps that are reused.
-
-    Raises:
-        ConfigError: what has to be made is more than the host has memory for.
-    """
-    layout = _layout(config)
-    sizes = map_sizes(config)
-    settings = program_settings(layout)
-    for budget, tokens, seconds in (
-        ("source", 2 * config.source_requests_per_second, 2),
-        ("binding", 2 * config.bindings_per_second, 2),
-        ("session", config.flows_per_session, config.flow_idle_seconds),
-    ):
-        # Both in ns: what a token costs, and how much may be saved up.
-        settings[f"{budget}_interval"] = seconds * 1_000_000_000 // tokens if tokens else 0
-        settings[f"{budget}_burst"] = (seconds * 1_000_000_000 // tokens) * (tokens - 1) if tokens else 0
-    program.set_rodata(settings.tobytes())
-    for name, entries in sizes.items():
-        program.set_max_entries(name, entries)
-
-    reused = set()
-    for name in program.map_names():
-        try:
-            fd = libbpf.get_pinned(config.pin_path / name)
-        except FileNotFoundError:
-            continue
-        entries = libbpf.map_info(fd).max_entries
-        if name in sizes and sizes[name] != entries:
-            raise DatapathError(
-                f"{config.pin_path / name} has {entries} entries, the configuration asks for {sizes[name]}: "
-                "sizes, relay addresses and relay ports cannot change while the maps live. "
-                "Go back to the former ones, or end all calls with: earshot datapath remove"
-            )
-        program.reuse_map(name, fd)
-        os.close(fd)
-        reused.add(name)
-    if len(reused) < len(list(program.map_names())):
-        # Not where the maps are all there: calls go on in them, whatever else takes the host's memory.
-        _need(program, config, reused).check(memory.available())
-    return layout, reused
-
-
-def program_settings(layout: Layout) -> Array:
-    """One abi.SETTINGS without budgets."""
-    settings = np.zeros(1, abi.SETTINGS)
-    settings["layout"] = layout.record()
-    settings["relay_ratio"] = layout.relay_ratio
-    settings["jiffy_ns"], settings["jiffy_offset"] = clock.measure()
-    return settings
-
-
-def _wanted_layout(config: Config) -> Layout:
-    return Layout(config.relay_ports.first, config.relay_ports.last, len(config.relay_addresses))
-
-
-def _layout(config: Config) -> Layout:
-    """That of the maps that are there, or a new one.
-
-    Raises:
-        DatapathError: the maps that are there belong to another configuration.
-    """
-    wanted = _wanted_layout(config)
-    try:
-        fd = libbpf.get_pinned(config.pin_path / "layout_v1")
-    except FileNotFoundError:
-        return wanted
-    known = Layout.of_record(ArrayMap(fd, abi.LAYOUT).get(0))
-    os.close(fd)
-    if known is not None and known != wanted:
-        raise DatapathError(
-            f"the maps in {config.pin_path} belong to {known.relays} relay addresses with ports "
-            f"{known.port_min}-{known.port_max}, the configuration has {wanted.relays} with ports "
-            f"{wanted.port_min}-{wanted.port_max}: these cannot change while the maps live. "
-            "Go back to the former ones, or end all calls with: earshot datapath remove"
-        )
-    return known or wanted
+        return fitting.memory_need(program, config, made)
 
 
 def _enter_addresses(datapath: Datapath, config: Config) -> None:
     """Numbers VIPs and relay addresses; those that were known keep their numbers."""
-    if datapath.relays and tuple(datapath.relays) != config.relay_addresses:
-        raise DatapathError(
-            f"the maps in {config.pin_path} belong to relay addresses "
-            f"{', '.join(map(str, datapath.relays))}: go back to these, or end all calls with: "
-            "earshot datapath remove"
-        )
     vips = _numbered(datapath.vips, config.vips)
     datapath.set_addresses(vips, dict(enumerate(config.relay_addresses)))
 
@@ -337,6 +310,6 @@ def _explain_attach(error: OSError, mode: str) -> str:
 
 
 def _explain(error: OSError) -> str:
-    if error.errno in (1, 13):  # EPERM, EACCES
+    if error.errno in (1, 13) and os.geteuid() != 0:  # EPERM, EACCES; root's is the verifier's
         return f"{error.strerror}: needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
     return str(error.strerror)

@@ -24,6 +24,11 @@ class HashMap:
         self.key: np.dtype[np.generic] = np.dtype(key)
         self.value: np.dtype[np.generic] = np.dtype(value)
 
+    @property
+    def capacity(self) -> int:
+        """Entries that fit."""
+        return libbpf.map_info(self.fd).max_entries
+
     def get(self, key: bytes) -> bytes | None:
         return libbpf.lookup(self.fd, key, self.value.itemsize)
 

@@ -44,6 +44,9 @@ class RelayCollector(Collector):
             yield from self._packets()
             yield from self._flows()
             yield from self._sessions()
+            yield from self._tables()
+            draining = self._relay.draining_since is not None
+            yield GaugeMetricFamily("earshot_draining", "1 while no new session is taken.", float(draining))
             build = GaugeMetricFamily("earshot_build_info", "Always 1; what runs.", labels=["version"])
             build.add_metric([version("earshot")], 1)
             yield build
@@ -75,6 +78,16 @@ class RelayCollector(Collector):
             "earshot_flows_provisional", "Flows that their transceiver has not confirmed yet.", len(held)
         )
         yield GaugeMetricFamily("earshot_flow_capacity", "Flows that fit.", datapath.capacity())
+
+    def _tables(self) -> Iterator[Metric]:
+        ratio = GaugeMetricFamily(
+            "earshot_table_occupancy_ratio",
+            "How full a table is: from 0.7 on it is worth an alarm, at 1 it refuses.",
+            labels=["table"],
+        )
+        for table in self._relay.tables():
+            ratio.add_metric([table.name], table.ratio)
+        yield ratio
 
     def _sessions(self) -> Iterator[Metric]:
         registry = self._relay.registry

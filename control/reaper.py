@@ -57,13 +57,17 @@ class Reaper:
         self._table = table
         self._registry = registry
         self._reports = Reports(table, registry, streams)
-        self._idle_ticks = ticks_of(idle_seconds)
+        self.set_idle_seconds(idle_seconds)
         self._seen = np.zeros(len(table.flows), np.uint32)  # state words at the last scan
         self._fresh: list[Snapshot] = []  # bound before this scan came to them
         self._of_session = SessionFlows(len(table.flows))
         self._dead: deque[tuple[float, Numbers]] = deque()
         self._adopted = 0.0
         self._lost: Numbers = np.zeros(0, np.uint32)  # at adoption; looked at again a second later
+
+    def set_idle_seconds(self, idle_seconds: float) -> None:
+        """How long a flow may be idle."""
+        self._idle_ticks = ticks_of(idle_seconds)
 
     def adopt(self, clock: Callable[[], Clock]) -> None:
         """At start: what a former daemon had begun is brought to its end, in due time.
@@ -143,6 +147,15 @@ class Reaper:
                 Ended(numbers, owners, pb.FLOW_END_REASON_SESSION_ENDED), lambda: now
             ):
                 pass
+
+    def end_vips(self, vips: Iterable[int], now: Clock) -> None:
+        """Ends the flows of VIPs, by their numbers, that the relay does not serve any more."""
+        flows = self._table.flows
+        live = in_state(flows["state"], abi.FlowState.LIVE)
+        for numbers in parts(live[np.isin(flows["vip"][live], list(vips))], PART):
+            for one in self._end_known(numbers, pb.FLOW_END_REASON_VIP_REMOVED, now):
+                for _ in self._reports.ended(one, lambda: now):
+                    pass
 
     def _unchanged(self, numbers: Numbers) -> Numbers:
         """Those that are still as this scan has found them: others have had their turn since."""

@@ -16,8 +16,10 @@ from control.access import Grant
 from control.batches import SLICE, Batches, HopResolver, Speaker, Wish, clock
 from control.config import Config
 from control.datapath import Datapath
+from control.drain import Drain
 from control.flows import endpoint_message
 from control.logs import event
+from control.occupancy import Table, measure
 from control.reaper import Reaper
 from control.requests import Code, LocalAddresses, RequestError, check_hello
 from control.sessions import Registry
@@ -26,6 +28,8 @@ from control.streams import Outbox, Streams
 from control.turns import Turns
 
 MAX_BATCH = 1000
+# A sweep that comes later than this finds that the daemon had no turn, and that nobody could be heard.
+STALL_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +55,42 @@ class Relay:
         self.turns = Turns()
         self._batches = Batches(self.registry, self._store, hops, local, self.turns)
         self._store.restore(clock)
+        now = clock()
+        self._drain = Drain(config.pin_path)
+        self.registry.draining = self._drain.since is not None
+        self._swept = now.seconds
+        # Nobody could renew anything before.
+        self._patient_until = now.seconds + config.grace_seconds
+
+    # ---- operators ------------------------------------------------------------------------
+
+    @property
+    def draining_since(self) -> int | None:
+        """Since which second of CLOCK_MONOTONIC no new session is taken; None if they are."""
+        return self._drain.since
+
+    def drain(self, now: float) -> None:
+        """No new sessions from now on; what is there lives on."""
+        self._drain.begin(now)
+        self.registry.draining = True
+        event(_log, logging.INFO, "draining", sessions=self.registry.session_count())
+
+    def undrain(self) -> None:
+        self._drain.end()
+        self.registry.draining = False
+        event(_log, logging.INFO, "undrained", sessions=self.registry.session_count())
+
+    def reconfigure(self, config: Config) -> None:
+        """Takes over a configuration that the datapath has already."""
+        known = self.datapath.vips
+        gone = [known.index(vip) for vip in self.vips if vip not in config.vips]
+        self._config = config
+        self.vips = config.vips
+        self.registry.limit(config.max_sessions, config.max_sessions_per_transceiver, config.grace_seconds)
+        self.reaper.set_idle_seconds(config.flow_idle_seconds)
+        self._batches.set_local(LocalAddresses.of(config.vips, config.relay_addresses))
+        if gone:
+            self.reaper.end_vips(gone, clock())
 
     # ---- transceivers ---------------------------------------------------------------------
 
@@ -121,7 +161,19 @@ class Relay:
                 more = next(steps, self) is None
 
     async def sweep(self) -> int:
-        """Ends sessions that have expired or whose transceiver has not come back; says how many."""
+        """Ends sessions that have expired or whose transceiver has not come back; says how many.
+
+        Called twice a second. When it was not, the daemon did not run, and who tried meanwhile to come
+        back or to renew is given as long as that to be heard, though never longer than the grace period.
+        """
+        now = clock()
+        late, self._swept = now.seconds - self._swept, now.seconds
+        if late > STALL_SECONDS:
+            event(_log, logging.WARNING, "stalled", seconds=round(late, 1))
+            patience = min(late, self._config.grace_seconds)
+            self._patient_until = max(self._patient_until, now.seconds + patience)
+        if now.seconds < self._patient_until:
+            return 0
         ended = 0
         while True:
             async with self.turns.slice():
@@ -131,6 +183,10 @@ class Relay:
             ended += part
             if part < SLICE:
                 return ended
+
+    def tables(self) -> list[Table]:
+        """How full everything is that can refuse something."""
+        return measure(self.datapath, self.registry, self._config.max_sessions)
 
     async def _batch(self, speaker: Speaker, batch: pb.Batch) -> pb.BatchResult:
         _check_size(batch.operations, "batch.operations")

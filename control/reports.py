@@ -33,7 +33,6 @@ from control.sweep import Snapshot, parts
 
 # Flows that are described in one step: some 3 ms.
 PART = 256
-_UINT32_MAX = (1 << 32) - 1
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -120,7 +119,7 @@ def flow_messages(
             relay=pb.Endpoint(address=str(relay.address), port=relay.port),
             backend=backend(to),
             age_seconds=max(0, int(now.seconds) - (state >> abi.FLOW_STATE_BITS)),
-            idle_milliseconds=min(milliseconds_of(ticks), _UINT32_MAX),
+            idle_milliseconds=milliseconds_of(ticks),
             to_transceiver_packets=up,
             to_transceiver_bytes=up_bytes,
             to_client_packets=down,

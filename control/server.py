@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from earshot.relay.v1 import admin_pb2_grpc, relay_pb2_grpc
 from earshot.relay.v1 import relay_pb2 as pb
-from earshot.relay.v1 import relay_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from control import admin
 from control.access import Caller, Policy
+from control.admin import AdminService, Operations
 from control.callers import caller_of
 from control.config import Config
 from control.errors import ConfigError
@@ -44,12 +46,13 @@ _OPTIONS = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entrance:
     """Who may come in: what is refused there shows in the metrics."""
 
     limits: CallLimits
     front: Front
+    policy: Policy
 
     @classmethod
     def of(cls, config: Config) -> Entrance:
@@ -62,7 +65,14 @@ class Entrance:
                 most=config.max_streams,
                 most_per_user=config.max_streams_per_identity,
             ),
+            Policy(config.transceivers),
         )
+
+    def reconfigure(self, config: Config) -> None:
+        """Other limits and rights from now on. Streams that are open keep what they were granted."""
+        self.limits.limit(config.max_streams, config.max_streams_per_identity)
+        self.front.limit(config.max_streams, config.max_streams_per_identity)
+        self.policy = Policy(config.transceivers)
 
     @property
     def refused(self) -> int:
@@ -71,19 +81,21 @@ class Entrance:
 
 
 @asynccontextmanager
-async def serving(relay: Relay, config: Config, entrance: Entrance) -> AsyncIterator[None]:
+async def serving(
+    relay: Relay, config: Config, entrance: Entrance, operations: Operations
+) -> AsyncIterator[None]:
     """Serves the relay; at the end health goes first, then streams are ended, then the rest is drained.
 
     Raises:
         ConfigError: nothing can listen there.
     """
-    front, policy = entrance.front, Policy(config.transceivers)
+    front = entrance.front
 
     def caller(context: Any) -> Caller:
         return caller_of(context, front.peers)
 
     server = grpc.aio.server(
-        interceptors=[LimitInterceptor(entrance.limits, caller), StatusInterceptor(SERVICE)],
+        interceptors=[LimitInterceptor(entrance.limits, caller), StatusInterceptor(SERVICE, admin.SERVICE)],
         options=[
             *_OPTIONS,
             # More than a caller may have open: one too many is told so, instead of waiting for its turn.
@@ -91,16 +103,25 @@ async def serving(relay: Relay, config: Config, entrance: Entrance) -> AsyncIter
             ("grpc.max_allowed_incoming_connections", config.max_streams),
         ],
     )
-    service = RelayService(relay, lambda context: policy.grant(caller(context)))
+    service = RelayService(relay, lambda context: entrance.policy.grant(caller(context)))
     relay_pb2_grpc.add_RelayServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+
+    async def set_serving(serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        for name in ("", SERVICE):
+            await healthy.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+    operator = AdminService(relay, operations, caller, set_serving)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(operator, server)  # type: ignore[no-untyped-call]
+    reflection.enable_server_reflection(
+        (SERVICE, admin.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
     front.prepare()
     _listen(server, front, config)
     await server.start()
-    for name in ("", SERVICE):
-        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+    await set_serving(relay.draining_since is None)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(server.stop, None)  # where the front cannot serve
         await stack.enter_async_context(front.serving())

@@ -40,9 +40,8 @@ class Registry:
         max_sessions_per_transceiver: int = UNLIMITED,
     ) -> None:
         """Both numbers of sessions count ufrags: each is an entry of the map."""
-        self._max_sessions = max_sessions
-        self._max_per_transceiver = max_sessions_per_transceiver
-        self._grace_seconds = grace_seconds
+        self.draining = False  # no new sessions
+        self.limit(max_sessions, max_sessions_per_transceiver, grace_seconds)
         self._changes = Changes()
         self._owners: dict[int, Owner] = {}
         self._owner_by_name: dict[str, Owner] = {}
@@ -51,6 +50,12 @@ class Registry:
         self._last_number = 0
         self._expiring: dict[int, set[int]] = {}  # session numbers by the second in which they expire
         self._backends = BackendTable(max_backends, BACKEND_REST_SECONDS, self._touch_backend)
+
+    def limit(self, max_sessions: int, max_sessions_per_transceiver: int, grace_seconds: float) -> None:
+        """Other limits from now on. Who is over one keeps what is there."""
+        self._max_sessions = max_sessions
+        self._max_per_transceiver = max_sessions_per_transceiver
+        self._grace_seconds = grace_seconds
 
     def restore(
         self,
@@ -147,9 +152,11 @@ class Registry:
         Flows of a replaced session end if they go to an endpoint that it no longer has.
 
         Raises:
-            RequestError: ALREADY_EXISTS, RESOURCE_EXHAUSTED; nothing has changed then.
+            RequestError: ALREADY_EXISTS, RESOURCE_EXHAUSTED, UNAVAILABLE; nothing has changed then.
         """
         before = owner.sessions.get(wanted.session_id)
+        if before is None and self.draining:
+            raise RequestError(Code.UNAVAILABLE, "the relay is draining: it takes no new sessions")
         number = self._next_number() if before is None else before.number
         for index, key in enumerate(keys):
             holder = self._by_ufrag.get(key.ufrag)

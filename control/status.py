@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from control.errors import DatapathError, EarshotError, MapFullError, UnreachableError
+from control.errors import ConfigError, DatapathError, EarshotError, MapFullError, UnreachableError
 from control.logs import event
 from control.requests import RequestError
 
@@ -25,20 +25,22 @@ def status_of(error: EarshotError) -> grpc.StatusCode:
             return _STATUSES[error.code]
         case MapFullError():
             return grpc.StatusCode.RESOURCE_EXHAUSTED
+        case ConfigError():
+            return grpc.StatusCode.INVALID_ARGUMENT
         case UnreachableError() | DatapathError():
             return grpc.StatusCode.UNAVAILABLE
     return grpc.StatusCode.INTERNAL
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Ends a call of one service with the fitting status when its handler raises."""
+    """Ends a call of these services with the fitting status when its handler raises."""
 
-    def __init__(self, service: str) -> None:
-        self._prefix = f"/{service}/"
+    def __init__(self, *services: str) -> None:
+        self._prefixes = tuple(f"/{service}/" for service in services)
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
-        if handler is None or not details.method.startswith(self._prefix):
+        if handler is None or not details.method.startswith(self._prefixes):
             return handler
         # All our handlers are coroutines, those that stream included: one shape fits them.
         make, behaviour = {

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from control import abi
-from control.flows import Numbers, Records
+from control.flows import FUTURE_TICKS, Numbers, Records
 
 # Records: about a millisecond.
 STRETCH = 1 << 16
@@ -23,9 +23,6 @@ STATE_MASK = np.uint32((1 << abi.FLOW_STATE_BITS) - 1)
 _LIVE, _SUPERSEDED, _PROVISIONAL = (
     np.uint32(state) for state in (abi.FlowState.LIVE, abi.FlowState.SUPERSEDED, abi.FlowState.PROVISIONAL)
 )
-
-# As in control/flows.py: so far ahead of the clock lies what has just been seen, and nothing else.
-_FUTURE = np.uint32((1 << 32) - (1 << 16))
 
 
 class Limits(NamedTuple):
@@ -74,7 +71,7 @@ def look(flows: Records, seen: NDArray[np.uint32], start: int, limits: Limits) -
     live, provisional = kinds == _LIVE, kinds == _PROVISIONAL
     # Across the wrap of the counter. XDP may have seen a packet since the clock was read: then it is huge.
     silent = np.uint32(limits.now_ticks) - last_seen
-    is_idle = live & (silent >= limits.idle_ticks) & (silent < _FUTURE)
+    is_idle = live & (silent >= limits.idle_ticks) & (silent < FUTURE_TICKS)
     held = provisional & (states >> np.uint32(abi.FLOW_STATE_BITS) < limits.bound_before)
     appeared = (states != before) & (live | provisional)
     before[:] = states

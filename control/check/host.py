@@ -35,7 +35,12 @@ def kernel(release: str) -> Finding:
     if version is None:
         return warning("kernel", release, "the version cannot be told: 6.1 or newer is needed")
     if (int(version[1]), int(version[2])) < OLDEST_KERNEL:
-        return failed("kernel", release, "use Linux 6.1 or newer")
+        return failed(
+            "kernel",
+            release,
+            "use Linux 6.1 or newer: it is the oldest that Earshot is tested on, and older verifiers may "
+            "refuse the program",
+        )
     return ok("kernel", release)
 
 

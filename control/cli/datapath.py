@@ -10,6 +10,7 @@ import numpy as np
 
 from control import abi, bpffs
 from control.cli import pins
+from control.cli.daemon_client import connected, socket_option
 from control.cli.options import Command, FailedError, form_option, pin_path_option, pinned_maps
 from control.cli.output import Column, number, write_list, write_one
 from control.errors import DatapathError
@@ -63,6 +64,42 @@ def status(form: str, pin_path: Path) -> None:
     write_list(attached, _LINK_COLUMNS, form, "links: the program is attached nowhere")
     click.echo()
     write_list(maps, _MAP_COLUMNS, form, "maps")
+
+
+@group.command("reload", cls=Command)
+@socket_option
+def reload(socket_path: Path) -> None:
+    """Have earshotd read its configuration again; its calls go on.
+
+    VIPs, interfaces, limits, budgets and who may register what can change so. What cannot is
+    refused, and then nothing has changed. SIGHUP does the same, and tells its log.
+
+    
+    Examples:
+      earshot datapath reload
+    """
+    with connected(socket_path) as daemon:
+        changed = daemon.reload()
+    click.echo(f"Changed: {', '.join(changed) or 'nothing'}.", err=True)
+
+
+@group.command("upgrade", cls=Command)
+@socket_option
+def upgrade(socket_path: Path) -> None:
+    """Put the program that is installed now in place of the one that runs; no packet is lost.
+
+    It is loaded beside the other one, and only then put on one link after the other. If it does not
+    load, the other one goes on. A program with other maps takes a restart of earshotd, which carries
+    calls over; where earshotd does not run, its start does all of this.
+
+    
+    Examples:
+      earshot datapath upgrade
+    """
+    with connected(socket_path) as daemon:
+        done = daemon.upgrade()
+    links = f"{done.links} link{'' if done.links == 1 else 's'}"
+    click.echo(f"Program {done.program_id} runs on {links}.", err=True)
 
 
 @group.command("remove", cls=Command)

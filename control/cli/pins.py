@@ -24,7 +24,8 @@ def names(pin_path: Path) -> list[str]:
     Raises:
         DatapathError: there are none.
     """
-    found = sorted(pin.name for pin in pin_path.iterdir()) if pin_path.is_dir() else []
+    # Folders are an upgrade's that is under way (control/staging.py).
+    found = sorted(pin.name for pin in pin_path.iterdir() if not pin.is_dir()) if pin_path.is_dir() else []
     if not found:
         raise DatapathError(f"nothing is pinned in {pin_path}: has earshotd run, with this pin_path?")
     return found

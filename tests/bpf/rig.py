@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from control import abi, clock, libbpf, loader
+from control import abi, jiffies, libbpf, loader
 from control.addresses import Endpoint, IPAddress, to_bytes
 from control.config import Config
 from control.datapath import STATE_MASK
@@ -142,15 +142,15 @@ def delta(new: bytes, old: bytes) -> int:
 def earliest() -> int:
     """What the program's clock says from now on, at the least, in ns.
 
-    It is CLOCK_MONOTONIC as of the last jiffy (control/clock.py). Jiffies may come late, also while they are
-    measured: hence one more, here and below.
+    It is CLOCK_MONOTONIC as of the last jiffy (control/jiffies.py). Jiffies may come late, also while they
+    are measured: hence one more, here and below.
     """
-    return time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE) - 2 * clock.measure().nanoseconds
+    return time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE) - 2 * jiffies.measure().nanoseconds
 
 
 def latest() -> int:
     """What the program's clock has said so far, at the most, in ns."""
-    return time.monotonic_ns() + clock.measure().nanoseconds
+    return time.monotonic_ns() + jiffies.measure().nanoseconds
 
 
 class Rig:

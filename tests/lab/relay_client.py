@@ -76,6 +76,9 @@ class Attachment:
             credentials=[pb.Credential(ufrag=ufrag, pwd=pwd)],
             endpoints=[pb.Endpoint(address=address, port=port) for address, port in endpoints],
         )
+        return self.add_session(session)
+
+    def add_session(self, session: pb.Session) -> pb.OperationResult:
         return self.batch(pb.Operation(add=session))[0]
 
     def remove(self, session_id: str) -> pb.OperationResult:
@@ -88,10 +91,21 @@ class Attachment:
         assert result.batch_id == self._batch_id
         return result.results
 
+    def snapshot(self, *sessions: pb.Session) -> pb.SnapshotResult:
+        """All sessions there are, at most 1,000."""
+        self._send(pb.AttachRequest(snapshot=pb.Snapshot(sessions=sessions, last=True)))
+        result: pb.SnapshotResult = self._answer("snapshot_result")
+        return result
+
     def events(self) -> Iterator[pb.AttachResponse]:
         """FlowBound and FlowEnded in their order, as they come; waits for the next one."""
         while True:
             yield self._events.pop(0) if self._events else next(self._responses)
+
+    def seen_events(self) -> list[pb.AttachResponse]:
+        """Those that came before the answers so far, without waiting."""
+        seen, self._events = self._events, []
+        return seen
 
     def _send(self, request: pb.AttachRequest) -> None:
         self._requests.put(request)

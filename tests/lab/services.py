@@ -29,10 +29,18 @@ def endpoint(address: str, port: int) -> str:
 
 def start_relay(site: Site, *flags: str) -> subprocess.Popen[bytes]:
     """earshotd in the relay host, with the VIPs of both families; returns when it serves."""
+    return start(site.lab, site.relay, *relay_command(site, *flags))
+
+
+def popen_relay(site: Site, *flags: str) -> subprocess.Popen[bytes]:
+    """The same, without waiting for it."""
+    return site.lab.popen(site.relay, *relay_command(site, *flags))
+
+
+def relay_command(site: Site, *flags: str) -> tuple[str, ...]:
+    """earshotd with what it needs in a site."""
     addresses = site.addresses.values()
-    return start(
-        site.lab,
-        site.relay,
+    return (
         str(BIN / "earshotd"),
         "--name=relay",
         *(f"--interface={interface}" for interface in site.interfaces),

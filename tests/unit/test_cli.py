@@ -37,8 +37,11 @@ def test_what_there_is() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
         "check",
         "completion",
+        "datapath reload",
         "datapath remove",
         "datapath status",
+        "datapath upgrade",
+        "drain",
         "flow list",
         "flow show",
         "pki init",
@@ -47,11 +50,16 @@ def test_what_there_is() -> None:
         "session show",
         "stats",
         "transceiver list",
+        "undrain",
         "vip list",
     }
     assert {" ".join(path) for path in set(COMMANDS) - set(READS)} == {
         "completion",
+        "datapath reload",
         "datapath remove",
+        "datapath upgrade",
+        "drain",
+        "undrain",
         "pki init",
         "pki issue",
     }

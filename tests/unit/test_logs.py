@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import pytest
 
-from control.logs import KeyValueFormatter, event
+from control.logs import KeyValueFormatter, RateLimit, event
 
 LOG = logging.getLogger("test")
 
@@ -43,3 +44,36 @@ def test_traceback(caplog: pytest.LogCaptureFixture) -> None:
     except ValueError:
         event(LOG, logging.ERROR, "call_failed", exc_info=True)
     assert r'event=call_failed traceback="Traceback (most recent call last):\n' in line(caplog)
+
+
+@pytest.fixture
+def limited(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, str], logging.LogRecord | None]:
+    """Logs an event at a time; the record as it leaves the filter, if it does."""
+    limit = RateLimit(lines=3, seconds=10)
+    now = [0.0]
+    monkeypatch.setattr("control.logs.time.monotonic", lambda: now[0])
+
+    def log(at: float, name: str) -> logging.LogRecord | None:
+        now[0] = at
+        record = logging.makeLogRecord({"msg": name, "fields": {"key": "value"}})
+        return record if limit.filter(record) else None
+
+    return log
+
+
+def test_an_event_that_comes_all_the_time_is_cut_short(
+    limited: Callable[[float, str], logging.LogRecord | None],
+) -> None:
+    assert [limited(1 + tenth / 10, "often") is not None for tenth in range(5)] == [True] * 3 + [False] * 2
+    assert limited(2, "rare") is not None
+    after = limited(12, "often")
+    assert after is not None
+    assert after.__dict__["fields"] == {"key": "value", "suppressed": 2}
+    again = limited(12.5, "often")
+    assert again is not None
+    assert again.__dict__["fields"] == {"key": "value"}
+
+
+def test_libraries_are_not_limited() -> None:
+    limit = RateLimit(lines=0)
+    assert limit.filter(logging.makeLogRecord({"msg": "a library's"}))

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from control import clock
+from control import jiffies
 
 _COARSE = 6
 
@@ -17,18 +17,18 @@ _COARSE = 6
 def test_the_soonest_edge_counts(length: int, late: int) -> None:
     begun, phase = 4_294_892_296, 123_456
     edges = [(begun + n, n * length + phase + late * (n % 3)) for n in (7, 8, 9, 10)]
-    measured = clock.of_edges(length, edges)
-    for jiffies, nanoseconds in edges:
-        told = jiffies * measured.nanoseconds - measured.offset
-        assert told == nanoseconds - late * ((jiffies - begun) % 3)
+    measured = jiffies.of_edges(length, edges)
+    for tick, nanoseconds in edges:
+        told = tick * measured.nanoseconds - measured.offset
+        assert told == nanoseconds - late * ((tick - begun) % 3)
 
 
 @pytest.mark.root
 def test_this_kernels_jiffies() -> None:
     """They are CLOCK_MONOTONIC as of the last tick: what the coarse clock shows, but for a tick."""
-    measured = clock.measure()
+    measured = jiffies.measure()
     before = time.clock_gettime_ns(_COARSE)
-    again = clock.measure.__wrapped__()
+    again = jiffies.measure.__wrapped__()
     after = time.clock_gettime_ns(_COARSE)
     assert again.nanoseconds == measured.nanoseconds
     assert abs(again.offset - measured.offset) < measured.nanoseconds

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gRPC service for operators: who may call it, and its answers (admin.proto)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from earshot.relay.v1 import admin_pb2 as pb
+from earshot.relay.v1 import admin_pb2_grpc
+
+from control import abi
+from control.access import Caller
+from control.batches import clock
+from control.relay import Relay
+from control.requests import Code, RequestError
+
+SERVICE: str = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What the daemon can be told to do.
+
+    Attributes:
+        reload: reads the configuration again; returns the names of what has changed.
+        upgrade: loads the program again; returns its number and how many links it is on.
+    """
+
+    reload: Callable[[], Awaitable[list[str]]]
+    upgrade: Callable[[], Awaitable[tuple[int, int]]]
+
+
+class AdminService(admin_pb2_grpc.AdminServiceServicer):
+    """Raises RequestError and its like, as RelayService does."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        operations: Operations,
+        caller_of: Callable[[Any], Caller],
+        set_serving: Callable[[bool], Awaitable[None]],
+    ) -> None:
+        """`set_serving` is told what health has to say."""
+        self._relay = relay
+        self._operations = operations
+        self._caller_of = caller_of
+        self._set_serving = set_serving
+
+    async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainResponse:
+        self._admit(context)
+        self._relay.drain(clock().seconds)
+        await self._set_serving(False)
+        return pb.DrainResponse(state=self._state())
+
+    async def Undrain(self, request: pb.UndrainRequest, context: Any) -> pb.UndrainResponse:
+        self._admit(context)
+        self._relay.undrain()
+        await self._set_serving(True)
+        return pb.UndrainResponse(state=self._state())
+
+    async def GetDrain(self, request: pb.GetDrainRequest, context: Any) -> pb.GetDrainResponse:
+        self._admit(context)
+        return pb.GetDrainResponse(state=self._state())
+
+    async def Reload(self, request: pb.ReloadRequest, context: Any) -> pb.ReloadResponse:
+        self._admit(context)
+        return pb.ReloadResponse(changed=await self._operations.reload())
+
+    async def Upgrade(self, request: pb.UpgradeRequest, context: Any) -> pb.UpgradeResponse:
+        self._admit(context)
+        program_id, links = await self._operations.upgrade()
+        return pb.UpgradeResponse(program_id=program_id, links=links)
+
+    def _admit(self, context: Any) -> None:
+        caller = self._caller_of(context)
+        if not caller.is_local or {"uid:0", f"uid:{os.geteuid()}"}.isdisjoint(caller.identities):
+            raise RequestError(
+                Code.PERMISSION_DENIED, f"{caller} is neither root nor the daemon's own user on its socket"
+            )
+
+    def _state(self) -> pb.DrainState:
+        since = self._relay.draining_since
+        return pb.DrainState(
+            draining=since is not None,
+            since_seconds=max(0, int(clock().seconds) - since) if since is not None else 0,
+            sessions=self._relay.registry.session_count(),
+            flows=int(np.count_nonzero(self._relay.datapath.states() == abi.FlowState.LIVE)),
+        )

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow table is carried over to a larger one, or stays as it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+
+import numpy as np
+import pytest
+
+from control import abi, flow_index, libbpf
+from control.addresses import to_bytes
+from control.config import Config, PortRange
+from control.datapath import Datapath
+from control.errors import DatapathError
+from control.former_tables import RingTable
+from control.loader import open_datapath
+from tests.lab.netns import Lab
+from tests.lab.topology import Site, two_armed
+from tests.netns.command import config_of
+
+pytestmark = [pytest.mark.root, pytest.mark.netns]
+
+PORTS = 100
+BOUND = (0, 7, PORTS + 5)  # on the IPv4 relay address, and on the IPv6 one
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Lab() as lab:
+        yield two_armed(lab)
+
+
+@pytest.fixture
+def config(site: Site) -> Config:
+    """A relay that has some flows."""
+    made = replace(config_of(site), relay_ports=PortRange(10000, 10000 + PORTS - 1))
+    with site.relay.inside():
+        loaded = open_datapath(made)
+    for number in BOUND:
+        bind(loaded.datapath, number)
+    loaded.datapath.lay_out(loaded.datapath.layout)  # these are not free any more
+    loaded.close()
+    return made
+
+
+def bind(datapath: Datapath, number: int) -> None:
+    record = np.zeros(1, abi.FLOW)
+    record["client_addr"], record["client_port"] = np.void(to_bytes(ip_address("198.51.100.1"))), number + 1
+    record["state"] = 1 << abi.FLOW_STATE_BITS | abi.FlowState.LIVE
+    datapath.flows[number] = record[0]
+    flow_index.enter(datapath.index, datapath.flows, np.array([number], np.uint32), datapath.layout)
+
+
+def larger(config: Config) -> Config:
+    return replace(config, relay_addresses=(*config.relay_addresses, ip_address("10.20.0.2")))
+
+
+def free(datapath: Datapath) -> list[list[int]]:
+    return [sorted(datapath.free.waiting(family).tolist()) for family in (4, 6)]
+
+
+def test_a_larger_table(site: Site, config: Config) -> None:
+    with site.relay.inside():
+        loaded = open_datapath(larger(config))
+    datapath = loaded.datapath
+    assert np.flatnonzero(datapath.states()).tolist() == list(BOUND)
+    assert sorted(flow_index.numbers_in(datapath.index).tolist()) == list(BOUND)
+    assert free(datapath) == [
+        sorted({*range(PORTS), *range(2 * PORTS, 3 * PORTS)} - set(BOUND)),
+        sorted(set(range(PORTS, 2 * PORTS)) - set(BOUND)),
+    ]
+    loaded.close()
+
+
+def test_a_start_that_fails_leaves_the_table_as_it_was(site: Site, config: Config) -> None:
+    """Here it is the second link that refuses the new program."""
+    *_, second = sorted(config.pin_path.glob("link_*"), key=lambda pin: int(pin.name.removeprefix("link_")))
+    held = libbpf.get_pinned(second)  # another program is attached, as far as anybody can tell
+    for link in config.pin_path.glob("link_*"):
+        link.unlink()
+    with site.relay.inside(), pytest.raises(DatapathError, match="another XDP program is attached"):
+        open_datapath(larger(config))
+    os.close(held)
+    with site.relay.inside():
+        loaded = open_datapath(config)
+    assert free(loaded.datapath) == [
+        sorted(set(range(PORTS)) - set(BOUND)),
+        sorted(set(range(PORTS, 2 * PORTS)) - set(BOUND)),
+    ]
+    assert not len(loaded.datapath.lost())
+    loaded.close()
+
+
+def test_who_died_over_taking_free_numbers_is_repaired(site: Site, config: Config) -> None:
+    """The same maps go on, or larger ones: the numbers are found by their records."""
+    table = RingTable(config.pin_path, "flows_v2", abi.FLOW)
+    table.take_free()
+    table.close()
+    with site.relay.inside():
+        loaded = open_datapath(config)
+        assert free(loaded.datapath) == [[], []]
+        assert sorted(loaded.datapath.lost().tolist()) == sorted(set(range(2 * PORTS)) - set(BOUND))
+        loaded.close()
+        loaded = open_datapath(larger(config))
+        assert [len(numbers) for numbers in free(loaded.datapath)] == [2 * PORTS - 2, PORTS - 1]
+        loaded.close()
