@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this code leans on inside aiortc and aioice without their promise, in one place.
 
-`check` says whether every name is there; `prepare`, called once at start, also puts two of ours in:
+`check` says whether every name is there; `prepare`, called once at start, also puts three of ours in:
 
 - `aiortc.rtcicetransport.Connection`: aiortc makes its ICE connection itself and lets nobody choose it;
 - `aiortc.rtcrtpreceiver.get_decoder`: Opus is handed on as it came. Decoding and encoding again would
-  take most of the process's time; who wants samples can decode where they are wanted.
+  take most of the process's time; who wants samples can decode where they are wanted;
+- `aiortc.rtcrtpreceiver.JitterBuffer`: packets are put in order, and not held back (`order`).
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ import av
 
 from transceiver.errors import LibraryError
 from transceiver.ice import LiteConnection
+from transceiver.order import Frames, Orderly
 
 _NAMES: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("aiortc", aiortc.rtcicetransport, ("Connection", "ConnectionClosed")),
-    ("aiortc", aiortc.rtcrtpreceiver, ("get_decoder",)),
+    ("aiortc", aiortc.rtcrtpreceiver, ("get_decoder", "JitterBuffer")),
     ("aiortc", aiortc.codecs.opus, ("OpusDecoder", "TIME_BASE")),
     ("aiortc", aiortc.codecs.opus.OpusEncoder, ("pack",)),
     ("aioice", aioice, ("Candidate", "ConnectionClosed")),
@@ -45,11 +47,14 @@ _USE = re.compile(r"\b_connection\.(\w+)")
 class PassThrough:
     """In the place of an Opus decoder: packets instead of samples."""
 
-    def decode(self, encoded_frame: Any) -> list[av.Packet[Any]]:
-        packet = av.Packet(encoded_frame.data)
-        packet.pts = encoded_frame.timestamp
-        packet.time_base = aiortc.codecs.opus.TIME_BASE
-        return [packet]
+    def decode(self, encoded_frame: Frames) -> list[av.Packet[Any]]:
+        packets = []
+        for timestamp, data in encoded_frame.packets():
+            packet = av.Packet(data)
+            packet.pts = timestamp
+            packet.time_base = aiortc.codecs.opus.TIME_BASE
+            packets.append(packet)
+        return packets
 
 
 def check() -> None:
@@ -69,6 +74,7 @@ def prepare() -> None:
     check()
     stock_decoder = aiortc.codecs.get_decoder
     aiortc.rtcicetransport.Connection = LiteConnection
+    aiortc.rtcrtpreceiver.JitterBuffer = Orderly
     aiortc.rtcrtpreceiver.get_decoder = lambda codec: (
         PassThrough() if codec.name.lower() == "opus" else stock_decoder(codec)
     )
