@@ -4,8 +4,8 @@
 `check` says whether every name is there; `prepare`, called once at start, also puts three of ours in:
 
 - `aiortc.rtcicetransport.Connection`: aiortc makes its ICE connection itself and lets nobody choose it;
-- `aiortc.rtcrtpreceiver.get_decoder`: Opus is handed on as it came. Decoding and encoding again would
-  take most of the process's time; who wants samples can decode where they are wanted;
+- `aiortc.rtcrtpreceiver.decoder_worker`: Opus is handed on as it came, and without a thread. Decoding and
+  encoding again would take most of the process's time; who wants samples can decode where they are wanted;
 - `aiortc.rtcrtpreceiver.JitterBuffer`: packets are put in order, and not held back (`order`).
 """
 
@@ -14,6 +14,9 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import re
+from asyncio import AbstractEventLoop
+from contextlib import suppress
+from queue import Queue
 from typing import Any
 
 import aioice
@@ -31,7 +34,7 @@ from transceiver.order import Frames, Orderly
 
 _NAMES: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("aiortc", aiortc.rtcicetransport, ("Connection", "ConnectionClosed")),
-    ("aiortc", aiortc.rtcrtpreceiver, ("get_decoder", "JitterBuffer")),
+    ("aiortc", aiortc.rtcrtpreceiver, ("decoder_worker", "JitterBuffer")),
     ("aiortc", aiortc.codecs.opus, ("OpusDecoder", "TIME_BASE")),
     ("aiortc", aiortc.codecs.opus.OpusEncoder, ("pack",)),
     ("aioice", aioice, ("Candidate", "ConnectionClosed")),
@@ -57,6 +60,26 @@ class PassThrough:
         return packets
 
 
+def direct_worker(loop: AbstractEventLoop, tasks: Queue[Any], track: Any, _: Any) -> None:
+    """In the place of a decoder's thread: from now on tasks are done where they are put, in the loop.
+
+    A task is a codec and `Frames`, or None at the end; `track` is the queue of the track that they are for.
+    """
+    decoder = PassThrough()
+
+    def do(task: tuple[Any, Frames] | None) -> None:
+        for packet in [None] if task is None else decoder.decode(task[1]):
+            track.put_nowait(packet)
+
+    def take_over() -> None:
+        while not tasks.empty():
+            do(tasks.get_nowait())
+        tasks.put = do  # type: ignore[assignment, method-assign]
+
+    with suppress(RuntimeError):  # the loop has ended meanwhile, and everything with it
+        loop.call_soon_threadsafe(take_over)
+
+
 def check() -> None:
     """Raises `LibraryError` naming library, version and what is missing, there or here."""
     for library, owner, names in _NAMES:
@@ -72,12 +95,9 @@ def check() -> None:
 def prepare() -> None:
     """Checks the libraries (raising as `check` does) and fits ours in."""
     check()
-    stock_decoder = aiortc.codecs.get_decoder
     aiortc.rtcicetransport.Connection = LiteConnection
     aiortc.rtcrtpreceiver.JitterBuffer = Orderly
-    aiortc.rtcrtpreceiver.get_decoder = lambda codec: (
-        PassThrough() if codec.name.lower() == "opus" else stock_decoder(codec)
-    )
+    aiortc.rtcrtpreceiver.decoder_worker = direct_worker
 
 
 def _error(library: str, fault: str) -> LibraryError:
