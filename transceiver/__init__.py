@@ -22,6 +22,7 @@ ice.py           ICE that answers only, as aiortc sees it
 agent.py         what it decides: credentials, paths, roaming
 checks.py        requests judged and answered
 mux.py           the UDP socket that all calls share
+order.py         packets put in order
 dispatch.py      which call a datagram is for
 media.py         addresses and counts
 speech/          whom a call talks to

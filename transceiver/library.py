@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this code leans on inside aiortc and aioice without their promise, in one place.
 
-`check` says whether every name is there; `prepare`, called once at start, also puts two of ours in:
+`check` says whether every name is there; `prepare`, called once at start, also puts three of ours in:
 
 - `aiortc.rtcicetransport.Connection`: aiortc makes its ICE connection itself and lets nobody choose it;
-- `aiortc.rtcrtpreceiver.get_decoder`: Opus is handed on as it came. Decoding and encoding again would
-  take most of the process's time; who wants samples can decode where they are wanted.
+- `aiortc.rtcrtpreceiver.decoder_worker`: Opus is handed on as it came, and without a thread. Decoding and
+  encoding again would take most of the process's time; who wants samples can decode where they are wanted;
+- `aiortc.rtcrtpreceiver.JitterBuffer`: packets are put in order, and not held back (`order`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import re
+from asyncio import AbstractEventLoop
+from contextlib import suppress
+from queue import Queue
 from typing import Any
 
 import aioice
@@ -26,10 +30,11 @@ import av
 
 from transceiver.errors import LibraryError
 from transceiver.ice import LiteConnection
+from transceiver.order import Frames, Orderly
 
 _NAMES: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("aiortc", aiortc.rtcicetransport, ("Connection", "ConnectionClosed")),
-    ("aiortc", aiortc.rtcrtpreceiver, ("get_decoder",)),
+    ("aiortc", aiortc.rtcrtpreceiver, ("decoder_worker", "JitterBuffer")),
     ("aiortc", aiortc.codecs.opus, ("OpusDecoder", "TIME_BASE")),
     ("aiortc", aiortc.codecs.opus.OpusEncoder, ("pack",)),
     ("aioice", aioice, ("Candidate", "ConnectionClosed")),
@@ -45,11 +50,34 @@ _USE = re.compile(r"\b_connection\.(\w+)")
 class PassThrough:
     """In the place of an Opus decoder: packets instead of samples."""
 
-    def decode(self, encoded_frame: Any) -> list[av.Packet[Any]]:
-        packet = av.Packet(encoded_frame.data)
-        packet.pts = encoded_frame.timestamp
-        packet.time_base = aiortc.codecs.opus.TIME_BASE
-        return [packet]
+    def decode(self, encoded_frame: Frames) -> list[av.Packet[Any]]:
+        packets = []
+        for timestamp, data in encoded_frame.packets():
+            packet = av.Packet(data)
+            packet.pts = timestamp
+            packet.time_base = aiortc.codecs.opus.TIME_BASE
+            packets.append(packet)
+        return packets
+
+
+def direct_worker(loop: AbstractEventLoop, tasks: Queue[Any], track: Any, _: Any) -> None:
+    """In the place of a decoder's thread: from now on tasks are done where they are put, in the loop.
+
+    A task is a codec and `Frames`, or None at the end; `track` is the queue of the track that they are for.
+    """
+    decoder = PassThrough()
+
+    def do(task: tuple[Any, Frames] | None) -> None:
+        for packet in [None] if task is None else decoder.decode(task[1]):
+            track.put_nowait(packet)
+
+    def take_over() -> None:
+        while not tasks.empty():
+            do(tasks.get_nowait())
+        tasks.put = do  # type: ignore[assignment, method-assign]
+
+    with suppress(RuntimeError):  # the loop has ended meanwhile, and everything with it
+        loop.call_soon_threadsafe(take_over)
 
 
 def check() -> None:
@@ -67,11 +95,9 @@ def check() -> None:
 def prepare() -> None:
     """Checks the libraries (raising as `check` does) and fits ours in."""
     check()
-    stock_decoder = aiortc.codecs.get_decoder
     aiortc.rtcicetransport.Connection = LiteConnection
-    aiortc.rtcrtpreceiver.get_decoder = lambda codec: (
-        PassThrough() if codec.name.lower() == "opus" else stock_decoder(codec)
-    )
+    aiortc.rtcrtpreceiver.JitterBuffer = Orderly
+    aiortc.rtcrtpreceiver.decoder_worker = direct_worker
 
 
 def _error(library: str, fault: str) -> LibraryError:

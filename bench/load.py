@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many WebRTC sessions by few means: set up by aiortc, then driven below it, and timed.
+
+Each sends an Opus packet of 20 ms every 20 ms and notes when it comes back, without decoding, or decrypting,
+what it is sent: so one core carries a few hundred of them. A frame is late if it is missing, or comes back
+more than `LATE` after the quickest of its session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urljoin
+
+import aiohttp
+from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamTrack
+
+from tests.lab.caller import bind_to
+
+CLIENT = "127.0.0.2"
+FRAME = 0.02  # seconds
+SLOTS = 20  # sessions are spread over the 20 ms
+LATE = 0.03
+SETUP_TIMEOUT = 30.0
+
+
+class Idle(MediaStreamTrack):  # type: ignore[misc]  # aiortc is untyped to mypy
+    """A track that never says anything: what is sent is made below it."""
+
+    kind = "audio"
+
+    async def recv(self) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+
+class Session:
+    """One of them, connected."""
+
+    def __init__(self, peer: Any, resource: str, packets: Sequence[bytes]) -> None:
+        sender = peer.getSenders()[0]
+        self._peer = peer
+        self.resource = resource
+        self._packets = packets
+        self._dtls = sender.transport
+        pair = self._dtls.transport._connection._nominated[1]
+        self._send = pair.protocol.transport.sendto
+        self._address = pair.remote_addr
+        self._ssrc = sender._ssrc
+        codec = next(line for line in peer.localDescription.sdp.split("\r\n") if "opus/48000/2" in line)
+        self._payload_type = int(codec.removeprefix("a=rtpmap:").split(" ")[0])
+        self._number = 0
+        self._clock = asyncio.get_running_loop().time
+        self._sent_at: list[float] = []
+        self._came_at: list[float] = []
+        self._dtls._handle_rtp_data = self._received
+
+    def send(self) -> None:
+        """The next packet."""
+        number = self._number
+        self._number += 1
+        header = struct.pack(
+            "!BBHII", 0x80, self._payload_type, number & 0xFFFF, number * 960 & 0xFFFFFFFF, self._ssrc
+        )
+        payload = self._packets[number % len(self._packets)]
+        self._sent_at.append(self._clock())
+        self._send(self._dtls._tx_srtp.protect(header + payload), self._address)
+
+    async def _received(self, data: bytes, **_: Any) -> None:
+        if not 192 <= data[1] < 224:  # RTCP
+            self._came_at.append(self._clock())
+
+    def reset(self) -> None:
+        """Measures anew."""
+        self._sent_at, self._came_at = [], []
+
+    def late(self) -> tuple[int, int]:
+        """How many frames were late or missing, and how many there should have been.
+
+        What is sent comes back in order and at the pace that it was sent, later by a time that is the same
+        for all: that of the quickest. The last second is not looked at: it may be on its way.
+        """
+        due = [at for at in self._sent_at if at < self._sent_at[-1] - 1.0]
+        came = self._came_at[: len(due)]
+        missing = len(due) - len(came)
+        if not came:
+            return len(due), len(due)
+        delays = [after - before for before, after in zip(due, came, strict=False)]
+        quickest = min(delays)
+        return missing + sum(delay > quickest + LATE for delay in delays), len(due)
+
+    async def close(self) -> None:
+        await self._peer.close()
+
+
+async def connect(http: aiohttp.ClientSession, whip: str, packets: Sequence[bytes]) -> Session:
+    """Sets one up."""
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+    peer.addTrack(Idle())
+    bind_to(peer, CLIENT)
+    connected = asyncio.Event()
+    peer.on("connectionstatechange", lambda: connected.set() if peer.connectionState == "connected" else None)
+    await peer.setLocalDescription(await peer.createOffer())
+    headers = {"Content-Type": "application/sdp"}
+    async with http.post(whip, data=peer.localDescription.sdp, headers=headers) as response:
+        if response.status != 201:
+            raise RuntimeError(f"POST was answered {response.status}: {await response.text()}")
+        resource = urljoin(whip, response.headers["Location"])
+        await peer.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
+    async with asyncio.timeout(SETUP_TIMEOUT):
+        await connected.wait()
+    return Session(peer, resource, packets)
+
+
+class Load:
+    """All sessions, and the task that sends for them."""
+
+    def __init__(self) -> None:
+        self.sessions: list[Session] = []
+        self.slips = 0  # times that the sender itself was late: then nothing was measured
+        self._task = asyncio.create_task(self._drive())
+
+    async def measure(self, settle: float, seconds: float) -> float:
+        """The share of frames that were not late."""
+        await asyncio.sleep(settle)
+        self.slips = 0
+        for session in self.sessions:
+            session.reset()
+        await asyncio.sleep(seconds + 1.0)
+        counts = [session.late() for session in self.sessions]
+        return 1 - sum(late for late, _ in counts) / sum(due for _, due in counts)
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(*(session.close() for session in self.sessions), return_exceptions=True)
+
+    async def _drive(self) -> None:
+        clock = asyncio.get_running_loop().time
+        started, tick = clock(), 0
+        while True:
+            tick += 1
+            due = started + tick * FRAME / SLOTS
+            await asyncio.sleep(due - clock())
+            if clock() - due > LATE / 2:
+                self.slips += 1
+            for session in self.sessions[tick % SLOTS :: SLOTS]:
+                session.send()

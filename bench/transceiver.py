@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many sessions a core carries: `scripts/bench transceiver --json FILE`.
+
+A process on one core echoes sessions that another core drives; sessions are added until fewer than 99 % of
+the frames leave in time (`load`). Media goes straight to the process, on loopback: what a relay costs is
+another bench's business. Rows, in the same run:
+
+    stock              aiortc as it comes: decodes, encodes
+    pcm-echo           a transceiver that takes samples to a backend, and speech from it: decodes, encodes
+    opus-pass-through  a transceiver with the embedded echo: Opus as it came
+    opus-backend       a transceiver that takes Opus to a backend, and back
+
+`cpu_per_session` is the process's CPU time, as a share of a core, at the last load that was carried: it says
+nearly the same, and is not moved by what else the machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc.aio
+from earshot.relay.v1 import relay_pb2 as pb
+from earshot.relay.v1 import relay_pb2_grpc
+
+from bench.load import Load, connect
+from tests.lab.signals import chirps, encode
+
+MEDIA = "127.0.0.3"
+IN_TIME = 0.99
+SETTLE, SECONDS = 1.5, 3.0
+START_TIMEOUT = 20.0
+FIRST = {"stock": 10, "pcm-echo": 20, "opus-pass-through": 80, "opus-backend": 40}  # sessions to begin with
+STEPS = {"stock": 2, "pcm-echo": 5, "opus-pass-through": 20, "opus-backend": 10}  # more at a time
+PATIENCE = 2  # measurements of a load before it counts as too much
+
+
+@dataclass
+class Row:
+    """A row of the result."""
+
+    name: str
+    sessions_per_core: int
+    cpu_per_session: float
+    in_time: float  # share of frames, with that many
+    limited_by: str  # "late frames", or "the load" if that had no more to give
+
+
+class Registrar(relay_pb2_grpc.RelayServiceServicer):
+    """A relay that takes every session and has no part in media: its VIP is the transceiver itself."""
+
+    def __init__(self, port: int) -> None:
+        self._vip = pb.Endpoint(address=MEDIA, port=port)
+
+    async def Attach(self, requests: Any, _: Any) -> AsyncIterator[pb.AttachResponse]:
+        async for request in requests:
+            kind = request.WhichOneof("message")
+            if kind == "hello":
+                yield pb.AttachResponse(welcome=pb.Welcome(relay="bench", vips=[self._vip], max_batch=100))
+            elif kind == "snapshot":
+                yield pb.AttachResponse(snapshot_result=pb.SnapshotResult())
+            else:
+                results = [pb.OperationResult() for _ in request.batch.operations]
+                answer = pb.BatchResult(batch_id=request.batch.batch_id, results=results)
+                yield pb.AttachResponse(batch_result=answer)
+
+
+def free_port(kind: socket.SocketKind) -> int:
+    with socket.socket(socket.AF_INET, kind) as one:
+        one.bind((MEDIA, 0))
+        return int(one.getsockname()[1])
+
+
+@asynccontextmanager
+async def process(core: int, ready: bytes, *argv: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A Python program on that core, once it has said that it is ready."""
+    with tempfile.TemporaryFile() as log:
+        started = await asyncio.create_subprocess_exec(
+            *("taskset", "-c", str(core), sys.executable, "-m", *argv), stdout=log, stderr=log
+        )
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                while ready not in os.pread(log.fileno(), 1 << 20, 0):
+                    if started.returncode is not None:
+                        raise RuntimeError(os.pread(log.fileno(), 1 << 20, 0).decode(errors="replace"))
+                    await asyncio.sleep(0.05)
+            yield started
+        finally:
+            if started.returncode is None:
+                started.terminate()
+                await started.wait()
+
+
+@asynccontextmanager
+async def server(name: str, cores: Sequence[int]) -> AsyncIterator[tuple[int, str]]:
+    """What a row measures: its process id, and where to post offers."""
+    port = free_port(socket.SOCK_STREAM)
+    whip = f"http://127.0.0.1:{port}/whip"
+    if name == "stock":
+        async with process(cores[0], b"ready", "bench.stock", "127.0.0.1", str(port), MEDIA) as started:
+            yield started.pid, whip
+        return
+    async with AsyncExitStack() as running:
+        folder = running.enter_context(tempfile.TemporaryDirectory())
+        media = free_port(socket.SOCK_DGRAM)
+        registrar = grpc.aio.server()
+        relay_pb2_grpc.add_RelayServiceServicer_to_server(Registrar(media), registrar)  # type: ignore[no-untyped-call]
+        registrar.add_insecure_port(f"unix:{folder}/relay")
+        await registrar.start()
+        running.push_async_callback(registrar.stop, None)
+        flags = ["--max-load=1", "--max-setups=1000", f"--media-port={media}", f"--media-address={MEDIA}"]
+        if name != "opus-pass-through":
+            rate = "0" if name == "opus-backend" else "16000"
+            listen = f"unix:{folder}/backend"
+            argv = ("transceiver.backends.echo", "--listen", listen, "--rate", rate)
+            await running.enter_async_context(process(cores[1], b"ready", *argv))
+            flags += ["--backend", listen]
+        flags += ["--relay", f"unix:{folder}/relay", "--http", f"127.0.0.1:{port}"]
+        started = await running.enter_async_context(
+            process(cores[0], b"event=ready", "transceiver.main", *flags)
+        )
+        yield started.pid, whip
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def measure(name: str, cores: Sequence[int], most: int, packets: Sequence[bytes]) -> Row:
+    """Adds sessions until frames are late, or there are `most`."""
+    row = Row(name, 0, 0.0, 0.0, "the load")
+    async with server(name, cores) as (pid, whip), aiohttp.ClientSession() as http:
+        load = Load()
+        try:
+            while len(load.sessions) < most:
+                for _ in range(min(most - len(load.sessions), STEPS[name] if load.sessions else FIRST[name])):
+                    load.sessions.append(await connect(http, whip, packets))
+                for _ in range(PATIENCE):
+                    before = cpu_seconds(pid)
+                    in_time = await load.measure(SETTLE, SECONDS)
+                    share = (cpu_seconds(pid) - before) / (SETTLE + SECONDS + 1.0)
+                    if in_time >= IN_TIME:
+                        break
+                count = len(load.sessions)
+                print(
+                    f"{name}: {count} sessions, {in_time:.2%} in time, {share:.0%} of a core", file=sys.stderr
+                )
+                if in_time < IN_TIME:
+                    row.limited_by = "the load" if load.slips > SECONDS else "late frames"
+                    break
+                row = Row(name, count, round(share / count, 5), round(in_time, 4), "the load")
+        finally:
+            await load.close()
+    return row
+
+
+async def run(names: Sequence[str], most: int) -> list[Row]:
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise SystemExit("two cores are needed: one to measure, and one to drive it")
+    os.sched_setaffinity(0, {cores[1]})
+    packets = encode(chirps(1, 10.0))
+    return [await measure(name, cores, most, packets) for name in names]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench transceiver", description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument(
+        "--rows", nargs="+", choices=STEPS, default=list(STEPS), metavar="ROW", help="only these"
+    )
+    parser.add_argument("--most", type=int, default=400, metavar="N", help="sessions to stop at (400)")
+    options = parser.parse_args()
+    rows = asyncio.run(run(options.rows, options.most))
+    for row in rows:
+        print(f"{row.name:18}{row.sessions_per_core:5} sessions, {row.cpu_per_session:.2%} of a core each")
+    if options.json:
+        result = {"cores_used": 1, "rows": [asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

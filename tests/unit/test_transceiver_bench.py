@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bench of a transceiver's capacity counts what there is. How much that is, is no test's business."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+
+async def test_sessions_are_carried_and_counted(tmp_path: Path) -> None:
+    result = tmp_path / "bench.json"
+    argv = ("-m", "bench.transceiver", "--rows", "opus-backend", "--most", "2", "--json", str(result))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *argv,
+        env={"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, said.decode()
+    (row,) = json.loads(result.read_text())["rows"]
+    assert row["name"] == "opus-backend"
+    assert row["sessions_per_core"] in (0, 2)  # 0 where the machine has no time for two
+    assert b"opus-backend: 2 sessions" in said
