@@ -223,7 +223,9 @@ def test_errors_are_said_in_words(site: Site, browser: Browser, relay: RelayClie
             page.clock.install()
             page.get_by_role("button", name="Call").click()
             wait_for(lambda: bool(relay.sessions()), "the answer", timeout=10)
-            page.wait_for_function("earshot.call.path")
+            wait_for(
+                lambda: page.evaluate("Boolean(earshot.call.path)"), "the way that was chosen", timeout=10
+            )
             page.clock.fast_forward(16_000)
             expect(error).to_contain_text("The relay cannot be reached: no answer from 203.0.113.1:3478")
         finally:
@@ -316,7 +318,9 @@ def test_somebody_speaks_and_is_answered(
         expect(transcript).to_contain_text("no language model")
         expect(transcript).to_contain_text("Youbanana", timeout=TIMEOUT)
         expect(transcript).to_contain_text("Bananas are yellow.")
-        page.wait_for_function("earshot.heard.some((at) => at > earshot.told.reply)")
+        wait_for(
+            lambda: page.evaluate("earshot.heard.some((at) => at > earshot.told.reply)"), "speech", timeout=30
+        )
         expect(page.locator("#events li span")).to_have_text(EVENTS, timeout=TIMEOUT)
         expect(transcript.locator("li[data-cut]")).to_have_count(1)  # the greeting
         told, heard = page.evaluate("[earshot.told, earshot.heard]")
