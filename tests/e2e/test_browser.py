@@ -21,12 +21,11 @@ from tests.lab.browser import (
     write_wav,
 )
 from tests.lab.calls import wait_for
-from tests.lab.netns import Lab
 from tests.lab.relay_client import RelayClient
-from tests.lab.services import relay_target, start_agent, start_relay, start_transceiver
+from tests.lab.services import relay_target, start_agent, start_transceiver
 from tests.lab.signals import chirps, correlation
 from tests.lab.speech import silence, spoken
-from tests.lab.topology import HTTP_PORT, SIGNALLING_TRANSCEIVER, Site, two_armed
+from tests.lab.topology import HTTP_PORT, SIGNALLING_TRANSCEIVER, Site
 
 pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e]
 
@@ -65,18 +64,6 @@ EVENTS = [
         "^reply_ended .* interrupted: false",
     )
 ]
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    """A relay, and a transceiver that echoes."""
-    with Lab() as lab:
-        made = two_armed(lab)
-        start_relay(made)
-        start_transceiver(made, [4, 6], "--max-load=1")
-        yield made
-        assert made.stack_packets() == 0
-        assert made.signalling_udp_packets() == 0
 
 
 @pytest.fixture(scope="module")

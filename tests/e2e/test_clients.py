@@ -8,33 +8,21 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.lab.calls import wait_for
-from tests.lab.netns import Lab
 from tests.lab.relay_client import RelayClient
-from tests.lab.services import relay_target, start_relay, start_transceiver, whip_url
+from tests.lab.services import relay_target, whip_url
 from tests.lab.signals import chirps, encode
-from tests.lab.topology import Site, two_armed
+from tests.lab.topology import Site
 
 pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e]
 
 CLIENTS = Path(__file__).parents[1] / "clients"
 SECONDS = 2.0
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    with Lab() as lab:
-        made = two_armed(lab)
-        start_relay(made)
-        start_transceiver(made, [4, 6], "--max-load=1")
-        yield made
-        assert made.stack_packets() == 0
-        assert made.signalling_udp_packets() == 0
 
 
 @pytest.fixture(scope="module")
