@@ -28,6 +28,10 @@ enum limit {
 	HOP_MAX = 16384,
 	OWNER_MAX = 1024,
 	SOURCE_CELLS = 65536, /* budgets of sources */
+	DERIVED_CELLS = 65536, /* budgets of sessions that nobody has registered */
+	SESSION_DERIVED_BIT = 31, /* of a session's number: its ufrag is routable, and says the other bits */
+	FLEET_KEY_MAX = 16,
+	FLEET_OWNER_MAX = 65536,
 	FLOW_MAX = 1 << 20,  /* records that an entry of the index can name */
 	FLOW_STATE_BITS = 4, /* of flow.state; the second of binding is above them */
 	FLOW_TICK_SHIFT = 20, /* a tick is 2^20 ns of CLOCK_MONOTONIC, 1.05 ms */
@@ -91,6 +95,8 @@ enum reason {
 	REASON_DROP_SESSION_BUDGET,   /* too many new flows of one session */
 	REASON_DROP_INDEX_FULL,       /* no slot for a new flow: many of its neighbours have ended just now */
 	REASON_DROP_BUSY,             /* other CPUs were binding in the same place all the while */
+	REASON_DROP_UFRAG_FORGED,     /* reads as a routable one, but was not made with the fleet's key */
+	REASON_DROP_UNKNOWN_OWNER,    /* a routable ufrag of a transceiver that is not here */
 	REASON_MAX,
 };
 
@@ -201,6 +207,21 @@ struct session {
 	__u64 full_at;	    /* XDP's: when its budget of new flows is whole again (budget.h) */
 };
 
+/* Of the keys that routable ufrags are made with: SHA-1 states after the block of key ^ ipad or ^ opad. */
+struct fleet_key {
+	__u32 used;
+	__u32 mask[5];	/* of the key that hides owners: ipad alone */
+	__u32 inner[5]; /* of the key that tags and pwds come from */
+	__u32 outer[5];
+};
+
+/* Where the sessions of a transceiver go that routable ufrags name by its number in the fleet. */
+struct fleet_owner {
+	__u16 backend[2]; /* for IPv4, for IPv6 clients; both 0: not here */
+	__u16 owner;	  /* index in owners */
+	__u16 pad;
+};
+
 struct owner {
 	char name[OWNER_NAME_MAX]; /* padded with zeros; empty: not used */
 	__u32 attached;		   /* 1 while its stream is open */
@@ -267,6 +288,8 @@ struct scratch {
 	__u32 state[5];
 	__u32 tag[5];
 	struct ufrag_key ufrag;
+	struct session derived;	    /* of a routable ufrag, and */
+	__u32 pwd[6];		    /* its 22 characters, as words of SHA-1 */
 };
 
 /* The hop that a CPU came upon last: most clients are behind one router. */
@@ -336,6 +359,8 @@ _Static_assert(sizeof(struct vip) == 24, "vip");
 _Static_assert(sizeof(struct hop_key) == 20, "hop_key");
 _Static_assert(sizeof(struct hop) == 32, "hop");
 _Static_assert(sizeof(struct session) == 96, "session");
+_Static_assert(sizeof(struct fleet_key) == 64, "fleet_key");
+_Static_assert(sizeof(struct fleet_owner) == 8, "fleet_owner");
 _Static_assert(sizeof(struct backend) == 32, "backend");
 _Static_assert(sizeof(struct flow) == 64, "one flow, one cache line");
 _Static_assert(sizeof(struct flow_key) == 20, "flow_key has no padding");

@@ -26,6 +26,8 @@ STRUCTS = (
     "hop",
     "ufrag_key",
     "session",
+    "fleet_key",
+    "fleet_owner",
     "owner",
     "backend",
     "flow",

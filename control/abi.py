@@ -19,6 +19,10 @@ RELAY_MAX = 16
 HOP_MAX = 16384
 OWNER_MAX = 1024
 SOURCE_CELLS = 65536
+DERIVED_CELLS = 65536
+SESSION_DERIVED_BIT = 31
+FLEET_KEY_MAX = 16
+FLEET_OWNER_MAX = 65536
 FLOW_MAX = 1048576
 FLOW_STATE_BITS = 4
 FLOW_TICK_SHIFT = 20
@@ -77,6 +81,8 @@ class Reason(IntEnum):
     DROP_SESSION_BUDGET = 49
     DROP_INDEX_FULL = 50
     DROP_BUSY = 51
+    DROP_UFRAG_FORGED = 52
+    DROP_UNKNOWN_OWNER = 53
 
 
 class LocalKind(IntEnum):
@@ -225,6 +231,24 @@ SESSION = _dtype(
         ("outer", ("<u4", (5,)), 36),
         ("id", "S32", 56),
         ("full_at", "<u8", 88),
+    ],
+)
+
+FLEET_KEY = _dtype(
+    64,
+    [
+        ("used", "<u4", 0),
+        ("mask", ("<u4", (5,)), 4),
+        ("inner", ("<u4", (5,)), 24),
+        ("outer", ("<u4", (5,)), 44),
+    ],
+)
+
+FLEET_OWNER = _dtype(
+    8,
+    [
+        ("backend", ("<u2", (2,)), 0),
+        ("owner", "<u2", 4),
     ],
 )
 

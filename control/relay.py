@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from earshot.relay.v1 import relay_pb2 as pb
 
+from control import routable
 from control.access import Grant
 from control.batches import SLICE, Batches, HopResolver, Speaker, Wish, clock
 from control.config import Config
@@ -54,6 +55,7 @@ class Relay:
         local = LocalAddresses.of(config.vips, config.relay_addresses)
         self.turns = Turns()
         self._batches = Batches(self.registry, self._store, hops, local, self.turns)
+        self._batches.set_fleet_keys(routable.read_keys(config.fleet_keys))
         self._store.restore(clock)
         now = clock()
         self._drain = Drain(config.pin_path)
@@ -89,6 +91,7 @@ class Relay:
         self.registry.limit(config.max_sessions, config.max_sessions_per_transceiver, config.grace_seconds)
         self.reaper.set_idle_seconds(config.flow_idle_seconds)
         self._batches.set_local(LocalAddresses.of(config.vips, config.relay_addresses))
+        self._batches.set_fleet_keys(routable.read_keys(config.fleet_keys))
         if gone:
             self.reaper.end_vips(gone, clock())
 
@@ -128,6 +131,19 @@ class Relay:
             sessions=welcome.sessions,
         )
         return Speaker(attachment, prefixes), outbox
+
+    async def take_place(self, speaker: Speaker, hello: pb.Hello) -> None:
+        """Sessions are the transceiver's by their ufrags alone from now on, or not any more.
+
+        Raises:
+            RequestError: the number is another's, or the endpoints cannot be.
+        """
+        if hello.HasField("routable"):
+            if not self._config.fleet_keys:
+                raise RequestError(Code.FAILED_PRECONDITION, "this relay has no fleet_keys", "hello.routable")
+            await self._batches.place(speaker, hello.routable)
+        else:
+            self._batches.displace(speaker)
 
     def detach(self, speaker: Speaker, outbox: Outbox) -> None:
         """The stream has ended, for whatever reason."""

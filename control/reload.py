@@ -34,6 +34,7 @@ HOT = frozenset(
         "source_exempt",
         "bindings_per_second",
         "flows_per_session",
+        "fleet_keys",
         "log_level",
     }
 )

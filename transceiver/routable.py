@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes ufrags that say whose session it is, and the pwds that follow from them: docs/routable-ufrag.md.
+
+A relay that holds the fleet's key lets a client in that it was never told of, and finds this
+transceiver by the number in the ufrag. control/routable.py and bpf/routable.h read what is made here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from base64 import b64encode
+from dataclasses import dataclass, field
+from pathlib import Path
+
+KEY_BYTES = 32
+KEYS = 16
+OWNERS = 1 << 16
+SESSION_BITS, NONCE_BITS = 31, 11
+
+_VERSION = 0
+_MASK_LABEL, _PWD_LABEL = b"earshot ufrag 0 mask", b"earshot ufrag 0 pwd"
+
+
+class FleetKeyError(ValueError):
+    """A fleet key cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class FleetKey:
+    """What ufrags are made with now. repr() leaves the secret out.
+
+    Attributes:
+        number: by which relays know the key, 0 to 15.
+        secret: 32 bytes, the same at every relay and transceiver of the fleet.
+    """
+
+    number: int
+    secret: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises FleetKeyError."""
+        if not 0 <= self.number < KEYS:
+            raise FleetKeyError(f"key number {self.number} is not 0 to {KEYS - 1}")
+        if len(self.secret) != KEY_BYTES:
+            raise FleetKeyError(f"the key has {len(self.secret)} bytes instead of {KEY_BYTES}")
+
+    @classmethod
+    def read(cls, number: int, path: Path) -> FleetKey:
+        """From a file of 64 hexadecimal digits. Raises FleetKeyError."""
+        try:
+            return cls(number, bytes.fromhex(path.read_text().strip()))
+        except OSError as error:
+            raise FleetKeyError(f"{path}: {error.strerror}") from error
+        except ValueError as error:
+            raise FleetKeyError(f"{path} does not hold {2 * KEY_BYTES} hexadecimal digits") from error
+
+
+class Mint:
+    """Ufrags and pwds of one transceiver's sessions."""
+
+    def __init__(self, key: FleetKey, owner: int) -> None:
+        """`owner`: the transceiver's number in the fleet, its alone. Raises FleetKeyError."""
+        if not 0 <= owner < OWNERS:
+            raise FleetKeyError(f"fleet number {owner} is not 0 to {OWNERS - 1}")
+        self._key = key
+        self._owner = owner
+        self._mask_key = _derived(key.secret, _MASK_LABEL)
+        self._pwd_key = _derived(key.secret, _PWD_LABEL)
+
+    def session(self) -> int:
+        """A new session's random number: all its ufrags are to be made with it."""
+        return secrets.randbits(SESSION_BITS)
+
+    def credentials(self, session: int) -> tuple[str, str]:
+        """A new ufrag of a session, and its pwd: one each at the start and at every ICE restart."""
+        return self.credentials_of(session, secrets.randbits(NONCE_BITS))
+
+    def credentials_of(self, session: int, nonce: int) -> tuple[str, str]:
+        """What credentials() gives for a nonce that the caller has chosen: the same each time."""
+        random = session << NONCE_BITS | nonce
+        mask = hashlib.sha1(_block(self._mask_key, 0x36) + random.to_bytes(8, "big")).digest()[:2]
+        owner = self._owner ^ int.from_bytes(mask, "big")
+        head = (_VERSION << 62 | self._key.number << 58 | owner << 42 | random).to_bytes(8, "big")
+        digest = hmac.digest(self._pwd_key, head, "sha1")
+        return b64encode(head + digest[:4]).decode(), b64encode(digest[4:]).decode().rstrip("=")
+
+
+def _derived(secret: bytes, label: bytes) -> bytes:
+    """A key for one purpose alone, of 32 bytes."""
+    return hmac.digest(secret, label, "sha256")
+
+
+def _block(key: bytes, pad: int) -> bytes:
+    """The block that HMAC-SHA1 (RFC 2104) begins with."""
+    return bytes(byte ^ pad for byte in key.ljust(64, b"\0"))
