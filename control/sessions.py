@@ -201,15 +201,7 @@ class Registry:
         before = owner.sessions.get(wanted.session_id)
         if before is None and self.draining:
             raise RequestError(Code.UNAVAILABLE, "the relay is draining: it takes no new sessions")
-        if derived is not None:
-            number = derived
-            holder = self._by_number.get(number)
-            if holder is not None and holder is not before:
-                raise RequestError(
-                    Code.ALREADY_EXISTS, "is of another session's number", "credentials[0].ufrag"
-                )
-        else:
-            number = self._next_number() if before is None or is_derived(before.number) else before.number
+        number = self._new_number(derived) if before is None else before.number
         for index, key in enumerate(keys):
             holder = self._by_ufrag.get(key.ufrag)
             if holder is not None and holder.number != number:
@@ -226,7 +218,7 @@ class Registry:
         if len(self._by_ufrag) - freed + len(keys) > self._max_sessions:
             raise RequestError(Code.RESOURCE_EXHAUSTED, "the session table is full", "credentials")
         backends = self._acquire_backends(wanted.endpoints, hops, now)
-        if not is_derived(number) and (before is None or before.number != number):
+        if before is None and not is_derived(number):
             self._last_number = number
         expires = math.ceil(now + wanted.ttl_seconds) if wanted.ttl_seconds else 0
         after = Session(
@@ -369,8 +361,13 @@ class Registry:
             raise RequestError(Code.NOT_FOUND, "there is no such session", "session_id")
         return session
 
-    def _next_number(self) -> int:
-        """Counts on, so that a number comes back only after 2^32 others; 0 is none."""
+    def _new_number(self, derived: int | None) -> int:
+        """The one that follows from its ufrags, unless another session happens to have it, or the next.
+
+        That one counts on, so that a number comes back only after 2^31 others; 0 is none.
+        """
+        if derived is not None and derived not in self._by_number:
+            return derived
         number = self._last_number
         while True:
             number = 1 if number >= _NUMBER_MAX else number + 1
@@ -405,8 +402,7 @@ class Registry:
                     del self._expiring[before.expires]
             for number in filter(None, before.backends):
                 self._backends.release(number, now)
-            kept = after.backends if after is not None and after.number == before.number else ()
-            left = frozenset(filter(None, before.backends)) - frozenset(kept)
+            left = frozenset(filter(None, before.backends)) - frozenset(after.backends if after else ())
             if left:
                 self._changes.ended.append(EndedSession(before, left))
         if after is not None:

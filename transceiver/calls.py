@@ -14,6 +14,7 @@ from typing import Any
 from earshot.relay.v1 import relay_pb2 as pb
 
 from transceiver.admission import Admission
+from transceiver.agent import Credentials
 from transceiver.call import Call, End, State
 from transceiver.errors import (
     BusyError,
@@ -30,6 +31,7 @@ from transceiver.media import Traffic
 from transceiver.metrics import Tally
 from transceiver.mux import MediaPort, Route
 from transceiver.relay_client import RelayClient
+from transceiver.routable import Mint
 from transceiver.sdpfrag import read_credentials
 from transceiver.speech.conversation import Converse
 
@@ -60,7 +62,10 @@ class Calls:
         tally: Tally,
         traffic: Traffic,
         suffix: str,
+        mint: Mint | None = None,
     ) -> None:
+        """`mint` makes routable credentials; without one they are random."""
+        self._mint = mint
         self._relay = relay
         self._ports = ports
         self._converse = converse
@@ -111,6 +116,7 @@ class Calls:
             self._changed,
             self._renewed,
             self._hung_up,
+            self._mint.session() if self._mint else Credentials.fresh,
         )
         try:
             answer = await call.negotiate(offer)

@@ -30,11 +30,19 @@ INBOX = 1000  # datagrams that wait for aiortc; 20 s of speech
 class MediaLink:
     """A call's handle on its own ICE connection, which aiortc makes deep inside.
 
-    `renewed` is called when an ICE restart has come to its end: the old credentials hold no more.
+    `renewed` is called when an ICE restart has come to its end: the old credentials hold no more. `fresh`
+    makes new ones.
     """
 
-    def __init__(self, routes: Sequence[Route], traffic: Traffic, renewed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        traffic: Traffic,
+        renewed: Callable[[], None],
+        fresh: Callable[[], Credentials] = Credentials.fresh,
+    ) -> None:
         self.routes = routes
+        self.fresh = fresh
         self.traffic = traffic
         self.renewed = renewed
         self.connection: LiteConnection | None = None
@@ -77,7 +85,7 @@ class LiteConnection:
         self._link.connection = self
         self._traffic = self._link.traffic
         self._clock = asyncio.get_running_loop().time
-        self._agent: Agent[Path] = Agent()
+        self._agent: Agent[Path] = Agent(self._link.fresh)
         self._inbox: deque[bytes] = deque(maxlen=INBOX)
         self._arrival = asyncio.Event()
         self._shown = asyncio.Event()  # the client has shown an address

@@ -33,7 +33,8 @@ BACKOFF_MOST = 5.0
 class RelayClient:
     """One relay, as a transceiver sees it.
 
-    `snapshot` says which sessions there are; `on_flow` gets FlowBound and FlowEnded. Neither may block.
+    `snapshot` says which sessions there are, `routable` the transceiver's place in the fleet; `on_flow` gets
+    FlowBound and FlowEnded. None of them may block.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class RelayClient:
         software: str,
         snapshot: Callable[[], Sequence[pb.Session]],
         on_flow: Callable[[pb.AttachResponse], None],
+        routable: Callable[[], pb.Routable | None] = lambda: None,
     ) -> None:
+        self._routable = routable
         self._target = target
         self._name = name
         self._software = software
@@ -104,7 +107,7 @@ class RelayClient:
             call = stub.Attach()
             stream = RelayStream(call, self._on_flow)
             try:
-                welcome = await stream.greet(self._name, self._software)
+                welcome = await stream.greet(self._name, self._software, self._routable())
                 self._vips = [_endpoint(vip) for vip in welcome.vips]
                 # From here on removals go to this stream: they are sent after the snapshot, which may
                 # still name what they remove.

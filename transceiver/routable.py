@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import secrets
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from transceiver.agent import Credentials
 
 KEY_BYTES = 32
 KEYS = 16
@@ -69,16 +73,14 @@ class Mint:
         self._mask_key = _derived(key.secret, _MASK_LABEL)
         self._pwd_key = _derived(key.secret, _PWD_LABEL)
 
-    def session(self) -> int:
-        """A new session's random number: all its ufrags are to be made with it."""
-        return secrets.randbits(SESSION_BITS)
-
-    def credentials(self, session: int) -> tuple[str, str]:
-        """A new ufrag of a session, and its pwd: one each at the start and at every ICE restart."""
-        return self.credentials_of(session, secrets.randbits(NONCE_BITS))
+    def session(self) -> Callable[[], Credentials]:
+        """Makes the credentials of a new session: at its start, and at each ICE restart."""
+        session = secrets.randbits(SESSION_BITS)
+        nonces = itertools.count(secrets.randbits(NONCE_BITS))  # no two alike in a row
+        return lambda: Credentials(*self.credentials_of(session, next(nonces) % (1 << NONCE_BITS)))
 
     def credentials_of(self, session: int, nonce: int) -> tuple[str, str]:
-        """What credentials() gives for a nonce that the caller has chosen: the same each time."""
+        """Ufrag and pwd of a session, by its random number: the same each time for the same nonce."""
         random = session << NONCE_BITS | nonce
         mask = hashlib.sha1(_block(self._mask_key, 0x36) + random.to_bytes(8, "big")).digest()[:2]
         owner = self._owner ^ int.from_bytes(mask, "big")

@@ -51,13 +51,14 @@ async def serve(settings: Settings, parent: Connection | None = None) -> None:
     if parent is not None:
         orphaned(parent, stop.set)
     traffic, tally, spoken = Traffic(), Tally(), SpeechTally()
-    name = settings.name + settings.suffix
+    name, fleet = settings.name + settings.suffix, settings.fleet
     relay = RelayClient(
         settings.relay,
         name,
         f"earshot-transceiver/{version('earshot')}",
         snapshot=lambda: calls.registrations(),
         on_flow=lambda response: calls.flow_event(response),
+        routable=lambda: fleet.place([port.endpoint for port in ports]) if fleet else None,
     )
     async with _backends(settings) as pool:
         with media_ports(settings.media_addresses, settings.media_port, traffic) as ports:
@@ -72,7 +73,8 @@ async def serve(settings: Settings, parent: Connection | None = None) -> None:
 
             limits = settings.limits
             admission = Admission(limits.calls, limits.load, limits.setups, missing)
-            calls = Calls(relay, ports, converse, admission, limits, tally, traffic, settings.suffix)
+            mint = fleet.mint() if fleet else None
+            calls = Calls(relay, ports, converse, admission, limits, tally, traffic, settings.suffix, mint)
             tally.registry.register(CallCollector(tally, traffic, calls.states, lambda: relay.attached))
             tally.registry.register(SpeechCollector(spoken, pool.backends if pool else (), admission))
             runner = await listening(

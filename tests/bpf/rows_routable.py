@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows about ufrags that say themselves whose they are (docs/routable-ufrag.md), and that nobody has registered."""
+"""Rows about ufrags that say themselves whose they are: docs/routable-ufrag.md."""
 
 from __future__ import annotations
 
