@@ -150,7 +150,11 @@ class LiteConnection:
         self._shown.set()
         self._arrival.set()
 
-    # What the call uses.
+    # What the call uses, and what `library` fits into aiortc.
+
+    def proved(self) -> None:
+        """The client has sent something that was decrypted."""
+        self._link.heard()
 
     @property
     def credentials(self) -> tuple[Credentials, ...]:
