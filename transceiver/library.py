@@ -7,6 +7,8 @@
 - `aiortc.rtcrtpreceiver.decoder_worker`: Opus is handed on as it came, and without a thread. Decoding and
   encoding again would take most of the process's time; who wants samples can decode where they are wanted;
 - `aiortc.rtcrtpreceiver.JitterBuffer`: packets are put in order, and not held back (`order`);
+- `aiortc.rtcsctptransport.InboundStream`, and a look at each chunk before it: messages are put together in
+  bounded time and memory (`assembly`);
 - the three methods that take what was decrypted (RTP, RTCP, SCTP): the connection is told that its client is
   there. Some clients, libnice's, send no check once a call is up, and no media while they are muted.
 """
@@ -33,6 +35,7 @@ import aiortc.rtcrtpreceiver
 import aiortc.rtcsctptransport
 import av
 
+from transceiver.assembly import Assembly, refuses
 from transceiver.errors import LibraryError
 from transceiver.ice import LiteConnection
 from transceiver.order import Frames, Orderly
@@ -42,7 +45,8 @@ _NAMES: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("aiortc", aiortc.rtcicetransport, ("Connection", "ConnectionClosed")),
     ("aiortc", aiortc.rtcrtpreceiver, ("decoder_worker", "JitterBuffer")),
     ("aiortc", _DTLS, ("_handle_rtp_data", "_handle_rtcp_data")),
-    ("aiortc", _SCTP, ("_handle_data",)),
+    ("aiortc", aiortc.rtcsctptransport, ("InboundStream",)),
+    ("aiortc", _SCTP, ("_handle_data", "_receive_data_chunk")),
     ("aiortc", aiortc.codecs.opus, ("OpusDecoder", "TIME_BASE")),
     ("aiortc", aiortc.codecs.opus.OpusEncoder, ("pack",)),
     ("aioice", aioice, ("Candidate", "ConnectionClosed")),
@@ -100,6 +104,18 @@ def _proves(
     return handle_proof
 
 
+def _bounded(receive: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """A method that receives SCTP's DATA chunks, without those that there is no room for."""
+
+    async def receive_some(self: Any, chunk: Any) -> None:
+        if refuses(self, chunk):
+            self._sack_needed = True
+        else:
+            await receive(self, chunk)
+
+    return receive_some
+
+
 def check() -> None:
     """Raises `LibraryError` naming library, version and what is missing, there or here."""
     for library, owner, names in _NAMES:
@@ -121,6 +137,8 @@ def prepare() -> None:
     for name in ("_handle_rtp_data", "_handle_rtcp_data"):
         setattr(_DTLS, name, _proves(getattr(_DTLS, name), lambda dtls: dtls.transport))
     _SCTP._handle_data = _proves(_SCTP._handle_data, lambda sctp: sctp.transport.transport)
+    _SCTP._receive_data_chunk = _bounded(_SCTP._receive_data_chunk)
+    aiortc.rtcsctptransport.InboundStream = Assembly
 
 
 def _error(library: str, fault: str) -> LibraryError:
