@@ -25,7 +25,7 @@ from transceiver.media import Drop, Endpoint, Traffic
 from transceiver.mux import Path, Route
 
 COMPONENT = 1  # RTP and RTCP share it
-INBOX = 1000  # datagrams that wait for aiortc; 20 s of speech
+INBOX = 500  # datagrams that wait for aiortc; 10 s of speech
 RATE = 1000.0  # datagrams a second of a call; speech has 50, and all messages that are taken of a client 700
 BURST = 1000.0  # at once
 TURN = 8  # datagrams, after which other calls get their turn

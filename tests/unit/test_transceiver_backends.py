@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,9 @@ async def page(url: str) -> str:
         return await response.text()
 
 
-@pytest.mark.parametrize("rate", [16000, 48000, 0], ids=["16k", "48k", "opus"])
-async def test_sound_goes_through_a_backend_and_comes_back(rate: int) -> None:
+@asynccontextmanager
+async def echo_process(rate: int = 16000) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """A backend in a process of its own, and its target; it must stop by SIGTERM."""
     with tempfile.TemporaryDirectory(prefix="est-") as folder:
         target = f"unix:{Path(folder) / 'echo.sock'}"
         argv = ("-m", "transceiver.backends.echo", "--listen", target, "--rate", str(rate))
@@ -47,18 +50,25 @@ async def test_sound_goes_through_a_backend_and_comes_back(rate: int) -> None:
         try:
             assert process.stderr is not None
             assert await asyncio.wait_for(process.stderr.readline(), 10) == b"event=ready\n"
-            async with (
-                running_relay() as relay,
-                running_transceiver(relay, "--backend", target) as transceiver,
-            ):
-                result = await place_call(transceiver.whip, seconds=2.0, local_address=CLIENT)
-                assert result.audio_verified, result
-                assert result.error is None
+            yield target, process
             process.terminate()
             assert await asyncio.wait_for(process.wait(), 10) == 0
         finally:
             if process.returncode is None:
                 process.kill()
+                await process.wait()
+
+
+@pytest.mark.parametrize("rate", [16000, 48000, 0], ids=["16k", "48k", "opus"])
+async def test_sound_goes_through_a_backend_and_comes_back(rate: int) -> None:
+    async with (
+        echo_process(rate) as (target, _),
+        running_relay() as relay,
+        running_transceiver(relay, "--backend", target) as transceiver,
+    ):
+        result = await place_call(transceiver.whip, seconds=2.0, local_address=CLIENT)
+        assert result.audio_verified, result
+        assert result.error is None
 
 
 async def test_a_session_from_start_to_end() -> None:
@@ -266,6 +276,53 @@ async def test_a_session_is_begun_anew_at_another_backend() -> None:
                 await eventually(lambda talker=talker: talker.loud_seconds() > 0.1)  # type: ignore[misc]
         assert [start.attempt for start in first.starts] == [1]
         assert sorted(start.attempt for start in second.starts) == [1, 2]
+
+
+@pytest.mark.parametrize("policy", ["retry", "end"])
+async def test_a_process_that_hangs_loses_its_own_sessions_and_gets_no_more(policy: str) -> None:
+    """Stopped by SIGSTOP: its socket is there, and takes what it is sent. Then it comes back."""
+    async with (
+        echo_process() as (hung, process),
+        backend(good) as (sound, service),
+        running_relay() as relay,
+        running_transceiver(
+            relay,
+            *("--backend", hung, "--backend", sound, "--backend-failure", policy),
+            *("--backend-start-timeout", "1", "--backend-stall-timeout", "1"),
+        ) as transceiver,
+        talking(transceiver) as one,
+    ):
+        await one.told(state="ready")
+        async with talking(transceiver) as two:
+            await two.told(state="ready")
+            assert service.streams == 1
+            victim, bystander = (
+                (one, two) if f"backend={hung} " in first_session(transceiver.log) else (two, one)
+            )
+            process.send_signal(signal.SIGSTOP)
+            try:
+                assert (await victim.told(state="lost"))["reason"] == "stalled"
+                if policy == "retry":
+                    await victim.told(state="ready", attempt=2)
+                else:
+                    await victim.told(state="ended", reason="backend_failed")
+                await eventually(lambda: f"event=backend target={hung} healthy=False" in transceiver.log)
+                up = f'earshot_transceiver_backend_up{{backend="{hung}"}}'
+                assert metric(await page(transceiver.url), up) == 0
+                # It has fewer sessions than the other one, and still gets none.
+                for _ in range(2):
+                    async with talking(transceiver) as another:
+                        await another.told(state="ready")
+                        assert kinds(another.events) == ["session ready"]
+                assert kinds(bystander.events) == ["session ready"]
+            finally:
+                process.send_signal(signal.SIGCONT)
+            await eventually(lambda: transceiver.log.count(f"event=backend target={hung} healthy=True") == 2)
+
+
+def first_session(log: str) -> str:
+    """The line that says who carries the first call."""
+    return next(line for line in log.splitlines() if "event=backend_ready" in line)
 
 
 async def test_a_session_that_no_backend_can_carry_ends_after_some_attempts() -> None:
