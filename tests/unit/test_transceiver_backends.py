@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -18,11 +19,13 @@ import grpc
 import pytest
 from earshot.speech.v1 import speech_pb2 as pb
 
+from control import pki
 from tests.lab.caller import place_call
 from tests.lab.signals import chirps
 from tests.unit.speech_world import PCM_16K, backend, kinds, read_on, ready, say, talking
 from tests.unit.test_transceiver_sdp import OFFER
 from tests.unit.transceiver_world import CLIENT, eventually, metric, running_relay, running_transceiver
+from transceiver.backends.service import serve
 from transceiver.speech.stream import FORMATS
 
 
@@ -370,6 +373,48 @@ async def test_the_least_loaded_backend_is_chosen() -> None:
             await c.told(state="ready")
             await d.told(state="ready")
             assert {first.streams, second.streams} == {1, 2}
+
+
+async def test_over_tcp_a_backend_and_its_transceiver_prove_who_they_are(tmp_path: Path) -> None:
+    pki.init(tmp_path, ["speech-1.example"], 1)
+    pki.issue(tmp_path, "voice", ["voice-1.example"], 1)
+    pki.init(tmp_path / "other", ["speech-1.example"], 1)
+    pki.issue(tmp_path / "other", "voice", ["voice-1.example"], 1)
+    pairs = [((tmp_path / "relay.key").read_bytes(), (tmp_path / "relay.crt").read_bytes())]
+    ca = (tmp_path / "ca.crt").read_bytes()
+
+    def flags(target: str, own: Path, ca: Path) -> tuple[str, ...]:
+        files = ("--backend-certificate", str(own / "voice.crt"), "--backend-key", str(own / "voice.key"))
+        name = ("--backend-server-name", "speech-1.example")
+        return ("--backend", target, "--backend-ca", str(ca / "ca.crt"), *files, *name)
+
+    async with (
+        backend(good, grpc.ssl_server_credentials(pairs, ca, require_client_auth=True)) as (target, service),
+        running_relay() as relay,
+    ):
+        async with (
+            running_transceiver(relay, *flags(target, tmp_path, tmp_path)) as transceiver,
+            talking(transceiver) as talker,
+        ):
+            await talker.told(state="ready")
+        # A transceiver that the backend does not know, and a backend that the transceiver does not know.
+        for own, known in ((tmp_path / "other", tmp_path), (tmp_path, tmp_path / "other")):
+            async with (
+                running_transceiver(relay, *flags(target, own, known)) as transceiver,
+                aiohttp.ClientSession() as http,
+                http.post(
+                    transceiver.whip, data=OFFER, headers={"Content-Type": "application/sdp"}
+                ) as response,
+            ):
+                assert response.status == 503
+        assert len(service.starts) == 1
+
+
+async def test_a_backend_that_does_not_encrypt_listens_on_loopback_alone() -> None:
+    service = SimpleNamespace(audio_format=PCM_16K, speech_format=PCM_16K)
+    for listen in ("0.0.0.0:9000", "[::]:9000", "10.0.0.1:9000", "speech:9000", "9000"):
+        with pytest.raises(OSError, match=r"unix:PATH, or .* loopback"):
+            await serve(service, listen, 1, lambda: None)
 
 
 async def test_no_healthy_backend_means_503_until_there_is_one() -> None:
