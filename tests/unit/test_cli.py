@@ -42,6 +42,7 @@ def test_what_there_is() -> None:
         "datapath status",
         "datapath upgrade",
         "drain",
+        "drops",
         "flow list",
         "flow show",
         "pki init",
