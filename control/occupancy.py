@@ -41,12 +41,16 @@ def measure(
     `ports` for who has counted them already.
     """
     tables = []
-    # Each relay address has an equal part of the records; a record that rests is not free.
+    # Each relay address has an equal part of the records; a record that rests is not free, and one
+    # that is left at an address that is not served any more takes no room from anybody.
     layout = datapath.layout
     counts = port_states.count(datapath) if ports is None else ports
     taken = layout.span - counts[:, abi.FlowState.FREE]
     for version in (4, 6):
-        ours = [relay.version == version for relay in datapath.relays[: layout.relays]]
+        ours = [
+            relay.version == version and number in datapath.serving
+            for number, relay in enumerate(datapath.relays[: layout.relays])
+        ]
         if any(ours):
             tables.append(Table(f"flows_ipv{version}", int(taken[ours].sum()), layout.span * sum(ours)))
     return [
