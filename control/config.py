@@ -101,6 +101,7 @@ class Config:
     source_exempt: tuple[IPNetwork, ...] = ()
     bindings_per_second: int = 100_000
     flows_per_session: int = 16
+    quality: bool = True
     log_level: str = "info"
 
     def __post_init__(self) -> None:
