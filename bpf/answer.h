@@ -6,6 +6,7 @@
 #include "flow.h"
 #include "local.h"
 #include "provisional.h"
+#include "quality.h"
 #include "rewrite.h"
 
 static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *p, const struct local *local,
@@ -21,6 +22,7 @@ static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *
 
 	if (!flow)
 		return REASON_ABORTED_BAD_NUMBER;
+	expect_stream(p, number, WAY_DOWN);
 	switch (state_before_fields(flow)) {
 	case FLOW_LIVE:
 		break;
@@ -46,6 +48,7 @@ static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *
 		if (failed != UNDECIDED)
 			return failed;
 	}
+	measure(ctx, p, number, flow->state, WAY_DOWN, stun_type);
 
 	r.src = &vip->addr;
 	r.dst = &flow->client_addr;
