@@ -104,6 +104,7 @@ class Config:
     bindings_per_second: int = 100_000
     flows_per_session: int = 16
     run_time_stats: str = "off"
+    quality: bool = True
     log_level: str = "info"
 
     def __post_init__(self) -> None:

@@ -145,7 +145,7 @@ def _read_file(path: Path | None) -> dict[str, Any]:
 def _flags(command: Callable[..., None]) -> Callable[..., None]:
     for key in reversed(settings.KEYS):
         command = click.option(
-            settings.flag_name(key),
+            settings.flag_name(key) + (f"/--no-{key}" if key in settings.ON else ""),
             key,
             multiple=key in settings.LIST_FLAGS,
             is_flag=key in settings.BOOLEANS,
