@@ -272,12 +272,11 @@ enum way {
 
 /*
  * What one SSRC sends one way: one cache line, written by the CPU that has its
- * packet. It holds while its binding is its flow's, so nobody needs to empty it.
+ * packet. It holds while its identity is of its flow, so nobody needs to empty it.
  * Counts of 16 bits and peak_jitter stay at their largest value.
  */
 struct stream {
-	__u32 binding;	  /* flow.state, with enum way in place of the state */
-	__u32 ssrc;
+	__u64 identity;	  /* flow.state, with enum way in place of the state | SSRC << 32 */
 	__u64 arrival;	  /* of the last packet, ns of CLOCK_MONOTONIC */
 	__u64 window;	  /* bit n: sequence number highest - n has come */
 	__u32 received;	  /* packets; each once */

@@ -48,16 +48,20 @@ static __always_inline __u32 binding_of(__u32 state, enum way way)
 	return (state & ~((1u << FLOW_STATE_BITS) - 1)) | way;
 }
 
-/* Asks for the line that a packet will most likely need, while others are on their way. */
-static __always_inline void expect_stream(const struct packet *p, __u32 number, enum way way)
+/*
+ * Where RTP of a flow is counted; NULL for all else. Asks for the line that it will
+ * most likely need, so that this comes while the flow's own is on its way.
+ */
+static __always_inline struct quality *expect_rtp(const struct packet *p, __u32 number, enum way way)
 {
-	const struct quality *quality;
+	struct quality *quality;
 
 	if (!settings.quality || p->first < RTP_FIRST)
-		return;
+		return NULL;
 	quality = bpf_map_lookup_elem(&quality_v1, &number);
 	if (quality)
-		*(const volatile __u32 *)&quality->streams[way].binding;
+		*(const volatile __u64 *)&quality->streams[way].identity;
+	return quality;
 }
 
 static __always_inline int read_rtp(struct xdp_md *ctx, const struct packet *p, struct rtp *rtp)
@@ -96,18 +100,17 @@ static __always_inline void begin_quality(__u32 number, __u32 state, __u16 clock
 		renew_quality(quality, binding_of(state, 0), clock ? clock : CLOCK_USUAL);
 }
 
-static __always_inline void begin_stream(struct stream *stream, __u32 binding, __u16 clock, __u64 now,
-					 const struct rtp *rtp)
+static __always_inline void begin_stream(struct stream *stream, __u64 identity, __u16 clock, __u64 now,
+					 __u32 timestamp, __u16 sequence)
 {
 	__builtin_memset(stream, 0, sizeof(*stream));
-	stream->binding = binding;
-	stream->ssrc = rtp->ssrc;
+	stream->identity = identity;
 	stream->clock = clock;
 	stream->arrival = now;
 	stream->began = now >> FLOW_TICK_SHIFT;
-	stream->timestamp = rtp->timestamp;
-	stream->highest = rtp->sequence;
-	stream->suspect = rtp->sequence;
+	stream->timestamp = timestamp;
+	stream->highest = sequence;
+	stream->suspect = sequence;
 	stream->window = 1;
 	stream->received = 1;
 }
@@ -118,26 +121,23 @@ static __always_inline void begin_stream(struct stream *stream, __u32 binding, _
  * that has been silent longest, if long enough. Its number | FLOW_STREAMS if this
  * packet began it, or -1 where there is no place.
  */
-__noinline int place_stream(struct quality *quality, __u32 binding, __u64 now, const struct rtp *rtp)
+__noinline int place_stream(struct quality *quality, __u64 identity, __u64 now, __u32 timestamp, __u32 sequence)
 {
-	__u32 flow = binding_of(binding, 0), way = binding & 1, i, at, chosen = FLOW_STREAMS;
+	__u32 flow = binding_of(identity, 0), way = identity & 1, i, at, chosen = FLOW_STREAMS;
 	__u64 silence, longest = REPLACE_NS;
 
-	if (!quality || !rtp)
+	if (!quality)
 		return -1;
-	for (i = 0; i < FLOW_STREAMS; i++) {
-		const struct stream *stream = &quality->streams[i];
-
-		if (stream->binding == binding && stream->ssrc == rtp->ssrc)
+	for (i = 0; i < FLOW_STREAMS; i++)
+		if (quality->streams[i].identity == identity)
 			return i;
-	}
 	if (quality->binding != flow)
 		renew_quality(quality, flow, CLOCK_USUAL);
 	for (i = 0; i < FLOW_STREAMS; i++) {
 		/* From its first place on; that of the other way comes last. */
 		at = i == 0 ? way : i == FLOW_STREAMS - 1 ? !way : i + 1;
 		silence = now - quality->streams[at & (FLOW_STREAMS - 1)].arrival;
-		if (binding_of(quality->streams[at & (FLOW_STREAMS - 1)].binding, 0) != flow) {
+		if (binding_of(quality->streams[at & (FLOW_STREAMS - 1)].identity, 0) != flow) {
 			chosen = at;
 			break;
 		}
@@ -151,7 +151,7 @@ __noinline int place_stream(struct quality *quality, __u32 binding, __u64 now, c
 		return -1;
 	}
 	chosen &= FLOW_STREAMS - 1;
-	begin_stream(&quality->streams[chosen], binding, quality->clock, now, rtp);
+	begin_stream(&quality->streams[chosen], identity, quality->clock, now, timestamp, sequence);
 	return chosen | FLOW_STREAMS;
 }
 
@@ -242,27 +242,22 @@ static __always_inline void add_jitter(struct stream *stream, __u64 spacing, __u
 		stream->peak_jitter = peak > 0xffff ? 0xffff : peak;
 }
 
-static __always_inline void measure_rtp(struct xdp_md *ctx, const struct packet *p, __u32 number, __u32 state,
-					enum way way)
+static __always_inline void measure_rtp(struct xdp_md *ctx, const struct packet *p, struct quality *quality,
+					__u32 state, enum way way)
 {
-	__u32 binding = binding_of(state, way);
-	struct quality *quality;
-	struct stream *stream;
+	struct stream *stream = &quality->streams[way];
 	enum step step = STEP_KNOWN;
-	__u64 now, spacing;
+	__u64 identity, now, spacing;
 	struct rtp rtp;
 	int at;
 
 	if (!read_rtp(ctx, p, &rtp))
 		return;
-	quality = bpf_map_lookup_elem(&quality_v1, &number);
-	if (!quality)
-		return;
+	identity = (__u64)rtp.ssrc << 32 | binding_of(state, way);
 	/* The one clock that is fine enough: a call, hence for RTP alone (clock.h). */
 	now = bpf_ktime_get_ns();
-	stream = &quality->streams[way];
-	if (stream->binding != binding || stream->ssrc != rtp.ssrc) {
-		at = place_stream(quality, binding, now, &rtp);
+	if (stream->identity != identity) {
+		at = place_stream(quality, identity, now, rtp.timestamp, rtp.sequence);
 		if (at < 0 || at & FLOW_STREAMS)
 			return;
 		stream = &quality->streams[at & (FLOW_STREAMS - 1)];
@@ -322,16 +317,18 @@ __noinline int time_trip(struct xdp_md *ctx, const struct packet *p, __u32 numbe
 	return 0;
 }
 
-/* A packet of a flow that may pass. `state`: the flow's; `stun_type`: where it is STUN. */
-static __always_inline void measure(struct xdp_md *ctx, const struct packet *p, __u32 number, __u32 state,
-				    enum way way, __u16 stun_type)
+/*
+ * A packet of a flow that may pass. `quality`: as expect_rtp() said; `state`: the flow's;
+ * `stun_type`: 0 where it is not STUN.
+ */
+static __always_inline void measure(struct xdp_md *ctx, const struct packet *p, struct quality *quality,
+				    __u32 number, __u32 state, enum way way, __u16 stun_type)
 {
 	if (!settings.quality)
 		return;
-	if (p->first >= RTP_FIRST)
-		measure_rtp(ctx, p, number, state, way);
-	else if (is_stun(p->first) &&
-		 (stun_type == STUN_BINDING_REQUEST || stun_type == STUN_BINDING_SUCCESS))
+	if (quality)
+		measure_rtp(ctx, p, quality, state, way);
+	else if (stun_type == STUN_BINDING_REQUEST || stun_type == STUN_BINDING_SUCCESS)
 		time_trip(ctx, p, number, state, way << 16 | stun_type);
 }
 

@@ -298,8 +298,7 @@ FLOW_KEY = _dtype(
 STREAM = _dtype(
     64,
     [
-        ("binding", "<u4", 0),
-        ("ssrc", "<u4", 4),
+        ("identity", "<u8", 0),
         ("arrival", "<u8", 8),
         ("window", "<u8", 16),
         ("received", "<u4", 24),

@@ -188,7 +188,8 @@ def _chunk(datapath: Measured, numbers: Numbers, now_ns: int) -> tuple[Streams, 
     # The state after the figures: of a record that is bound anew in between, nothing fits.
     records = datapath.quality[numbers]
     binding = datapath.flows["state"][numbers] & _BINDING
-    holds = (records["streams"]["binding"] & _BINDING == binding[:, None]) & (binding > 0)[:, None]
+    theirs = records["streams"]["identity"].astype(np.uint32) & _BINDING
+    holds = (theirs == binding[:, None]) & (binding > 0)[:, None]
     at, place = np.nonzero(holds)
     return _streams(records["streams"][at, place], numbers[at], now_ns), _trips(
         records, numbers, records["binding"] == binding, now_ns
@@ -205,8 +206,8 @@ def _streams(streams: Records, flow: Numbers, now_ns: int) -> Streams:
     units_ms = 1e3 / np.maximum(clock, 1)
     return Streams(
         flow=flow,
-        ssrc=streams["ssrc"],
-        is_down=streams["binding"] & np.uint32(1) == abi.Way.DOWN,
+        ssrc=(streams["identity"] >> np.uint64(32)).astype(np.uint32),
+        is_down=streams["identity"] & np.uint64(1) == abi.Way.DOWN,
         clock_rate=clock,
         packets=received,
         expected=received + lost,

@@ -181,7 +181,7 @@ class Reaper:
         """Ends flows of a relay address that is taken away, LIVE or PROVISIONAL."""
         live = in_state(self._table.flows["state"][numbers], abi.FlowState.LIVE)
         known = numbers[live]
-        self._end(np.setdiff1d(numbers, known), now, UNCONFIRMED)
+        self._end(np.setdiff1d(numbers, known), now, _WHY[pb.FLOW_END_REASON_RELAY_ADDRESS_REMOVED])
         for part in parts(known, PART):
             for one in self._end_known(part, pb.FLOW_END_REASON_RELAY_ADDRESS_REMOVED, now):
                 for _ in self._reports.ended(one, lambda: now):

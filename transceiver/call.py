@@ -142,6 +142,7 @@ class Call:
     def finish_restart(self, client: Credentials) -> None:
         """The relay knows of the new credentials."""
         self._client = client
+        self._connection.follow_client(client)
         self.etag = new_etag()
 
     def undo_restart(self) -> None:
