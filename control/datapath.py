@@ -24,6 +24,7 @@ from control.maps import ArrayMap, HashMap, MappedArray, PerCpuArray, Queue
 STATE_MASK = (1 << abi.FLOW_STATE_BITS) - 1
 _MAPPED = {
     "flows_v2": abi.FLOW,
+    "quality_v1": abi.QUALITY,
     "flow_index_v2": abi.BUCKET,
     "free_flows_v2": abi.FREE_LINE,
     "free_lists_v1": abi.FREE_LIST,
@@ -35,7 +36,7 @@ _MAPPED = {
 class Datapath:
     """The kernel's side as one object.
 
-    flows, index, backends and hops are the kernel's own memory: reads see what XDP writes, and
+    flows, quality, index, backends and hops are the kernel's own memory: reads see what XDP writes, and
     writes are seen by the next packet.
 
     Attributes:
@@ -57,6 +58,7 @@ class Datapath:
             arrays["backends_v1"],
             arrays["hops_v1"],
         )
+        self.quality = arrays["quality_v1"]
         self.index = flow_index.words_of(arrays["flow_index_v2"])
         self.free = FreeLists(arrays["free_lists_v1"], arrays["free_flows_v2"])
         self.sessions = HashMap(fds["sessions_v1"], abi.UFRAG_KEY, abi.SESSION)
@@ -82,7 +84,7 @@ class Datapath:
 
     def close(self) -> None:
         """Lets go of the maps. What is pinned or attached stays."""
-        del self.flows, self.index, self.free, self.backends, self.hops
+        del self.flows, self.quality, self.index, self.free, self.backends, self.hops
         for mapping in self._mappings.values():
             mapping.close()
         for fd in self._fds.values():
