@@ -169,7 +169,7 @@ class Soak:
 
     def _attach(self) -> None:
         self._attached.close()
-        self._attachment = self._attached.enter_context(self._stage.attached())
+        self._attachment = self._attached.enter_context(self._stage.attached(timeout=None))
 
     # ---- faults ---------------------------------------------------------------------------
 
