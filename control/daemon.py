@@ -28,6 +28,7 @@ from control.nexthops import NextHops
 from control.occupancy import Watch
 from control.reaper import SCAN_SECONDS
 from control.relay import Relay
+from telemetry import tracing
 
 SWEEP_SECONDS = 0.5
 WATCH_SECONDS = 2.0
@@ -62,7 +63,8 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config]) -> Non
     datapath = loaded.datapath
     async with AsyncExitStack() as stack:
         hops = await stack.enter_async_context(NextHops(datapath, config.interfaces))
-        relay = Relay(config, datapath, hops)
+        traces = tracing.opened(os.environ, "earshotd", version("earshot"), config.name)
+        relay = Relay(config, datapath, hops, stack.enter_context(traces))
         entrance = server.Entrance.of(config)
         reloader = Reloader(config, read, loaded, relay, hops)
         sampler = run_time.Sampler(loaded.program, config.run_time_stats)
@@ -136,6 +138,13 @@ def _say_ready(config: Config, relay: Relay) -> None:
     )
 
 
+def _check_tracing() -> None:
+    try:
+        tracing.check(os.environ)
+    except tracing.TracingError as error:
+        raise ConfigError(error.variable, error.message) from error
+
+
 def _read_file(path: Path | None) -> dict[str, Any]:
     if path is None and not config_file.DEFAULT.exists():
         return {}
@@ -187,6 +196,7 @@ def main(config_path: Path | None, **flags: Any) -> None:
 
         config = read()
         run_time.check(config.run_time_stats)
+        _check_tracing()
         logs.set_up(config.log_level)
         _allow_descriptors(config.max_streams)
         with closing(open_datapath(config)) as loaded:
