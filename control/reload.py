@@ -16,6 +16,7 @@ from control.logs import event
 from control.nexthops import NextHops
 from control.relay import Relay
 from control.server import Entrance
+from supervision.notify import Manager
 
 # All others shape the maps, or are where somebody is connected right now.
 HOT = frozenset(
@@ -58,7 +59,13 @@ class Reloader:
     """Takes over a changed configuration, and a changed program."""
 
     def __init__(
-        self, config: Config, read: Callable[[], Config], loaded: Loaded, relay: Relay, hops: NextHops
+        self,
+        config: Config,
+        read: Callable[[], Config],
+        loaded: Loaded,
+        relay: Relay,
+        hops: NextHops,
+        manager: Manager,
     ) -> None:
         """`read` makes a configuration of all its sources; it raises ConfigError."""
         self.config = config
@@ -66,6 +73,7 @@ class Reloader:
         self._loaded = loaded
         self._relay = relay
         self._hops = hops
+        self._manager = manager
         self._entrance: Entrance | None = None
         self._turn = asyncio.Lock()  # one after the other
         self._signalled: set[asyncio.Task[None]] = set()
@@ -82,20 +90,24 @@ class Reloader:
             DatapathError: the kernel refused it.
         """
         async with self._turn:
-            after = self._read()
-            names = changed(self.config, after)
-            if after.max_sessions > self._loaded.datapath.sessions.capacity:
-                raise ConfigError(
-                    "max_sessions", "is more than the map has room for; restart earshotd (calls go on)"
-                )
-            # The kernel first: it is what can refuse.
-            self._loaded.apply(after, await asyncio.to_thread(hostlinks.find, after.interfaces))
-            self.config = after
-            self._relay.reconfigure(after)
-            self._hops.reconfigure(after.interfaces)
-            if self._entrance is not None:
-                self._entrance.reconfigure(after)
-            logs.set_level(after.log_level)
+            with self._manager.reloading():
+                return await self._take_over()
+
+    async def _take_over(self) -> list[str]:
+        after = self._read()
+        names = changed(self.config, after)
+        if after.max_sessions > self._loaded.datapath.sessions.capacity:
+            raise ConfigError(
+                "max_sessions", "is more than the map has room for; restart earshotd (calls go on)"
+            )
+        # The kernel first: it is what can refuse.
+        self._loaded.apply(after, await asyncio.to_thread(hostlinks.find, after.interfaces))
+        self.config = after
+        self._relay.reconfigure(after)
+        self._hops.reconfigure(after.interfaces)
+        if self._entrance is not None:
+            self._entrance.reconfigure(after)
+        logs.set_level(after.log_level)
         event(_log, logging.INFO, "reloaded", changed=",".join(names) or "nothing")
         return names
 
