@@ -27,7 +27,7 @@ PROGRAMS = ("earshotd", "earshot", "earshot-transceiver", "earshot-agent")
 _SHELLS = ("sh", "bash", "shell")
 # How a command in an indented block begins; other such blocks are configuration, or what is printed.
 _COMMAND = re.compile(
-    r"(sudo |[A-Z_]+=\S+ |scripts/|vagrant/|tests/fuzz/|bash |uv |pip |python3? |"
+    r"(sudo |[A-Z_]+=\S+ |scripts/|vagrant/|tests/fuzz/|deploy/|cd |vagrant |bash |uv |pip |python3? |"
     r"\.venv/|apt(-get)? |systemctl |curl |"
     rf"({'|'.join(PROGRAMS)})( |$))"
 )
