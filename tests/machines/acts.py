@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,26 +97,56 @@ def restart_in_call(relay: Machine, client: Machine, line: Sequence[str]) -> dic
 def _call_through(
     happenings: Sequence[tuple[str, str]], relay: Machine, client: Machine, line: Sequence[str]
 ) -> dict[str, Any]:
-    """A call, and what happens at the relay as soon as its flow is there."""
-    command = f"{SHARED_AT}/scripts/provision {shlex.join(line)} --seconds {LONG_CALL} 2>&1"
+    """A call, and what happens at the relay meanwhile."""
     happened = []
-    with client.popen(command) as call:
+    with calling(relay, client, line, LONG_CALL) as call:
+        attached = relay.run(_PROGRAMS)
+        for name, script in happenings:
+            began = time.monotonic()
+            relay.run(script)
+            happened.append(
+                {"what": name, "seconds": round(time.monotonic() - began, 1), "in_call": call.goes_on()}
+            )
+            print(f"  {happened[-1]}")
+            if len(relay.run(_PROGRAMS).splitlines()) != len(attached.splitlines()):
+                raise LabError(f"{name}: the program is not attached any more; before: {attached}")
+    return {"happened": happened, "verified": call.verified, "calls": call.results}
+
+
+class Calling:
+    """A call that goes on; `verified` and `results` once it is over."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.verified = False
+        self.results: list[dict[str, Any]] = []
+
+    def goes_on(self) -> bool:
+        return self._process.poll() is None
+
+    def finish(self, timeout: float) -> None:
+        said = self._process.communicate(timeout=timeout)[0].decode()
+        self.verified = self._process.returncode == 0
+        self.results = _json_in(said)["calls"]
+
+
+@contextlib.contextmanager
+def calling(relay: Machine, client: Machine, line: Sequence[str], seconds: int) -> Iterator[Calling]:
+    """A call in the block, which begins once its flow is there, and ends with the call."""
+    script = f"{SHARED_AT}/scripts/provision {shlex.join(line)} --seconds {seconds} 2>&1"
+    with client.popen(script) as process:
         try:
-            relay.run(_UNTIL_FLOW)
-            attached = relay.run(_PROGRAMS)
-            for name, script in happenings:
-                began = time.monotonic()
-                relay.run(script)
-                seconds, in_call = round(time.monotonic() - began, 1), call.poll() is None
-                happened.append({"what": name, "seconds": seconds, "in_call": in_call})
-                print(f"  {happened[-1]}")
-                if len(relay.run(_PROGRAMS).splitlines()) != len(attached.splitlines()):
-                    raise LabError(f"{name}: the program is not attached any more; before: {attached}")
-            said = call.communicate(timeout=LONG_CALL + PROVISION_TIMEOUT)[0].decode()
+            try:
+                relay.run(_UNTIL_FLOW)
+            except LabError:
+                said = process.communicate(timeout=PROVISION_TIMEOUT)[0].decode()
+                raise LabError(f"{relay.name}: the call has no flow; it says: {said}") from None
+            call = Calling(process)
+            yield call
+            call.finish(seconds + PROVISION_TIMEOUT)
         finally:
-            if call.poll() is None:
-                call.terminate()
-    return {"happened": happened, "verified": call.returncode == 0, "calls": _json_in(said)["calls"]}
+            if process.poll() is None:
+                process.terminate()
 
 
 # One line for each link that has a program.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.host import LabError, run
-from tests.machines import acts, browser
+from tests.machines import acts, browser, quickstart
 from tests.machines.machine import Image, site
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -78,6 +78,16 @@ def perform(image: Image, options: argparse.Namespace, figures: dict[str, Any]) 
             for host in hosts.values():
                 stack.callback(host.save_journal)
             figures["boot_seconds"] = {name: round(host.boot_seconds) for name, host in hosts.items()}
+        client = machines[-1]["provision"]["relay"]
+        with act("quickstart", figures):
+            seen = quickstart.follow(CHECKOUT, hosts, HANDOVER / PACKAGE, client)
+            figures["quickstart"] = seen
+        if options.browser:
+            with act("browser", figures):
+                figures["browser"] = browser.call(hosts["client"], hosts["relay"], options.log)
+        with act("purge after the quickstart", figures):
+            hosts["transceiver"].run("DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq earshot 2>&1")
+            acts.purge(hosts["relay"], hosts["client"], links["relay"]["clients"])
         with act("provision", figures):
             for machine in machines:
                 lines = [line for relay, line in machine["provision"].items() if relay not in absent]
@@ -89,12 +99,8 @@ def perform(image: Image, options: argparse.Namespace, figures: dict[str, Any]) 
         for name in relays:
             figures[name] = acts.inspect_relay(hosts[name], figures["calls"])
         figures["transceiver"] = acts.inspect_transceiver(hosts["transceiver"])
-        if options.browser:
-            with act("browser", figures):
-                figures["browser"] = browser.call(hosts["client"], hosts["relay"], options.log)
-        whip = machines[-1]["provision"]["relay"]
         with act("restarts in a call", figures):
-            figures["restarts"] = acts.restart_in_call(hosts["relay"], hosts["client"], whip)
+            figures["restarts"] = acts.restart_in_call(hosts["relay"], hosts["client"], client)
         with act("purge", figures):
             figures["purged"] = acts.purge(hosts["relay"], hosts["client"], links["relay"]["clients"])
 
