@@ -20,7 +20,7 @@ def test_every_command_is_in_a_step() -> None:
 
 def test_hosts_and_files() -> None:
     found = list(steps(PAGE.read_text()))
-    assert {step.host for step in found} == {"relay", "transceiver"}
+    assert {host for step in found for host in step.hosts} == {"relay", "transceiver"}
     files = {step.file: step for step in found if step.file}
     assert files.keys() == {"/etc/earshot/earshotd.toml", "/etc/earshot/transceiver-voice-1.env"}
     configuration = files["/etc/earshot/earshotd.toml"]

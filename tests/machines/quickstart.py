@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ _FILE = re.compile(r"# (/etc/earshot/\S+)\n")
 class Step:
     """One block: a file to be written, or commands to be run."""
 
-    host: str
+    hosts: tuple[str, ...]
     text: str
     file: str = ""
     in_call: bool = False
@@ -42,10 +43,10 @@ def steps(page: str) -> Iterator[Step]:
         text = block["text"]
         file = _FILE.match(text)
         if file is not None:
-            yield Step("relay" if file[1].endswith("earshotd.toml") else "transceiver", text, file=file[1])
+            host = "relay" if file[1].endswith("earshotd.toml") else "transceiver"
+            yield Step((host,), text, file=file[1])
         elif block["hosts"] is not None:
-            for host in block["hosts"].split(" and "):
-                yield Step(host, text, in_call=block["call"] is not None)
+            yield Step(tuple(block["hosts"].split(" and ")), text, in_call=block["call"] is not None)
         else:
             raise LabError(f"quickstart: where is this to be run? {text}")
 
@@ -59,32 +60,41 @@ def follow(
         hosts[name].run(f"mv /root/{package.name} /root/earshot_0_amd64.deb")
     hosts["client"].put(checkout, acts.SHARED, acts.SHARED_AT)
     todo = list(steps(PAGE.read_text()))
-    for step in todo:
-        if step.in_call:
-            continue
-        if step.file:
-            print(f"{step.host}: writes {step.file}")
-            hosts[step.host].run(f"printf %s {shlex.quote(step.text)} >{step.file}")
-            if step.host == "transceiver":
-                _copy_secrets(hosts["relay"], hosts["transceiver"])
-        else:
-            _run(hosts[step.host], step.text)
+    with ThreadPoolExecutor() as pool:
+        # Which scripts/provision would do later; here it takes no time of its own.
+        client_ready = pool.submit(hosts["client"].run, acts.INSTALL, timeout=acts.PROVISION_TIMEOUT)
+        for step in todo:
+            machines = [hosts[name] for name in step.hosts]
+            if step.file:
+                _write(machines[0], step)
+                if step.hosts == ("transceiver",):
+                    _copy_secrets(hosts["relay"], hosts["transceiver"])
+            elif not step.in_call:
+                for said in pool.map(_run, machines, [step.text] * len(machines)):
+                    print(said)
+        client_ready.result()
     seen: dict[str, Any] = {}
     with acts.calling(hosts["relay"], hosts["client"], client, CALL_SECONDS) as call:
         for step in todo:
             if step.in_call:
-                seen[step.text] = _run(hosts[step.host], step.text)
+                seen[step.text] = _run(hosts[step.hosts[0]], step.text)
+                print(seen[step.text])
     seen["calls"] = call.results
     if not call.verified:
         raise LabError(f"quickstart: the call did not come back as it went out: {call.results}")
     return seen
 
 
+def _write(host: Machine, step: Step) -> None:
+    print(f"{host.name}: {step.file}")
+    host.run(f"printf %s {shlex.quote(step.text)} >{step.file}")
+
+
 def _run(host: Machine, text: str) -> str:
-    print(f"{host.name}:\n" + "\n".join(f"  # {line}" for line in text.splitlines()))
+    """What was said, with what was asked before it."""
     said = host.run(f"set -e; cd /root; {{ {text}\n}} 2>&1", timeout=acts.PROVISION_TIMEOUT)
-    print("\n".join(f"  {line}" for line in said.splitlines()[-40:]))
-    return said
+    asked = [f"{host.name}# {line}" for line in text.splitlines()]
+    return "\n".join([*asked, *said.splitlines()[-40:]])
 
 
 def _copy_secrets(relay: Machine, transceiver: Machine) -> None:
