@@ -173,7 +173,7 @@ def purge(relay: Machine, client: Machine, address: str) -> dict[str, Any]:
     left = {
         "pins": relay.run("ls -A /sys/fs/bpf").split(),
         "programs": relay.run(_PROGRAMS).splitlines(),
-        "processes": relay.run("pgrep -af earshot || true").splitlines(),
+        "processes": relay.run("pgrep -af '[e]arshot' || true").splitlines(),
     }
     if any(left.values()):
         raise LabError(f"{relay.name}: purging has left {left}")
