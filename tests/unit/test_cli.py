@@ -58,6 +58,7 @@ def test_what_there_is() -> None:
         "session list",
         "session show",
         "stats",
+        "top",
         "transceiver list",
         "undrain",
         "vip list",
