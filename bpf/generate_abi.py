@@ -32,6 +32,9 @@ STRUCTS = (
     "backend",
     "flow",
     "flow_key",
+    "stream",
+    "trip",
+    "quality",
     "layout",
     "bucket",
     "free_list",
@@ -49,6 +52,7 @@ ENUMS = {
     "bucket_word": ("BucketWord", "BUCKET_"),
     "bucket_bit": ("BucketBit", "BUCKET_"),
     "slot_bit": ("SlotBit", "SLOT_"),
+    "way": ("Way", "WAY_"),
 }
 
 HEADER = '''# SPDX-License-Identifier: Apache-2.0

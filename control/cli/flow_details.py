@@ -151,7 +151,6 @@ def lines(row: Row) -> list[str]:
         _field("  next hop", _hop_text(row["transceiver_hop"])),
         _field("up", f"{row['to_transceiver_packets']} packets, {in_bytes(row['to_transceiver_bytes'])}"),
         _field("down", f"{row['to_client_packets']} packets, {in_bytes(row['to_client_bytes'])}"),
-        *flow_quality.lines(row["quality"]),
         _field("session", _session_text(session)),
         _field("owner", _owner_text(owner)),
     ]
@@ -163,6 +162,7 @@ def lines(row: Row) -> list[str]:
         )
         text = ", ".join(f"{'no limit' if left is None else left} {what}" for what, left in told)
         made.append(_field("budgets left", text))
+    made += flow_quality.lines(row["quality"])
     drop = row["last_drop"]
     if drop is not None:
         made.append(_field("last drop", f"{drop['reason']}, {in_milliseconds(drop['milliseconds_ago'])} ago"))

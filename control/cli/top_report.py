@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from control import live_flows, loader, reasons, run_time
+from control import live_flows, loader, program_time, reasons
 from control.abi import Reason
 from control.addresses import to_bytes
 from control.cli import flow_quality, flow_rows
@@ -38,7 +38,7 @@ class Observer:
         self._sessions_until = 0.0
         self._look = live_flows.look(datapath.flows, now())
         self._reasons = datapath.reasons()
-        self._run_time = run_time.read(self._programs)
+        self._run_time = program_time.read(self._programs)
 
     def report(self, order: str, is_reversed: bool, wanted: str, count: int, skip: int = 0) -> Row:
         """Since the last report.
@@ -107,7 +107,7 @@ class Observer:
     def _summary(self, current: Activity) -> Row:
         datapath, look = self._datapath, self._look
         counted, self._reasons = self._reasons, datapath.reasons()
-        ran, self._run_time = self._run_time, run_time.read(self._programs)
+        ran, self._run_time = self._run_time, program_time.read(self._programs)
         attached = [bool(record["attached"]) for record in datapath.read_owners() if record["name"]]
         capacity = datapath.capacity()
         used = len(look.numbers) + look.superseded + look.dead + look.provisional

@@ -54,6 +54,27 @@ def stage() -> Iterator[Stage]:
         yield Stage(site, (calls[0], calls[1]))
 
 
+def test_quality(stage: Stage) -> None:
+    """Every tenth packet of one way is lost before the relay. First here: others send SSRCs at random."""
+    first = stage.calls[1]
+    for sequence in range(1, 101):
+        if sequence % 10 != 5:
+            first.up(struct.pack("!BBHII", 0x80, 111, sequence, 960 * sequence, 0xC0FFEE) + bytes(80))
+    [row] = [
+        row
+        for row in earshot(
+            stage.site, "top", "--once", "--interval", "0.2", "--sort", "loss", "-o", "json"
+        ).json["calls"]
+        if row["client"] == stage.client(1)
+    ]
+    assert row["to_transceiver_loss_ratio"] == pytest.approx(0.1, abs=1e-6)
+    shown = earshot(stage.site, "flow", "show", row["flow_id"], "-o", "json").json
+    assert_fits("flow show", shown)
+    [stream] = [stream for stream in shown["quality"]["streams"] if stream["ssrc"] == 0xC0FFEE]
+    assert (stream["direction"], stream["packets"], stream["lost"], stream["loss"]) == ("up", 90, 10, 0.1)
+    assert "SSRC 00c0ffee: 90 packets" in earshot(stage.site, "flow", "show", row["flow_id"]).out
+
+
 def test_rates_are_those_of_the_traffic(stage: Stage) -> None:
     from control.cli.top_report import Observer
 
