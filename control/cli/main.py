@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from control.cli import check, datapath, drain, drops, flow, maps, pki, relay, session
+from control.cli import check, datapath, drain, drops, flow, maps, pki, relay, session, top, why
 from control.cli.options import Command, FailedError, NoDatapathError, write_exit_status
 from control.errors import DatapathError
 
@@ -78,6 +78,8 @@ cli.add_command(relay.stats)
 cli.add_command(relay.transceivers)
 cli.add_command(relay.vips)
 cli.add_command(session.group)
+cli.add_command(top.top)
+cli.add_command(why.why)
 
 
 def main() -> None:

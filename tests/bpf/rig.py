@@ -158,6 +158,7 @@ class Rig:
 
     def __init__(self, relay: Host, config: Config) -> None:
         self.relay = relay
+        self.pin_path = config.pin_path
         with relay.inside():
             self._loaded = _load(config)
             self.ifindex = {link: socket.if_nametoindex(link) for link in world.LINK_MACS}

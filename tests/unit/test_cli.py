@@ -27,6 +27,7 @@ PINNED = [path for path, command in COMMANDS.items() if any(p.name == "pin_path"
 ARGUMENTS = {
     ("flow", "show"): ["1"],
     ("session", "show"): ["aaaa"],
+    ("why",): ["00" * 14],
     ("map", "dump"): ["x"],
     ("map", "get"): ["x", "1"],
 }
@@ -58,9 +59,11 @@ def test_what_there_is() -> None:
         "session list",
         "session show",
         "stats",
+        "top",
         "transceiver list",
         "undrain",
         "vip list",
+        "why",
     }
     assert {" ".join(path) for path in set(COMMANDS) - set(READS)} == {
         "completion",
