@@ -24,6 +24,7 @@ STRUCTS = (
     "link_info",
     "hop_key",
     "hop",
+    "last_hop",
     "ufrag_key",
     "session",
     "owner",

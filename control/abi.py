@@ -216,6 +216,15 @@ HOP = _dtype(
     ],
 )
 
+LAST_HOP = _dtype(
+    28,
+    [
+        ("key", HOP_KEY, 0),
+        ("number", "<u4", 20),
+        ("taken_back", "<u4", 24),
+    ],
+)
+
 UFRAG_KEY = _dtype(
     32,
     [

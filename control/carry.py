@@ -12,7 +12,7 @@ is made anew, and what is free follows from what is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,13 +110,24 @@ class Carrier:
     """Fills a new datapath. Nobody else writes to maps that only the daemon changes meanwhile."""
 
     def __init__(
-        self, fds: Mapping[str, tuple[Former, int]], flows: Flows | None, datapath: Datapath, layout: Layout
+        self,
+        fds: Mapping[str, tuple[Former, int]],
+        flows: Flows | None,
+        datapath: Datapath,
+        layout: Layout,
+        serving: Collection[int] = (),
     ) -> None:
-        """`fds`: former maps, by today's names. `flows`: None where the flow table stays."""
+        """
+        Args:
+            fds: former maps, by today's names.
+            flows: None where the flow table stays.
+            serving: the relay addresses, by number, at which new flows will be bound.
+        """
         self._fds = fds
         self._datapath = datapath
         self._flows = flows
         self._layout = layout
+        self._serving = serving
         if flows is not None:
             self._numbers = flows.table.numbers_in(layout)
             self._entered = np.zeros(len(self._numbers), np.bool_)
@@ -141,7 +152,7 @@ class Carrier:
             self._copy_flows()  # nearly all of them, while the old table takes new ones
             self._flows.table.take_free()
             self._copy_flows()
-            self._datapath.lay_out(self._layout)
+            self._datapath.lay_out(self._layout, self._serving)
 
     def give_up(self) -> None:
         """The old table takes new flows again."""

@@ -97,6 +97,7 @@ class Config:
     max_streams_per_identity: int = 64
     flow_idle_seconds: int = 60
     grace_seconds: int = 30
+    relay_address_drain_seconds: int = 3600
     source_requests_per_second: int = 1000
     source_exempt: tuple[IPNetwork, ...] = ()
     bindings_per_second: int = 100_000
@@ -141,6 +142,7 @@ class Config:
             ("max_streams_per_identity", 1, 65536),
             ("flow_idle_seconds", 1, 86400),
             ("grace_seconds", 0, 86400),
+            ("relay_address_drain_seconds", 0, 30 * 86400),
             ("source_requests_per_second", 0, 1_000_000),
             ("bindings_per_second", 0, 10_000_000),
             ("flows_per_session", 0, 65535),

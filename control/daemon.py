@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from control import config_file, garbage, logs, metrics, settings
+from control.batches import clock
 from control.config import Config
 from control.errors import ConfigError, EarshotError
 from control.loader import Loaded, open_datapath
@@ -99,6 +100,7 @@ async def _sweep(relay: Relay) -> None:
         await asyncio.sleep(SWEEP_SECONDS)
         if ended := await relay.sweep():
             logs.event(_log, logging.INFO, "sessions_expired", sessions=ended)
+        relay.leaving.look(clock())
 
 
 def _allow_descriptors(streams: int) -> None:

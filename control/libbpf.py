@@ -493,6 +493,16 @@ def queue_push(fd: int, value: int) -> None:
     _check(_update(fd, None, ct.byref(_U32(value)), BPF_ANY), "queue push")
 
 
+def queue_peek(fd: int) -> int | None:
+    """The u32 that queue_pop would take off; None when the queue is empty."""
+    value = _U32()
+    result = _lookup(fd, None, ct.byref(value))
+    if result == -_ENOENT:
+        return None
+    _check(result, "queue peek")
+    return value.value
+
+
 def queue_pop(fd: int) -> int | None:
     """Takes a u32 off a queue map; None when it is empty."""
     value = _U32()
@@ -537,7 +547,18 @@ def read_hash(fd: int, key_type: npt.DTypeLike, value_type: npt.DTypeLike) -> tu
 
     Entries that come or go meanwhile may or may not be among them.
     """
-    keys_read, values_read = [], []
+    batches = list(iterate_hash(fd, key_type, value_type))
+    # The dtypes by name: numpy would make the host's byte order of big-endian fields.
+    return (
+        np.concatenate([keys for keys, _ in batches], dtype=np.dtype(key_type)),
+        np.concatenate([values for _, values in batches], dtype=np.dtype(value_type)),
+    )
+
+
+def iterate_hash(
+    fd: int, key_type: npt.DTypeLike, value_type: npt.DTypeLike
+) -> Iterator[tuple[Array, Array]]:
+    """The same, some thousands at a time; at least one batch, which may be empty."""
     batch = min(_BATCH, max(64, map_info(fd).max_entries))
     token_in, token_out = None, _U32()
     opts = _BatchOpts(sz=ct.sizeof(_BatchOpts))
@@ -558,12 +579,7 @@ def read_hash(fd: int, key_type: npt.DTypeLike, value_type: npt.DTypeLike) -> tu
             continue
         if result not in (0, -_ENOENT):
             _check(result, "map batch look-up")
-        keys_read.append(keys[: count.value])
-        values_read.append(values[: count.value])
+        yield keys[: count.value], values[: count.value]
         if result == -_ENOENT:
-            # The dtypes by name: numpy would make the host's byte order of big-endian fields.
-            return (
-                np.concatenate(keys_read, dtype=np.dtype(key_type)),
-                np.concatenate(values_read, dtype=np.dtype(value_type)),
-            )
+            return
         token_in = _U32(token_out.value)

@@ -35,11 +35,15 @@ class Table(NamedTuple):
 def measure(datapath: Datapath, registry: Registry, max_sessions: int) -> list[Table]:
     """All tables that can refuse something. Flows of both families have relay ports of their own."""
     tables = []
-    # Each relay address has an equal part of the records; a record that rests is not free.
+    # Each relay address has an equal part of the records; a record that rests is not free, and one
+    # that is left at an address that is not served any more takes no room from anybody.
     layout = datapath.layout
     taken = np.count_nonzero(datapath.states().reshape(layout.relays, layout.span), axis=1)
     for version in (4, 6):
-        ours = [relay.version == version for relay in datapath.relays[: layout.relays]]
+        ours = [
+            relay.version == version and number in datapath.serving
+            for number, relay in enumerate(datapath.relays[: layout.relays])
+        ]
         if any(ours):
             tables.append(Table(f"flows_ipv{version}", int(taken[ours].sum()), layout.span * sum(ours)))
     return [

@@ -69,6 +69,13 @@ class Reaper:
         """How long a flow may be idle."""
         self._idle_ticks = ticks_of(idle_seconds)
 
+    def grow(self) -> None:
+        """The table may be larger than it was; the records that there were keep their numbers."""
+        more = len(self._table.flows) - len(self._seen)
+        if more:
+            self._seen = np.concatenate((self._seen, np.zeros(more, np.uint32)))
+            self._of_session = self._of_session.grown(len(self._table.flows))
+
     def adopt(self, clock: Callable[[], Clock]) -> None:
         """At start: what a former daemon had begun is brought to its end, in due time.
 
@@ -154,6 +161,16 @@ class Reaper:
         live = in_state(flows["state"], abi.FlowState.LIVE)
         for numbers in parts(live[np.isin(flows["vip"][live], list(vips))], PART):
             for one in self._end_known(numbers, pb.FLOW_END_REASON_VIP_REMOVED, now):
+                for _ in self._reports.ended(one, lambda: now):
+                    pass
+
+    def end_removed(self, numbers: Numbers, now: Clock) -> None:
+        """Ends flows of a relay address that is taken away, LIVE or PROVISIONAL."""
+        live = in_state(self._table.flows["state"][numbers], abi.FlowState.LIVE)
+        known = numbers[live]
+        self._end(np.setdiff1d(numbers, known), now)
+        for part in parts(known, PART):
+            for one in self._end_known(part, pb.FLOW_END_REASON_RELAY_ADDRESS_REMOVED, now):
                 for _ in self._reports.ended(one, lambda: now):
                     pass
 

@@ -18,6 +18,7 @@ from control.config import Config
 from control.datapath import Datapath
 from control.drain import Drain
 from control.flows import endpoint_message
+from control.leaving import Leaving
 from control.logs import event
 from control.occupancy import Table, measure
 from control.reaper import Reaper
@@ -51,11 +52,11 @@ class Relay:
         self.vips = config.vips
         self._config = config
         self._store = Store(datapath, self.registry, self.reaper)
-        local = LocalAddresses.of(config.vips, config.relay_addresses)
         self.turns = Turns()
-        self._batches = Batches(self.registry, self._store, hops, local, self.turns)
+        self._batches = Batches(self.registry, self._store, hops, self._local(), self.turns)
         self._store.restore(clock)
         now = clock()
+        self.leaving = Leaving(datapath, self.reaper, config.relay_address_drain_seconds, now)
         self._drain = Drain(config.pin_path)
         self.registry.draining = self._drain.since is not None
         self._swept = now.seconds
@@ -88,9 +89,15 @@ class Relay:
         self.vips = config.vips
         self.registry.limit(config.max_sessions, config.max_sessions_per_transceiver, config.grace_seconds)
         self.reaper.set_idle_seconds(config.flow_idle_seconds)
-        self._batches.set_local(LocalAddresses.of(config.vips, config.relay_addresses))
+        self.reaper.grow()
+        self._batches.set_local(self._local())
+        now = clock()
         if gone:
-            self.reaper.end_vips(gone, clock())
+            self.reaper.end_vips(gone, now)
+        self.leaving.reconfigure(config.relay_address_drain_seconds, now)
+
+    def _local(self) -> LocalAddresses:
+        return LocalAddresses.of(self.vips, self.datapath.present.values())
 
     # ---- transceivers ---------------------------------------------------------------------
 

@@ -22,6 +22,8 @@ HOT = frozenset(
     {
         "interfaces",
         "vips",
+        "relay_addresses",
+        "relay_address_drain_seconds",
         "name",
         "transceivers",
         "max_sessions",
@@ -37,6 +39,9 @@ HOT = frozenset(
         "log_level",
     }
 )
+
+# After which nobody still reads maps that have been exchanged: a scrape in its thread, say.
+_CLOSE_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -84,14 +89,14 @@ class Reloader:
         async with self._turn:
             after = self._read()
             names = changed(self.config, after)
-            if after.max_sessions > self._loaded.datapath.sessions.capacity:
-                raise ConfigError(
-                    "max_sessions", "is more than the map has room for; restart earshotd (calls go on)"
-                )
-            # The kernel first: it is what can refuse.
-            self._loaded.apply(after, await asyncio.to_thread(hostlinks.find, after.interfaces))
+            links = await asyncio.to_thread(hostlinks.find, after.interfaces)
+            # The kernel first: it is what can refuse. Nobody else has a turn before the relay knows.
+            former = self._loaded.apply(after, links)
             self.config = after
             self._relay.reconfigure(after)
+            if former is not None:
+                event(_log, logging.INFO, "maps_enlarged", flow_capacity=self._loaded.datapath.capacity())
+                asyncio.get_running_loop().call_later(_CLOSE_SECONDS, former.close)
             self._hops.reconfigure(after.interfaces)
             if self._entrance is not None:
                 self._entrance.reconfigure(after)

@@ -8,7 +8,7 @@ the other sessions is decided in control/sessions.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -100,7 +100,7 @@ class LocalAddresses:
     families: Collection[int]
 
     @classmethod
-    def of(cls, vips: Sequence[Endpoint], relays: Sequence[IPAddress]) -> LocalAddresses:
+    def of(cls, vips: Sequence[Endpoint], relays: Iterable[IPAddress]) -> LocalAddresses:
         """From the relay's VIPs and relay addresses."""
         return cls(
             own=frozenset(relays) | {vip.address for vip in vips},

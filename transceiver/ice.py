@@ -24,13 +24,17 @@ from aioice.candidate import candidate_foundation, candidate_priority
 
 from transceiver import checks
 from transceiver.agent import Agent, Credentials
+from transceiver.bucket import Bucket
 from transceiver.media import Drop, Endpoint, Traffic
 from transceiver.mux import Path, Route
 
 COMPONENT = 1  # RTP and RTCP share it
 # Seconds. The first question waits until a client has enough to do with DTLS.
 ASK_AFTER, ASK_EVERY = 1.0, 5.0
-INBOX = 1000  # datagrams that wait for aiortc; 20 s of speech
+INBOX = 500  # datagrams that wait for aiortc; 10 s of speech
+RATE = 1000.0  # datagrams a second of a call; speech has 50, and all messages that are taken of a client 700
+BURST = 1000.0  # at once
+TURN = 8  # datagrams, after which other calls get their turn
 
 
 class MediaLink:
@@ -84,6 +88,8 @@ class LiteConnection:
         self._traffic = self._link.traffic
         self._clock = asyncio.get_running_loop().time
         self._agent: Agent[Path] = Agent()
+        self._budget = Bucket(RATE, BURST, self._clock())
+        self._taken = 0
         self._inbox: deque[bytes] = deque(maxlen=INBOX)
         self._arrival = asyncio.Event()
         self._shown = asyncio.Event()  # the client has shown an address
@@ -129,6 +135,9 @@ class LiteConnection:
         while not self._inbox and not self._closed.is_set():
             self._arrival.clear()
             await self._arrival.wait()
+        self._taken += 1
+        if self._taken % TURN == 0:  # aiortc asks again and again, for as long as something waits
+            await asyncio.sleep(0)
         if self._closed.is_set():
             raise ConnectionError("closed")
         return self._inbox.popleft()
@@ -160,7 +169,11 @@ class LiteConnection:
         self._shown.set()
         self._arrival.set()
 
-    # What the call uses.
+    # What the call uses, and what `library` fits into aiortc.
+
+    def proved(self) -> None:
+        """The client has sent something that was decrypted."""
+        self._link.heard()
 
     @property
     def credentials(self) -> tuple[Credentials, ...]:
@@ -187,6 +200,8 @@ class LiteConnection:
 
     def request_received(self, request: Any, path: Path) -> None:
         """Answers, and if the request is authentic, learns from it (`mux.Session`)."""
+        if not self._affords():
+            return
         ufrag = checks.ufrag_of(request)
         pwd = self._agent.pwd_of(ufrag)
         assert pwd is not None, "a port has a ufrag that the agent has given up"
@@ -203,6 +218,8 @@ class LiteConnection:
 
     def media_received(self, data: bytes, path: Path) -> None:
         """Hands it to aiortc (`mux.Session`); DTLS and SRTP say whether it is the client's."""
+        if not self._affords():
+            return
         given_up = self._agent.heard(path, self._clock())
         if given_up is not None:
             for route in self._link.routes:
@@ -228,6 +245,13 @@ class LiteConnection:
             question = checks.question(self.remote_username, self.local_username, self.remote_password)
             path.port.send(question, path.address)
         self._ask_in(ASK_EVERY)
+
+    def _affords(self) -> bool:
+        """Whether the call may take a datagram now. What it may not is dropped before it costs much."""
+        if self._budget.takes(self._clock()):
+            return True
+        self._traffic.drops[Drop.TOO_MANY] += 1
+        return False
 
     def _register(self, before: Sequence[Credentials]) -> None:
         """Tells the ports which ufrags are ours now, unless all has ended meanwhile."""
