@@ -22,6 +22,7 @@ from control.errors import ConfigError
 from control.unicast import unicast_fault
 
 XDP_MODES = ("native", "generic")
+RUN_TIME_STATS = ("off", "sampled")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # sun_path holds 108 bytes, the last of them zero; control/front.py needs four for a socket behind this one.
@@ -102,6 +103,7 @@ class Config:
     source_exempt: tuple[IPNetwork, ...] = ()
     bindings_per_second: int = 100_000
     flows_per_session: int = 16
+    run_time_stats: str = "off"
     quality: bool = True
     log_level: str = "info"
 
@@ -120,10 +122,13 @@ class Config:
             if not _INTERFACE.fullmatch(interface) or interface in {".", ".."}:
                 raise ConfigError("interfaces", f"{interface!r} cannot be the name of a link")
         _no_duplicates("interfaces", self.interfaces)
-        if self.xdp_mode not in XDP_MODES:
-            raise ConfigError("xdp_mode", f"{self.xdp_mode!r} is none of {', '.join(XDP_MODES)}")
-        if self.log_level not in LOG_LEVELS:
-            raise ConfigError("log_level", f"{self.log_level!r} is none of {', '.join(LOG_LEVELS)}")
+        for key, words in (
+            ("xdp_mode", XDP_MODES),
+            ("run_time_stats", RUN_TIME_STATS),
+            ("log_level", LOG_LEVELS),
+        ):
+            if getattr(self, key) not in words:
+                raise ConfigError(key, f"{getattr(self, key)!r} is none of {', '.join(words)}")
         for key in ("grpc_socket", "pin_path", "tls_certificate", "tls_key", "tls_client_ca"):
             path: Path | None = getattr(self, key)
             if path is not None and not path.is_absolute():

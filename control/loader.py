@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -47,10 +48,16 @@ class Loaded:
     datapath: Datapath
     program_fd: int
     _lock: ExitStack
+    _replacing: threading.Lock = field(default_factory=threading.Lock)
 
     def program_id(self) -> int:
         """The kernel's number of the program that is attached."""
-        return libbpf.program_id(self.program_fd)
+        return self.program().id
+
+    def program(self) -> libbpf.ProgramInfo:
+        """The program that is attached; any thread may ask."""
+        with self._replacing:
+            return libbpf.program_info(self.program_fd)
 
     def apply(self, config: Config, links: Sequence[HostLink]) -> Datapath | None:
         """Loads the program anew, as it is installed now, and takes over a changed configuration.
@@ -89,14 +96,15 @@ class Loaded:
             except OSError as error:
                 raise DatapathError(_explain(error)) from error
             undo.pop_all()
-        os.close(self.program_fd)
-        self.program_fd = program_fd
+        with self._replacing:
+            os.close(self.program_fd)
+            self.program_fd = program_fd
         return former
 
     def _refuse_other_maps(self, program: BpfObject, plan: fitting.Plan) -> None:
         """Raises DatapathError unless the maps are those that this daemon knows, or larger ones of them."""
         missing = set(program.map_names()) - plan.reused
-        other = missing - carry.TABLE - carry.MAY_BE_LARGER
+        other = missing - carry.SIZED
         if other or (missing & carry.TABLE and set(program.map_names()) != set(self.datapath.descriptors)):
             raise DatapathError(
                 f"the program that is installed has other maps ({', '.join(sorted(other or missing))}): "
@@ -291,7 +299,10 @@ def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
     """The links that are pinned, as the kernel tells of them."""
     found = []
     for pin in sorted(pin_path.glob(f"{_LINK_PIN}*")):
-        fd = libbpf.get_pinned(pin)
+        try:
+            fd = libbpf.get_pinned(pin)
+        except FileNotFoundError:  # unpinned since
+            continue
         found.append(libbpf.link_info(fd))
         os.close(fd)
     return found

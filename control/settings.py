@@ -105,6 +105,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "source_exempt": _list_of(ip_network),
     "bindings_per_second": _integer,
     "flows_per_session": _integer,
+    "run_time_stats": _text,
     "quality": _boolean,
     "log_level": _text,
 }
@@ -139,6 +140,7 @@ HELP = {
     "source_exempt": "Prefix without that limit; may be repeated.",
     "bindings_per_second": "New flows on one CPU; 0: any.  [default: 100000]",
     "flows_per_session": "New flows of one ufrag within flow_idle_seconds; 0: any.  [default: 16]",
+    "run_time_stats": "off, or sampled: what a packet takes, for a second of each minute.  [default: off]",
     "quality": "Measure loss, jitter and round trips of each flow.  [default: true]",
     "log_level": "debug, info, warning or error.  [default: info]",
 }

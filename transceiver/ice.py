@@ -29,12 +29,12 @@ from transceiver.media import Drop, Endpoint, Traffic
 from transceiver.mux import Path, Route
 
 COMPONENT = 1  # RTP and RTCP share it
-# Seconds. The first question waits until a client has enough to do with DTLS.
-ASK_AFTER, ASK_EVERY = 1.0, 5.0
 INBOX = 500  # datagrams that wait for aiortc; 10 s of speech
 RATE = 1000.0  # datagrams a second of a call; speech has 50, and all messages that are taken of a client 700
 BURST = 1000.0  # at once
 TURN = 8  # datagrams, after which other calls get their turn
+# Seconds. The first question waits until a client has enough to do with DTLS.
+ASK_AFTER, ASK_EVERY = 1.0, 5.0
 
 
 class MediaLink:
@@ -234,6 +234,13 @@ class LiteConnection:
         """Nothing more goes there (`mux.Session`)."""
         self._agent.lost(path)
 
+    def _affords(self) -> bool:
+        """Whether the call may take a datagram now. What it may not is dropped before it costs much."""
+        if self._budget.takes(self._clock()):
+            return True
+        self._traffic.drops[Drop.TOO_MANY] += 1
+        return False
+
     def _ask_in(self, seconds: float) -> None:
         """Not all calls at once, nor in step with anything (RFC 7675, 5.1)."""
         loop = asyncio.get_running_loop()
@@ -245,13 +252,6 @@ class LiteConnection:
             question = checks.question(self.remote_username, self.local_username, self.remote_password)
             path.port.send(question, path.address)
         self._ask_in(ASK_EVERY)
-
-    def _affords(self) -> bool:
-        """Whether the call may take a datagram now. What it may not is dropped before it costs much."""
-        if self._budget.takes(self._clock()):
-            return True
-        self._traffic.drops[Drop.TOO_MANY] += 1
-        return False
 
     def _register(self, before: Sequence[Credentials]) -> None:
         """Tells the ports which ufrags are ours now, unless all has ended meanwhile."""
