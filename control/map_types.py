@@ -47,6 +47,7 @@ MAP_TYPES: dict[str, MapType] = {
     "flows_v2": MapType(None, abi.FLOW, "flows, a record for each relay port"),
     "quality_v1": MapType(None, abi.QUALITY, "how flows fare, by their numbers"),
     "flow_index_v2": MapType(None, abi.BUCKET, "numbers of flows, by a hash of the client's 5-tuple"),
+    "quality_v1": MapType(None, abi.QUALITY, "what is measured of each flow, by its number"),
     "free_flows_v2": MapType(None, abi.FREE_LINE, "rings of numbers of free flow records"),
     "free_lists_v1": MapType(None, abi.FREE_LIST, "where these rings begin and end, for IPv4 and IPv6"),
     "sources_v2": MapType(None, "=u8", "when budgets of sources are whole again, ns of the monotonic clock"),
