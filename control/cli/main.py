@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from control.cli import check, datapath, drain, flow, pki, relay, session
+from control.cli import capture, check, datapath, drain, flow, pki, relay, session, trace
 from control.cli.options import Command, FailedError, NoDatapathError, write_exit_status
 from control.errors import DatapathError
 
@@ -66,6 +66,7 @@ def completion(shell: str) -> None:
     click.echo(made(cli, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source())
 
 
+cli.add_command(capture.capture)
 cli.add_command(check.check)
 cli.add_command(datapath.group)
 cli.add_command(drain.drain)
@@ -76,6 +77,7 @@ cli.add_command(relay.stats)
 cli.add_command(relay.transceivers)
 cli.add_command(relay.vips)
 cli.add_command(session.group)
+cli.add_command(trace.trace)
 
 
 def main() -> None:
