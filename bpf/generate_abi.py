@@ -24,12 +24,16 @@ STRUCTS = (
     "link_info",
     "hop_key",
     "hop",
+    "last_hop",
     "ufrag_key",
     "session",
     "owner",
     "backend",
     "flow",
     "flow_key",
+    "stream",
+    "trip",
+    "quality",
     "layout",
     "bucket",
     "free_list",
@@ -54,6 +58,7 @@ ENUMS = {
     "slot_bit": ("SlotBit", "SLOT_"),
     "tap_match": ("TapMatch", "TAP_MATCH_"),
     "tap_direction": ("TapDirection", "TAP_"),
+    "way": ("Way", "WAY_"),
 }
 
 HEADER = '''# SPDX-License-Identifier: Apache-2.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -87,11 +88,16 @@ def clock() -> Clock:
 
 
 class Batches:
-    """Carries out what transceivers want of their sessions."""
+    """Carries out what transceivers want of their sessions.
+
+    Attributes:
+        outcomes: what became of operations, by kind of operation and name of the code.
+    """
 
     def __init__(
         self, registry: Registry, store: Store, hops: HopResolver, local: LocalAddresses, turns: Turns
     ) -> None:
+        self.outcomes = Counter[tuple[str, ...]]()
         self._turns = turns
         self._registry = registry
         self._store = store
@@ -122,6 +128,8 @@ class Batches:
         for pairs in sliced(list(zip(wishes, wanted, strict=True))):
             async with self._turns.slice():
                 results += self._carry_out_some(speaker, pairs, hops, keys)
+        for wish, result in zip(wishes, results, strict=True):
+            self.outcomes[wish.kind or "none", Code(result.code).name] += 1
         return results
 
     def _carry_out_some(

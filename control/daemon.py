@@ -17,10 +17,13 @@ from typing import Any
 
 import click
 
-from control import config_file, garbage, logs, metrics, settings
+from control import config_file, garbage, logs, run_time, settings
+from control.batches import clock
 from control.config import Config
 from control.errors import ConfigError, EarshotError
 from control.loader import Loaded, open_datapath
+from control.metrics.collector import RelayCollector
+from control.metrics.serving import serving
 from control.nexthops import NextHops
 from control.occupancy import Watch
 from control.reaper import SCAN_SECONDS
@@ -48,6 +51,7 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config]) -> Non
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from control import server
     from control.admin import Operations
+    from control.metrics.daemon import DaemonCollector
     from control.reload import Reloader
 
     garbage.pause()
@@ -61,16 +65,19 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config]) -> Non
         relay = Relay(config, datapath, hops)
         entrance = server.Entrance.of(config)
         reloader = Reloader(config, read, loaded, relay, hops)
-        reloader.attend(entrance)
+        sampler = run_time.Sampler(loaded.program, config.run_time_stats)
+        reloader.attend(entrance, sampler)
         loop.add_signal_handler(signal.SIGHUP, reloader.reload_on_signal)
         operations = Operations(reloader.reload, reloader.upgrade)
-        stack.enter_context(metrics.serving(relay, entrance, config.metrics_listen))
+        sources = (RelayCollector(relay), DaemonCollector(loaded, reloader, entrance, sampler))
+        stack.enter_context(serving(sources, config.metrics_listen))
         await stack.enter_async_context(server.serving(relay, config, entrance, operations))
         async with asyncio.TaskGroup() as tasks:
             chores = [
                 tasks.create_task(_scan(relay)),
                 tasks.create_task(_sweep(relay)),
                 tasks.create_task(_watch(relay)),
+                tasks.create_task(sampler.run()),
                 tasks.create_task(garbage.collect_now_and_then(lambda: relay.streams.ended)),
             ]
             garbage.settle()
@@ -99,6 +106,7 @@ async def _sweep(relay: Relay) -> None:
         await asyncio.sleep(SWEEP_SECONDS)
         if ended := await relay.sweep():
             logs.event(_log, logging.INFO, "sessions_expired", sessions=ended)
+        relay.leaving.look(clock())
 
 
 def _allow_descriptors(streams: int) -> None:
@@ -137,7 +145,7 @@ def _read_file(path: Path | None) -> dict[str, Any]:
 def _flags(command: Callable[..., None]) -> Callable[..., None]:
     for key in reversed(settings.KEYS):
         command = click.option(
-            settings.flag_name(key),
+            settings.flag_name(key) + (f"/--no-{key}" if key in settings.ON else ""),
             key,
             multiple=key in settings.LIST_FLAGS,
             is_flag=key in settings.BOOLEANS,
@@ -178,6 +186,7 @@ def main(config_path: Path | None, **flags: Any) -> None:
             return settings.build(_read_file(config_path), os.environ, given)
 
         config = read()
+        run_time.check(config.run_time_stats)
         logs.set_up(config.log_level)
         _allow_descriptors(config.max_streams)
         with closing(open_datapath(config)) as loaded:

@@ -138,6 +138,7 @@ class Call:
     def finish_restart(self, client: Credentials) -> None:
         """The relay knows of the new credentials."""
         self._client = client
+        self._connection.follow_client(client)
         self.etag = new_etag()
 
     def undo_restart(self) -> None:
@@ -160,10 +161,6 @@ class Call:
     def begin(self) -> None:
         """The client is connected: the conversation begins."""
         self._conversation.begin()
-
-    def heard(self) -> None:
-        """The client proved that it is there."""
-        self._link.heard()
 
     def tell(self, text: str) -> None:
         """Sends a text to the client, or keeps it until there is a data channel."""
@@ -212,7 +209,6 @@ class Call:
 
         @channel.on("message")  # type: ignore[untyped-decorator]
         def on_message(message: str | bytes) -> None:
-            self._link.heard()
             self._channel = channel  # what is answered, is answered where it was asked
             if throttle.takes(clock()):
                 self._conversation.message(message)

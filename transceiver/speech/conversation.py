@@ -13,9 +13,6 @@ class Client(Protocol):
     id: str
     metadata: Mapping[str, str]
 
-    def heard(self) -> None:
-        """The client is there: something that it sent was decrypted."""
-
     def tell(self, text: str) -> None:
         """Sends a text over the client's data channel, once it has one."""
 

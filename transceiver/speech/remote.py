@@ -126,7 +126,6 @@ class RemoteConversation:
                 packet = await source.recv()
             except MediaStreamError:
                 return
-            self._client.heard()  # it was decrypted, so the client sent it
             if self._stream is not None:
                 self._stream.hear(bytes(packet), packet.pts * 1_000_000 // OPUS_RATE)
 
