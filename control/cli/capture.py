@@ -71,16 +71,16 @@ def capture(file: Path, wanted: Wanted, megabytes: int, snaplen: int, force: boo
       earshot capture - --ufrag Xk3f | tshark -r - -T fields -e frame.interface_name -e frame.comment
       tshark -r call.pcapng -Y 'frame.comment contains "drop_"'
     """
-    with opened(pin_path, wanted, snaplen) as tap, _created(file, force) as fd:
-        pcap = _Capture(pcapng.Writer(fd, megabytes * 10**6), tap.epoch, snaplen)
+    with opened(pin_path, wanted, snaplen) as seen, _created(file, force) as fd:
+        pcap = _Capture(pcapng.Writer(fd, megabytes * 10**6), seen.tap.epoch, snaplen)
         try:
             pcap.begin()
-            result = look(tap, wanted, pcap.write)
+            result = look(seen, wanted, pcap.write)
             if result.lost:
                 pcap.write_lost(result.lost)
         except pcapng.FullError as error:
             raise FullError(
-                f"{file}: {error.strerror}; it can be read, and has the {pcap.packets} packets before that"
+                f"{file}: {error.strerror}; what is in it can be read, up to its last whole packet"
             ) from error
         say(result, f"in {file}" if str(file) != "-" else "written")
 
@@ -108,7 +108,6 @@ class _Capture:
         self._writer, self._epoch, self._snap = writer, epoch, snap
         self._interfaces: dict[tuple[int, str], int] = {}
         self._last = 0  # ns since 1970
-        self.packets = 0
 
     def begin(self) -> None:
         self._writer.write([pcapng.section("earshot capture")])
@@ -119,7 +118,6 @@ class _Capture:
             blocks = [block for packet in part for block in self._blocks(packet)]
             if not self._writer.write(blocks):
                 return False
-            self.packets += len(part)
         return True
 
     def write_lost(self, lost: int) -> None:

@@ -175,21 +175,35 @@ def _options(count: int, buffer_kib: int) -> list[Callable[..., Any]]:
     ]
 
 
+@dataclass
+class Opened:
+    """A tap, and the signals that have come since shortly before it."""
+
+    tap: Tap
+    signals: list[int]
+
+
 @contextmanager
-def opened(pin_path: Path, wanted: Wanted, snap: int) -> Iterator[Tap]:
-    """A tap with what was asked for."""
+def opened(pin_path: Path, wanted: Wanted, snap: int) -> Iterator[Opened]:
+    """A tap with what was asked for. SIGINT, SIGTERM and SIGHUP do not end the process meanwhile."""
     from control.tracing.tap import BusyError, Tap  # as in pinned_maps()
 
+    signals: list[int] = []
+    former = {number: signal.signal(number, lambda got, frame: signals.append(got)) for number in _SIGNALS}
     try:
-        tap = Tap(pin_path, wanted.filter, snap=snap, ring_bytes=wanted.buffer_kib << 10)
-    except LookupError as error:
-        raise FailedError(str(error)) from error
-    except BusyError as error:
-        raise FailedError(f"{error} (there is room for {TAP_MAX})") from error
-    try:
-        yield tap
+        try:
+            tap = Tap(pin_path, wanted.filter, snap=snap, ring_bytes=wanted.buffer_kib << 10)
+        except LookupError as error:
+            raise FailedError(str(error)) from error
+        except BusyError as error:
+            raise FailedError(f"{error} (there is room for {TAP_MAX})") from error
+        try:
+            yield Opened(tap, signals)
+        finally:
+            tap.close()
     finally:
-        tap.close()
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 @dataclass
@@ -203,53 +217,47 @@ class Result:
 
 
 def look(
-    tap: Tap,
+    seen: Opened,
     wanted: Wanted,
     show: Callable[[list[Packet]], bool],
     tell_lost: Callable[[int], None] = lambda lost: None,
 ) -> Result:
     """Shows packets until a bound is reached, a signal comes, or `show` says False.
 
-    Notes and packets that were lost are told of on stderr. SIGINT, SIGTERM and SIGHUP end it in good order.
+    Notes are told of on stderr.
     """
-    result = Result()
-    stopped: list[int] = []
-    former = {number: signal.signal(number, lambda got, frame: stopped.append(got)) for number in _SIGNALS}
+    result, tap = Result(), seen.tap
     deadline = time.monotonic() + wanted.seconds
     checked = 0.0
-    try:
-        while not result.why:
-            tap.renew()
-            now = time.monotonic()
-            if stopped:
-                result.why = f"ended by {signal.Signals(stopped[0]).name}"
-            elif now >= deadline:
-                result.why = f"{wanted.seconds:g} s have passed"
-            elif now - checked >= _CHECK:
-                checked = now
-                result.ended = not tap.is_current()
-                if result.ended:
-                    result.why = "the program was detached, or its maps were replaced"
-            if result.why:
-                tap.stop()  # and then what waits already
-            packets = tap.read()[: wanted.count - result.packets]
-            result.packets += len(packets)
-            if packets and not show(packets):
-                result.why = result.why or "as large as it may get"
-            if result.packets >= wanted.count:
-                result.why = result.why or f"{wanted.count} packets"
-            lost = tap.newly_lost()
-            if lost:
-                result.lost += lost
-                tell_lost(lost)
-            while tap.notes:
-                click.echo(tap.notes.pop(0), err=True)
-            if not packets and not result.why:
-                time.sleep(_PAUSE)
-        tap.stop()
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    while not result.why:
+        tap.renew()
+        now = time.monotonic()
+        if seen.signals:
+            result.why = f"ended by {signal.Signals(seen.signals[0]).name}"
+        elif now >= deadline:
+            result.why = f"{wanted.seconds:g} s have passed"
+        elif now - checked >= _CHECK:
+            checked = now
+            result.ended = not tap.is_current()
+            if result.ended:
+                result.why = "the program was detached, or its maps were replaced"
+        if result.why:
+            tap.stop()  # and then what waits already
+        packets = tap.read()[: wanted.count - result.packets]
+        result.packets += len(packets)
+        if packets and not show(packets):
+            result.why = result.why or "as large as it may get"
+        if result.packets >= wanted.count:
+            result.why = result.why or f"{wanted.count} packets"
+        lost = tap.newly_lost()
+        if lost:
+            result.lost += lost
+            tell_lost(lost)
+        while tap.notes:
+            click.echo(tap.notes.pop(0), err=True)
+        if not packets and not result.why:
+            time.sleep(_PAUSE)
+    tap.stop()
     return result
 
 

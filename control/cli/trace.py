@@ -46,9 +46,9 @@ def trace(wanted: Wanted, form: str, pin_path: Path) -> None:
       earshot trace --drops-only --sample 100
       earshot trace --reason drop_stun_integrity -o json | jq .source
     """
-    with opened(pin_path, wanted, _SNAP) as tap:
-        write = _Table(tap.epoch).write if form == "table" else _Lines(tap.epoch).write
-        say(look(tap, wanted, write, _lost if form == "json" else lambda lost: None), "shown")
+    with opened(pin_path, wanted, _SNAP) as seen:
+        write = _Table(seen.tap.epoch).write if form == "table" else _Lines(seen.tap.epoch).write
+        say(look(seen, wanted, write, _lost if form == "json" else lambda lost: None), "shown")
 
 
 def row(packet: Packet, epoch: int) -> dict[str, Any]:

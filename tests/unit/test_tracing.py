@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from control import abi
 from control.abi import Reason
+from control.cli.main import cli
 from control.tracing import frames, pcapng
 from control.tracing.filters import Filter, parse_reason, parse_ufrag
 from control.tracing.packets import reason_name
@@ -112,3 +114,29 @@ def test_a_file_ends_with_a_whole_block_at_its_limit(tmp_path: Path) -> None:
     os.close(fd)
     assert file.read_bytes() == 3 * block
     assert writer.size == 3 * len(block)
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "says"),
+    [
+        (("--client", "198.51.100"), 2, "ADDR:PORT"),
+        (("--client", "198.51.100.7:0"), 2, "port"),
+        (("--client", "2001:db8::1:70000:x"), 2, "ADDR:PORT"),
+        (("--client", "[2001:db8::1"), 2, "ADDR:PORT"),
+        (("--vip", "203.0.113.1"), 2, "no port"),
+        (("--ufrag", "not:a:ufrag"), 2, "not a ufrag"),
+        (("--ufrag", "x" * 33), 2, "not a ufrag"),
+        (("--ufrag", ""), 2, "not a ufrag"),
+        (("--reason", "drop_everything"), 2, "no reason"),
+        (("--sample", "0"), 2, "--sample"),
+        (("--count", "-1"), 2, "--count"),
+        (("--seconds", "0"), 2, "--seconds"),
+        (("--pin-path", "/sys/fs/bpf/nobody"), 3, "no maps are pinned"),
+    ],
+)
+def test_malformed_filters(argv: tuple[str, ...], status: int, says: str) -> None:
+    for command in (["trace"], ["capture", "never-made.pcapng"]):
+        said = CliRunner().invoke(cli, [*command, *argv])
+        assert (said.exit_code, said.stdout) == (status, "")
+        assert says in said.stderr
+    assert not Path("never-made.pcapng").exists()
