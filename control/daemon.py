@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from control import config_file, garbage, logs, metrics, settings
+from control.check import start
 from control.config import Config
 from control.errors import ConfigError, EarshotError
 from control.loader import Loaded, open_datapath
@@ -206,6 +207,7 @@ def main(config_path: Path | None, **flags: Any) -> None:
         config = read()
         logs.set_up(config.log_level)
         _allow_descriptors(config.max_streams)
+        start.say(config)
         with closing(open_datapath(config)) as loaded:
             asyncio.run(run(config, loaded, read, manager))
         logs.event(_log, logging.INFO, "stopped", datapath="left in place")
