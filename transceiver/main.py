@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 import click
 
 from supervision.notify import Manager
+from telemetry import tracing
+from telemetry.tracing import TracingError
 from transceiver.calls import Limits
 from transceiver.errors import LibraryError, RelayAwayError, WorkerError
 from transceiver.front import serve_front
@@ -255,6 +257,10 @@ def main(
     if ECHO in backends and len(backends) > 1:
         raise click.BadParameter("echo goes alone", param_hint="--backend")
     configure(log_level)
+    try:
+        tracing.check(os.environ)
+    except TracingError as error:
+        raise click.UsageError(str(error)) from None
     tls = (backend_ca, backend_certificate, backend_key, backend_server_name, backend_insecure, "backend")
     try:
         target = RelayTarget(relay, relay_ca, relay_certificate, relay_key, relay_server_name, relay_insecure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -14,6 +15,8 @@ from typing import Any
 from aiohttp import web
 
 from supervision.notify import Manager, Pulse
+from telemetry import tracing
+from telemetry.tracing import Tracing
 from transceiver.admission import Admission
 from transceiver.calls import Calls
 from transceiver.library import prepare
@@ -44,7 +47,16 @@ async def serve(settings: Settings, manager: Manager, parent: Connection | None 
         LibraryError: aiortc is not as needed.
         RelayAwayError: the files for a backend's TLS cannot be read.
         OSError: it cannot listen.
+        TracingError: traces are asked for and cannot be had.
     """
+    name = settings.name + settings.suffix
+    with tracing.opened(os.environ, "earshot-transceiver", version("earshot"), name) as traces:
+        await _serve(settings, name, manager, parent, traces)
+
+
+async def _serve(
+    settings: Settings, name: str, manager: Manager, parent: Connection | None, traces: Tracing
+) -> None:
     prepare()
     asyncio.get_running_loop().set_exception_handler(_unhandled)
     stop = Stop()
@@ -52,13 +64,13 @@ async def serve(settings: Settings, manager: Manager, parent: Connection | None 
     if parent is not None:
         orphaned(parent, stop.at_once)
     traffic, tally, spoken = Traffic(), Tally(), SpeechTally()
-    name = settings.name + settings.suffix
     relay = RelayClient(
         settings.relay,
         name,
         f"earshot-transceiver/{version('earshot')}",
         snapshot=lambda: calls.registrations(),
         on_flow=lambda response: calls.flow_event(response),
+        tracing=traces,
     )
     async with _backends(settings) as pool:
         with media_ports(settings.media_addresses, settings.media_port, traffic) as ports:
@@ -73,7 +85,7 @@ async def serve(settings: Settings, manager: Manager, parent: Connection | None 
 
             limits = settings.limits
             admission = Admission(limits.calls, limits.load, limits.setups, missing)
-            calls = Calls(relay, ports, converse, admission, limits, tally, traffic, settings.suffix)
+            calls = Calls(relay, ports, converse, admission, limits, tally, traffic, settings.suffix, traces)
             tally.registry.register(CallCollector(tally, traffic, calls.states, lambda: relay.attached))
             tally.registry.register(SpeechCollector(spoken, pool.backends if pool else (), admission))
             runner = await listening(

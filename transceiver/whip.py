@@ -25,6 +25,7 @@ from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from telemetry.tracing import TRACEPARENT
 from transceiver.calls import Calls
 from transceiver.cross_origin import cors
 from transceiver.errors import BusyError, OfferError, PatchError, RelayError
@@ -62,7 +63,7 @@ def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry, how:
         except UnicodeDecodeError:
             return problem(400, "the offer is not UTF-8")
         try:
-            call, answer = await calls.set_up(offer, _metadata(request))
+            call, answer = await calls.set_up(offer, _metadata(request), request.headers.get(TRACEPARENT, ""))
         except OfferError as error:
             return problem(error.status, str(error))
         except (BusyError, RelayError) as error:

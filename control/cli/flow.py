@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from control.cli import flow_rows
+from control.cli.completion import complete_flow, complete_session, complete_transceiver
 from control.cli.flow_rows import Client
 from control.cli.options import Command, FailedError, form_option, now, pin_path_option, pinned_maps
 from control.cli.output import Column, number, write_list, write_one
@@ -45,8 +46,16 @@ def group() -> None:
 
 
 @group.command("list", cls=Command)
-@click.option("--session", "session", metavar="UFRAG_OR_ID", help="Only this session's.")
-@click.option("--transceiver", metavar="NAME", help="Only this transceiver's.")
+@click.option(
+    "--session",
+    "session",
+    metavar="UFRAG_OR_ID",
+    shell_complete=complete_session,
+    help="Only this session's.",
+)
+@click.option(
+    "--transceiver", metavar="NAME", shell_complete=complete_transceiver, help="Only this transceiver's."
+)
 @click.option("--client", callback=_parse_client, metavar="ADDR[:PORT]", help="Only this client's.")
 @form_option
 @pin_path_option
@@ -79,7 +88,7 @@ def list_flows(
 
 
 @group.command("show", cls=Command)
-@click.argument("flow_id", type=click.IntRange(0, (1 << 64) - 1))
+@click.argument("flow_id", type=click.IntRange(0, (1 << 64) - 1), shell_complete=complete_flow)
 @form_option
 @pin_path_option
 def show_flow(flow_id: int, form: str, pin_path: Path) -> None:

@@ -187,6 +187,7 @@ class Rig:
         """The world of world.py, without any flow. Counters go on."""
         datapath = self.datapath
         datapath.flows[:] = np.zeros(1, abi.FLOW)[0]
+        datapath.quality[:] = np.zeros(1, abi.QUALITY)[0]
         datapath.delete_sessions(datapath.read_sessions()[0])
         self.entries.clear()
         self.put_hops(np.zeros(1, abi.HOP))
