@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from bench import binding
+from bench import binding, quality
 from bench.driver import Stream
 from bench.measure import Effort, Row, measure
 from bench.tables import Shape, Table
@@ -100,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     smallest_and_largest = list(dict.fromkeys((sizes[0], sizes[-1])))
     for source in (
         established(sizes, wanted, effort),
+        quality.rows([Shape(4, *SHAPES[size]) for size in sizes], wanted, effort),
         binding.rows([Shape(4, *SHAPES[size]) for size in smallest_and_largest], wanted, effort),
     ):
         for row in source:

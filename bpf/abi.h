@@ -31,6 +31,11 @@ enum limit {
 	FLOW_MAX = 1 << 20,  /* records that an entry of the index can name */
 	FLOW_STATE_BITS = 4, /* of flow.state; the second of binding is above them */
 	FLOW_TICK_SHIFT = 20, /* a tick is 2^20 ns of CLOCK_MONOTONIC, 1.05 ms */
+	FLOW_STREAMS = 4,    /* SSRCs that are measured in a flow */
+	CLOCK_UNIT = 25,     /* Hz: RTP clock rates are kept as multiples of it, ... */
+	CLOCK_BITS = 12,     /* ... so wide, */
+	CLOCK_USUAL = 1920,  /* and this one where none is said: 48 kHz, of Opus (RFC 7587) */
+	SESSION_CLOCK_SHIFT = 4, /* in session.flags; 0: CLOCK_USUAL */
 };
 
 /*
@@ -193,7 +198,7 @@ struct session {
 	__u32 number;	    /* of the session; its ufrags share it */
 	__u16 backend[2];   /* for IPv4, for IPv6 clients */
 	__u16 owner;	    /* index in owners */
-	__u16 flags;	    /* enum session_flag */
+	__u16 flags;	    /* enum session_flag | RTP clock rate << SESSION_CLOCK_SHIFT */
 	__u32 expires;	    /* seconds of CLOCK_MONOTONIC; 0: never. User space ends it */
 	__u32 inner[5];	    /* SHA-1 state after the block of pwd ^ ipad */
 	__u32 outer[5];	    /* SHA-1 state after the block of pwd ^ opad */
@@ -256,6 +261,55 @@ struct flow {
 	__u32 down_packets;
 	__u64 up_bytes; /* of the IP packet */
 	__u64 down_bytes;
+};
+
+/* ---- quality: docs/quality.md ------------------------------------------- */
+
+enum way {
+	WAY_UP, /* client to transceiver */
+	WAY_DOWN,
+};
+
+/*
+ * What one SSRC sends one way: one cache line, written by the CPU that has its
+ * packet. It holds while its identity is of its flow, so nobody needs to empty it.
+ * Counts of 16 bits and peak_jitter stay at their largest value.
+ */
+struct stream {
+	__u64 identity;	  /* flow.state, with enum way in place of the state | SSRC << 32 */
+	__u64 arrival;	  /* of the last packet, ns of CLOCK_MONOTONIC */
+	__u64 window;	  /* bit n: sequence number highest - n has come */
+	__u32 received;	  /* packets; each once */
+	__u32 lost;	  /* skipped, and not come since */
+	__u32 duplicates;
+	__u32 reordered;  /* came after a later one */
+	__u32 timestamp;  /* of the last packet, as it says */
+	__u32 jitter;	  /* 1/256 of a timestamp unit */
+	__u32 began;	  /* ticks, modulo 2^32, of the first packet */
+	__u16 highest;	  /* sequence number */
+	__u16 suspect;	  /* the one that would prove that the numbers begin anew */
+	__u16 clock;	  /* in CLOCK_UNIT Hz; above CLOCK_BITS: how often numbers began anew, at most 15 */
+	__u16 peak_jitter; /* timestamp units */
+	__u16 gaps;	  /* longer than GAP_NS */
+	__u16 longest_gap; /* ms */
+};
+
+/* A STUN request one way, and its answer the other way. */
+struct trip {
+	__u64 transaction; /* of what is waited for: bytes 8 to 15 of the message */
+	__u64 asked_at;	   /* ns of CLOCK_MONOTONIC; 0: nothing is waited for */
+	__u32 microseconds; /* of the last one that was timed; 0: none was */
+	__u32 answered_at; /* ticks, modulo 2^32 */
+};
+
+/* By number of the flow. A stream's first place is that of its way; further ones are searched. */
+struct quality {
+	struct stream streams[FLOW_STREAMS];
+	struct trip trips[2]; /* by the way of the request */
+	__u32 binding;	      /* flow.state, with 0 in place of the state: of trips and all below */
+	__u32 unmeasured;     /* RTP packets for whose SSRC there was no place */
+	__u16 clock;	      /* in CLOCK_UNIT Hz */
+	__u8 pad[6];
 };
 
 #define SCRATCH_WORDS 2048 /* a power of two; the longest message, its padding and more */
@@ -338,6 +392,8 @@ _Static_assert(sizeof(struct hop) == 32, "hop");
 _Static_assert(sizeof(struct session) == 96, "session");
 _Static_assert(sizeof(struct backend) == 32, "backend");
 _Static_assert(sizeof(struct flow) == 64, "one flow, one cache line");
+_Static_assert(sizeof(struct stream) == 64, "one stream, one cache line");
+_Static_assert(sizeof(struct quality) == 320, "five cache lines");
 _Static_assert(sizeof(struct flow_key) == 20, "flow_key has no padding");
 _Static_assert(sizeof(struct layout) == 48, "layout has no padding");
 _Static_assert(sizeof(struct bucket) == 64, "a bucket is a cache line");

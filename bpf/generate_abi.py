@@ -24,12 +24,17 @@ STRUCTS = (
     "link_info",
     "hop_key",
     "hop",
+    "last_hop",
     "ufrag_key",
+    "scratch",
     "session",
     "owner",
     "backend",
     "flow",
     "flow_key",
+    "stream",
+    "trip",
+    "quality",
     "layout",
     "bucket",
     "free_list",
@@ -47,6 +52,7 @@ ENUMS = {
     "bucket_word": ("BucketWord", "BUCKET_"),
     "bucket_bit": ("BucketBit", "BUCKET_"),
     "slot_bit": ("SlotBit", "SLOT_"),
+    "way": ("Way", "WAY_"),
 }
 
 HEADER = '''# SPDX-License-Identifier: Apache-2.0

@@ -22,6 +22,7 @@ struct abi_enums {
 	enum bucket_word bucket_word;
 	enum bucket_bit bucket_bit;
 	enum slot_bit slot_bit;
+	enum way way;
 };
 
 /* Alone in .rodata: constants to the verifier and the JIT, set by the daemon before it loads. */
@@ -38,6 +39,7 @@ struct settings {
 	__u64 binding_burst;
 	__u64 session_interval;
 	__u64 session_burst;
+	__u64 quality; /* 0: none is measured, and quality_v1 has one entry, of no use */
 	struct abi_enums enums;
 };
 const volatile struct settings settings = { .jiffy_ns = 1 };
@@ -159,6 +161,18 @@ struct {
 	__type(value, struct flow);
 	__uint(max_entries, 1);
 } flows_v2 SEC(".maps");
+
+/*
+ * How flows fare, by their numbers. XDP's alone, but for the daemon that carries
+ * calls over; read by daemon and CLI. As many as there are flows, or one.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct quality);
+	__uint(max_entries, 1);
+} quality_v1 SEC(".maps");
 
 /* From a client's 5-tuple to its record. Entered by XDP, removed by the daemon. A bucket for six records. */
 struct {

@@ -13,6 +13,7 @@
 #include "stun.h"
 #include "index.h"
 #include "flow.h"
+#include "quality.h"
 #include "bind.h"
 #include "answer.h"
 #include "verdict.h"
@@ -36,6 +37,7 @@ static __always_inline enum reason from_client(struct xdp_md *ctx, struct packet
 	enum reason reason = REASON_FORWARD_TO_TRANSCEIVER;
 	__u32 number = 0;
 	struct flow *flow = find_live(&key, &number);
+	struct quality *quality = expect_rtp(p, number, WAY_UP);
 
 	if (is_stun(p->first) && stun_type == STUN_BINDING_REQUEST) {
 		struct binding binding = { .key = key, .live = flow ? (int)number : NOT_FOUND };
@@ -49,6 +51,7 @@ static __always_inline enum reason from_client(struct xdp_md *ctx, struct packet
 	} else if (!flow) {
 		return unclaimed(p, REASON_DROP_NO_FLOW);
 	}
+	measure(ctx, p, quality, number, flow->state, WAY_UP, stun_type);
 	return to_transceiver(ctx, p, flow, number, reason);
 }
 

@@ -22,6 +22,11 @@ SOURCE_CELLS = 65536
 FLOW_MAX = 1048576
 FLOW_STATE_BITS = 4
 FLOW_TICK_SHIFT = 20
+FLOW_STREAMS = 4
+CLOCK_UNIT = 25
+CLOCK_BITS = 12
+CLOCK_USUAL = 1920
+SESSION_CLOCK_SHIFT = 4
 
 
 class Reason(IntEnum):
@@ -125,6 +130,11 @@ class SlotBit(IntEnum):
     TURNS = 4
 
 
+class Way(IntEnum):
+    UP = 0
+    DOWN = 1
+
+
 def _dtype(size: int, fields: list[tuple[str, object, int]]) -> np.dtype[np.void]:
     """A record of C's own offsets: numpy does not pad as C does."""
     return np.dtype(
@@ -206,10 +216,30 @@ HOP = _dtype(
     ],
 )
 
+LAST_HOP = _dtype(
+    28,
+    [
+        ("key", HOP_KEY, 0),
+        ("number", "<u4", 20),
+        ("taken_back", "<u4", 24),
+    ],
+)
+
 UFRAG_KEY = _dtype(
     32,
     [
         ("ufrag", "S32", 0),
+    ],
+)
+
+SCRATCH = _dtype(
+    8584,
+    [
+        ("words", ("<u4", (2048,)), 0),
+        ("schedule", ("<u8", (40,)), 8192),
+        ("state", ("<u4", (5,)), 8512),
+        ("tag", ("<u4", (5,)), 8532),
+        ("ufrag", UFRAG_KEY, 8552),
     ],
 )
 
@@ -276,6 +306,49 @@ FLOW_KEY = _dtype(
     ],
 )
 
+STREAM = _dtype(
+    64,
+    [
+        ("identity", "<u8", 0),
+        ("arrival", "<u8", 8),
+        ("window", "<u8", 16),
+        ("received", "<u4", 24),
+        ("lost", "<u4", 28),
+        ("duplicates", "<u4", 32),
+        ("reordered", "<u4", 36),
+        ("timestamp", "<u4", 40),
+        ("jitter", "<u4", 44),
+        ("began", "<u4", 48),
+        ("highest", "<u2", 52),
+        ("suspect", "<u2", 54),
+        ("clock", "<u2", 56),
+        ("peak_jitter", "<u2", 58),
+        ("gaps", "<u2", 60),
+        ("longest_gap", "<u2", 62),
+    ],
+)
+
+TRIP = _dtype(
+    24,
+    [
+        ("transaction", "<u8", 0),
+        ("asked_at", "<u8", 8),
+        ("microseconds", "<u4", 16),
+        ("answered_at", "<u4", 20),
+    ],
+)
+
+QUALITY = _dtype(
+    320,
+    [
+        ("streams", (STREAM, (4,)), 0),
+        ("trips", (TRIP, (2,)), 256),
+        ("binding", "<u4", 304),
+        ("unmeasured", "<u4", 308),
+        ("clock", "<u2", 312),
+    ],
+)
+
 LAYOUT = _dtype(
     48,
     [
@@ -321,7 +394,7 @@ PREFIX_KEY = _dtype(
 )
 
 SETTINGS = _dtype(
-    160,
+    168,
     [
         ("layout", LAYOUT, 0),
         ("relay_ratio", "<u8", 48),
@@ -333,5 +406,6 @@ SETTINGS = _dtype(
         ("binding_burst", "<u8", 96),
         ("session_interval", "<u8", 104),
         ("session_burst", "<u8", 112),
+        ("quality", "<u8", 120),
     ],
 )

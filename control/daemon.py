@@ -17,15 +17,19 @@ from typing import Any
 
 import click
 
-from control import config_file, garbage, logs, metrics, settings
+from control import config_file, garbage, logs, run_time, settings
+from control.batches import clock
 from control.config import Config
 from control.errors import ConfigError, EarshotError
 from control.loader import Loaded, open_datapath
+from control.metrics.collector import RelayCollector
+from control.metrics.serving import serving
 from control.nexthops import NextHops
 from control.occupancy import Table, Watch
 from control.reaper import SCAN_SECONDS
 from control.relay import Relay
 from supervision.notify import Manager, Pulse
+from telemetry import tracing
 
 SWEEP_SECONDS = 0.5
 WATCH_SECONDS = 2.0
@@ -52,6 +56,7 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from control import server
     from control.admin import Operations
+    from control.metrics.daemon import DaemonCollector
     from control.reload import Reloader
 
     garbage.pause()
@@ -62,13 +67,16 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
     datapath = loaded.datapath
     async with AsyncExitStack() as stack:
         hops = await stack.enter_async_context(NextHops(datapath, config.interfaces))
-        relay = Relay(config, datapath, hops)
+        traces = tracing.opened(os.environ, "earshotd", version("earshot"), config.name)
+        relay = Relay(config, datapath, hops, stack.enter_context(traces))
         entrance = server.Entrance.of(config)
         reloader = Reloader(config, read, loaded, relay, hops, manager)
-        reloader.attend(entrance)
+        sampler = run_time.Sampler(loaded.program, config.run_time_stats)
+        reloader.attend(entrance, sampler)
         loop.add_signal_handler(signal.SIGHUP, reloader.reload_on_signal)
         operations = Operations(reloader.reload, reloader.upgrade)
-        stack.enter_context(metrics.serving(relay, entrance, config.metrics_listen))
+        sources = (RelayCollector(relay), DaemonCollector(loaded, reloader, entrance, sampler))
+        stack.enter_context(serving(sources, config.metrics_listen))
         await stack.enter_async_context(server.serving(relay, config, entrance, operations))
         pulse = Pulse(manager, frozenset({"scan", "sweep", "watch"}))
         async with asyncio.TaskGroup() as tasks:
@@ -76,6 +84,7 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
                 tasks.create_task(_scan(relay, pulse)),
                 tasks.create_task(_sweep(relay, pulse)),
                 tasks.create_task(_watch(relay, manager, pulse)),
+                tasks.create_task(sampler.run()),
                 tasks.create_task(garbage.collect_now_and_then(lambda: relay.streams.ended)),
             ]
             garbage.settle()
@@ -110,6 +119,7 @@ async def _sweep(relay: Relay, pulse: Pulse) -> None:
         await asyncio.sleep(SWEEP_SECONDS)
         if ended := await relay.sweep():
             logs.event(_log, logging.INFO, "sessions_expired", sessions=ended)
+        relay.leaving.look(clock())
         pulse.beat("sweep")
 
 
@@ -153,6 +163,13 @@ def _say_ready(config: Config, relay: Relay) -> None:
     )
 
 
+def _check_tracing() -> None:
+    try:
+        tracing.check(os.environ)
+    except tracing.TracingError as error:
+        raise ConfigError(error.variable, error.message) from error
+
+
 def _read_file(path: Path | None) -> dict[str, Any]:
     if path is None and not config_file.DEFAULT.exists():
         return {}
@@ -162,7 +179,7 @@ def _read_file(path: Path | None) -> dict[str, Any]:
 def _flags(command: Callable[..., None]) -> Callable[..., None]:
     for key in reversed(settings.KEYS):
         command = click.option(
-            settings.flag_name(key),
+            settings.flag_name(key) + (f"/--no-{key}" if key in settings.ON else ""),
             key,
             multiple=key in settings.LIST_FLAGS,
             is_flag=key in settings.BOOLEANS,
@@ -204,6 +221,8 @@ def main(config_path: Path | None, **flags: Any) -> None:
             return settings.build(_read_file(config_path), os.environ, given)
 
         config = read()
+        run_time.check(config.run_time_stats)
+        _check_tracing()
         logs.set_up(config.log_level)
         _allow_descriptors(config.max_streams)
         with closing(open_datapath(config)) as loaded:

@@ -158,6 +158,7 @@ class Rig:
 
     def __init__(self, relay: Host, config: Config) -> None:
         self.relay = relay
+        self.pin_path = config.pin_path
         with relay.inside():
             self._loaded = _load(config)
             self.ifindex = {link: socket.if_nametoindex(link) for link in world.LINK_MACS}
@@ -187,6 +188,7 @@ class Rig:
         """The world of world.py, without any flow. Counters go on."""
         datapath = self.datapath
         datapath.flows[:] = np.zeros(1, abi.FLOW)[0]
+        datapath.quality[:] = np.zeros(1, abi.QUALITY)[0]
         datapath.delete_sessions(datapath.read_sessions()[0])
         self.entries.clear()
         self.put_hops(np.zeros(1, abi.HOP))
