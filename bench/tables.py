@@ -103,17 +103,20 @@ KEPT = Budgets()
 class Table:
     """The relay, its maps just large enough for a shape."""
 
-    def __init__(self, shape: Shape, budgets: Budgets = KEPT) -> None:
+    def __init__(self, shape: Shape, budgets: Budgets = KEPT, *, quality: bool = False) -> None:
+        """`quality`: whether the relay measures that of its flows."""
         self.shape = shape
         layout = shape.layout
         with libbpf.BpfObject(loader.object_path()) as program:
             for name, entries in (
                 ("sessions_v1", 16),
                 ("backends_v1", BACKENDS + 1),
+                ("quality_v1", shape.flows if quality else 1),
                 *layout.sizes().items(),
             ):
                 program.set_max_entries(name, entries)
             settings = fitting.program_settings(layout)
+            settings["quality"] = quality
             for name, budget in vars(budgets).items():
                 settings[f"{name}_interval"], settings[f"{name}_burst"] = budget.interval, budget.burst
             program.set_rodata(settings.tobytes())
@@ -141,7 +144,7 @@ class Table:
         flows["backend"] = records % backends + 1
         flows["client_hop"] = TO_CLIENTS
         flows["session"] = SESSION
-        flows["state"] = abi.FlowState.LIVE
+        flows["state"] = 1 << abi.FLOW_STATE_BITS | abi.FlowState.LIVE
         # No sum is right in these packets, so none needs to come out right.
         flows["ip_delta"] = flows["udp_delta"] = 0x1234
         self.datapath.flows[records] = flows

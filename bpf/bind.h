@@ -19,6 +19,7 @@
 #include "parse.h"
 #include "provisional.h"
 #include "routable.h"
+#include "quality.h"
 #include "stun.h"
 #include "verdict.h"
 
@@ -32,6 +33,7 @@ struct binding {
 	__u32 number;	   /* of the record that it goes by, ... */
 	__u32 reason;	   /* ... which is there already if this is not UNDECIDED */
 	__u64 transaction; /* of the request, for provisional.h */
+	__u16 clock;	   /* of its RTP, for quality.h */
 };
 
 static __always_inline enum reason check_source(const struct packet *p)
@@ -144,6 +146,7 @@ static __always_inline enum reason new_flow(const struct packet *p, const struct
 	}
 	/* After the fields, which the compare-and-swap of entering it has seen to. */
 	seconds = now_ns() / 1000000000;
+	begin_quality(*number, state | seconds << FLOW_STATE_BITS, b->clock);
 	*(volatile __u32 *)&flow->state = state | seconds << FLOW_STATE_BITS;
 	if (reason != UNDECIDED)
 		return reason;
@@ -235,6 +238,7 @@ __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct
 		return REASON_DROP_SESSION_BUDGET;
 	b->transaction = *(__u64 *)&scratch->words[2]; /* before it is spoiled */
 	b->confirmed = session->flags & SESSION_HAS_PWD;
+	b->clock = session->flags >> SESSION_CLOCK_SHIFT;
 	reason = check_integrity(scratch, &stun, session);
 	if (reason != UNDECIDED)
 		return reason;

@@ -10,9 +10,10 @@
 #ifndef EARSHOT_ROUTABLE_H
 #define EARSHOT_ROUTABLE_H
 
-#include "hmac.h"
+#include "hmac.h" /* sizes */
 #include "maps.h"
 #include "sha1.h"
+#include "siphash.h"
 
 #define ROUTABLE_LENGTH 16
 #define ROUTABLE_HEAD 8 /* bytes before the tag */
@@ -20,38 +21,38 @@
 #define NONCE_BITS 11
 #define PWD_CHARACTERS 22
 
-/* What a character of base64 stands for (RFC 4648, 4); negative: it is none. Without branches or tables. */
-static __always_inline __s32 sextet_of(__s32 c)
-{
-	__s32 value = -1;
+/* Sections of their own: .rodata holds the settings, and nothing else. */
+static const char base64[64] __attribute__((section(".rodata.base64"), aligned(64))) =
+	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-	value += (((64 - c) & (c - 91)) >> 8) & (c - 64);  /* A to Z */
-	value += (((96 - c) & (c - 123)) >> 8) & (c - 70); /* a to z */
-	value += (((47 - c) & (c - 58)) >> 8) & (c + 5);   /* 0 to 9 */
-	value += (((42 - c) & (c - 44)) >> 8) & 63;
-	value += (((46 - c) & (c - 48)) >> 8) & 64;
-	return value;
-}
+/* What a character of base64 stands for (RFC 4648, 4), and more than 63 for all others. */
+#define X 0xff
+static const __u8 sextets[256] __attribute__((section(".rodata.base64"), aligned(64))) = {
+	X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X,
+	X, X, X, X, X, X, X, X, X, X, X, 62, X, X, X, 63,
+	52, 53, 54, 55, 56, 57, 58, 59, 60, 61, X, X, X, X, X, X,
+	X, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, X, X, X, X, X,
+	X, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51,
+	X, X, X, X, X,
+	X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X,
+	X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X,
+	X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X,
+	X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X,
+};
+#undef X
 
-/* Likewise the other way. */
-static __always_inline __u32 character_of(__s32 sextet)
-{
-	return sextet + 65 + (((25 - sextet) >> 8) & 6) - (((51 - sextet) >> 8) & 75) -
-	       (((61 - sextet) >> 8) & 15) + (((62 - sextet) >> 8) & 3);
-}
-
-/* Eight characters: 48 bits. *bad turns negative where one is not of base64. */
-static __always_inline __u64 decoded(const char *characters, __s32 *bad)
+/* Eight characters: 48 bits. *bad is more than 63 where one is not of base64. */
+static __always_inline __u64 decoded(const char *characters, __u32 *bad)
 {
 	__u64 bits = 0;
 	int i;
 
-#pragma clang loop unroll(disable)
+#pragma clang loop unroll(full)
 	for (i = 0; i < 8; i++) {
-		__s32 value = sextet_of((__u8)characters[i]);
+		__u32 sextet = sextets[(__u8)characters[i]];
 
-		*bad |= value;
-		bits = bits << 6 | (value & 63);
+		*bad |= sextet;
+		bits = bits << 6 | (sextet & 63);
 	}
 	return bits;
 }
@@ -110,7 +111,7 @@ static __always_inline void spell_pwd(struct scratch *scratch)
 	/* Unrolled, it would take most of the stack. */
 #pragma clang loop unroll(disable)
 	for (i = 0; i < PWD_CHARACTERS; i++) {
-		word = word << 8 | character_of(upper >> 58);
+		word = word << 8 | (__u8)base64[upper >> 58];
 		upper = upper << 6 | lower >> 58;
 		lower <<= 6;
 		if (i % 4 == 3)
@@ -131,7 +132,7 @@ __noinline int derive_session(struct scratch *scratch)
 	const struct fleet_owner *owner;
 	__u32 number, tag;
 	__u64 upper, lower, head;
-	__s32 bad = 0;
+	__u32 bad = 0;
 
 	if (!scratch)
 		return REASON_ABORTED_BAD_NUMBER;
@@ -139,7 +140,7 @@ __noinline int derive_session(struct scratch *scratch)
 		return REASON_DROP_UNKNOWN_UFRAG;
 	upper = decoded(scratch->ufrag.ufrag, &bad);
 	lower = decoded(scratch->ufrag.ufrag + 8, &bad);
-	if (bad < 0 || upper >> 46)
+	if (bad > 63 || upper >> 46)
 		return REASON_DROP_UNKNOWN_UFRAG;
 	number = upper >> 42;
 	key = bpf_map_lookup_elem(&fleet_keys_v1, &number);
@@ -148,9 +149,8 @@ __noinline int derive_session(struct scratch *scratch)
 	head = upper << 16 | lower >> 32;
 	tag = lower;
 
-	from_state(scratch, key->inner);
+	from_state(scratch, key->secret);
 	hash_eight(scratch, head);
-	hmac_outer(scratch, key->outer);
 	if (scratch->state[0] != tag)
 		return REASON_DROP_UFRAG_FORGED;
 	spell_pwd(scratch);
@@ -160,9 +160,7 @@ __noinline int derive_session(struct scratch *scratch)
 	hash_pwd(scratch, 0x5c5c5c5c);
 	__builtin_memcpy(session->outer, scratch->state, sizeof(session->outer));
 
-	from_state(scratch, key->mask);
-	hash_eight(scratch, head & RANDOM_MASK);
-	number = (head >> 42 & 0xffff) ^ scratch->state[0] >> 16;
+	number = (head >> 42 ^ siphash(key->mask, head & RANDOM_MASK)) & (FLEET_OWNER_MAX - 1);
 	owner = bpf_map_lookup_elem(&fleet_owners_v1, &number);
 	if (!owner || !(owner->backend[0] | owner->backend[1]))
 		return REASON_DROP_UNKNOWN_OWNER;

@@ -12,7 +12,7 @@ is made anew, and what is free follows from what is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from control.layout import Layout
 from control.libbpf import Array
 from control.maps import DType, HashMap, MappedArray
 
-FLOWS, BACKENDS, SESSIONS = "flows_v2", "backends_v1", "sessions_v1"
+FLOWS, BACKENDS, SESSIONS, QUALITY = "flows_v2", "backends_v1", "sessions_v1", "quality_v1"
 # None of them is of use without the others of the same table.
 TABLE = frozenset({FLOWS, "flow_index_v2", "free_flows_v2", "free_lists_v1", "layout_v1"})
 # Those that stay as large as they are when fewer entries are wanted.
@@ -76,7 +76,11 @@ _TODAY = {
     FLOWS: Former(FLOWS, abi.FLOW),
     BACKENDS: Former(BACKENDS, abi.BACKEND),
     SESSIONS: Former(SESSIONS, abi.SESSION),
+    QUALITY: Former(QUALITY, abi.QUALITY),
 }
+
+# All that the configuration sizes: in other sizes they are filled from what is there.
+SIZED = TABLE | frozenset(_TODAY)
 
 
 def obsolete() -> set[str]:
@@ -117,13 +121,24 @@ class Carrier:
     """Fills a new datapath. Nobody else writes to maps that only the daemon changes meanwhile."""
 
     def __init__(
-        self, fds: Mapping[str, tuple[Former, int]], flows: Flows | None, datapath: Datapath, layout: Layout
+        self,
+        fds: Mapping[str, tuple[Former, int]],
+        flows: Flows | None,
+        datapath: Datapath,
+        layout: Layout,
+        serving: Collection[int] = (),
     ) -> None:
-        """`fds`: former maps, by today's names. `flows`: None where the flow table stays."""
+        """
+        Args:
+            fds: former maps, by today's names.
+            flows: None where the flow table stays.
+            serving: the relay addresses, by number, at which new flows will be bound.
+        """
         self._fds = fds
         self._datapath = datapath
         self._flows = flows
         self._layout = layout
+        self._serving = serving
         if flows is not None:
             self._numbers = flows.table.numbers_in(layout)
             self._entered = np.zeros(len(self._numbers), np.bool_)
@@ -136,7 +151,11 @@ class Carrier:
         """
         for name, (before, fd) in self._fds.items():
             if name == BACKENDS:
-                self._carry_backends(fd, before)
+                _carry_array(fd, before, self._datapath.backends)
+            elif name == QUALITY:
+                _carry_array(fd, before, self._datapath.quality)
+                # What the old program counts from here on is not seen: numbers begin anew, nothing was lost.
+                self._datapath.quality["streams"]["highest"] += np.uint16(1 << 15)
             else:
                 keys, values = HashMap(fd, abi.UFRAG_KEY, before.value).read()
                 self._datapath.put_sessions(keys, before.convert(values))
@@ -144,7 +163,7 @@ class Carrier:
             self._copy_flows()  # nearly all of them, while the old table takes new ones
             self._flows.table.take_free()
             self._copy_flows()
-            self._datapath.lay_out(self._layout)
+            self._datapath.lay_out(self._layout, self._serving)
 
     def give_up(self) -> None:
         """The old table takes new flows again."""
@@ -186,8 +205,10 @@ class Carrier:
         flow_index.enter(self._datapath.index, self._datapath.flows, self._numbers[held[fresh]], self._layout)
         self._entered[held[fresh]] = True
 
-    def _carry_backends(self, fd: int, before: Former) -> None:
-        old = MappedArray(fd, before.value, writable=False)
-        size = min(old.entries, len(self._datapath.backends))
-        self._datapath.backends[:size] = before.convert(old.array[:size])
-        old.close()
+
+def _carry_array(fd: int, before: Former, to: Array) -> None:
+    """As many of the entries as there are in both."""
+    old = MappedArray(fd, before.value, writable=False)
+    size = min(old.entries, len(to))
+    to[:size] = before.convert(old.array[:size])
+    old.close()

@@ -22,6 +22,7 @@ from control.errors import ConfigError
 from control.unicast import unicast_fault
 
 XDP_MODES = ("native", "generic")
+RUN_TIME_STATS = ("off", "sampled")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # sun_path holds 108 bytes, the last of them zero; control/front.py needs four for a socket behind this one.
@@ -107,11 +108,14 @@ class Config:
     max_streams_per_identity: int = 64
     flow_idle_seconds: int = 60
     grace_seconds: int = 30
+    relay_address_drain_seconds: int = 3600
     source_requests_per_second: int = 1000
     source_exempt: tuple[IPNetwork, ...] = ()
     bindings_per_second: int = 100_000
     flows_per_session: int = 16
     fleet_keys: tuple[FleetKeyFile, ...] = ()
+    run_time_stats: str = "off"
+    quality: bool = True
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -130,10 +134,13 @@ class Config:
             if not _INTERFACE.fullmatch(interface) or interface in {".", ".."}:
                 raise ConfigError("interfaces", f"{interface!r} cannot be the name of a link")
         _no_duplicates("interfaces", self.interfaces)
-        if self.xdp_mode not in XDP_MODES:
-            raise ConfigError("xdp_mode", f"{self.xdp_mode!r} is none of {', '.join(XDP_MODES)}")
-        if self.log_level not in LOG_LEVELS:
-            raise ConfigError("log_level", f"{self.log_level!r} is none of {', '.join(LOG_LEVELS)}")
+        for key, words in (
+            ("xdp_mode", XDP_MODES),
+            ("run_time_stats", RUN_TIME_STATS),
+            ("log_level", LOG_LEVELS),
+        ):
+            if getattr(self, key) not in words:
+                raise ConfigError(key, f"{getattr(self, key)!r} is none of {', '.join(words)}")
         for key in ("grpc_socket", "pin_path", "tls_certificate", "tls_key", "tls_client_ca"):
             path: Path | None = getattr(self, key)
             if path is not None and not path.is_absolute():
@@ -152,6 +159,7 @@ class Config:
             ("max_streams_per_identity", 1, 65536),
             ("flow_idle_seconds", 1, 86400),
             ("grace_seconds", 0, 86400),
+            ("relay_address_drain_seconds", 0, 30 * 86400),
             ("source_requests_per_second", 0, 1_000_000),
             ("bindings_per_second", 0, 10_000_000),
             ("flows_per_session", 0, 65535),

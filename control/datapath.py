@@ -8,12 +8,13 @@ may read.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
 import numpy as np
 
-from control import abi, flow_index, local_table
+from control import abi, flow_index, libbpf, local_table
 from control.addresses import Endpoint, IPAddress, from_bytes, to_bytes
 from control.errors import DatapathError
 from control.free_lists import FreeLists
@@ -24,6 +25,7 @@ from control.maps import ArrayMap, HashMap, MappedArray, PerCpuArray, Queue
 STATE_MASK = (1 << abi.FLOW_STATE_BITS) - 1
 _MAPPED = {
     "flows_v2": abi.FLOW,
+    "quality_v1": abi.QUALITY,
     "flow_index_v2": abi.BUCKET,
     "free_flows_v2": abi.FREE_LINE,
     "free_lists_v1": abi.FREE_LIST,
@@ -36,11 +38,13 @@ _MAPPED = {
 class Datapath:
     """The kernel's side as one object.
 
-    flows, index, backends, hops and fleet_owners are the kernel's own memory: reads see what XDP writes, and
-    writes are seen by the next packet.
+    flows, quality, index, backends, hops and fleet_owners are the kernel's own memory: reads see what XDP
+    writes, and writes are seen by the next packet.
 
     Attributes:
         vips, relays: by the number that flows and records name them with.
+        present: the relay addresses whose packets are ours, by number.
+        serving: the numbers of those at which new flows are bound; the others are leaving.
         layout: which record is whose, once lay_out() has been called in the life of the maps.
     """
 
@@ -56,6 +60,7 @@ class Datapath:
             arrays["backends_v1"],
             arrays["hops_v1"],
         )
+        self.quality = arrays["quality_v1"]
         self.index = flow_index.words_of(arrays["flow_index_v2"])
         self.free = FreeLists(arrays["free_lists_v1"], arrays["free_flows_v2"])
         self.sessions = HashMap(fds["sessions_v1"], abi.UFRAG_KEY, abi.SESSION)
@@ -71,7 +76,9 @@ class Datapath:
         self._locals = ArrayMap(fds["locals_v2"], abi.LOCALS)
         self._layouts = ArrayMap(fds["layout_v1"], abi.LAYOUT)
         self._reasons = PerCpuArray(fds["reasons_v1"], abi.REASON_COUNTER)
+        self._served_vips: dict[int, Endpoint] = {}
         self._read_addresses()
+        self.serving = frozenset(self.present)
         self._layout = Layout.of_record(self._layouts.get(0))
 
     @property
@@ -81,12 +88,17 @@ class Datapath:
 
     def close(self) -> None:
         """Lets go of the maps. What is pinned or attached stays."""
-        del self.flows, self.index, self.free, self.backends, self.hops, self.fleet_owners
+        del self.flows, self.quality, self.index, self.free, self.backends, self.hops, self.fleet_owners
         for mapping in self._mappings.values():
             mapping.close()
         for fd in self._fds.values():
             os.close(fd)
         self._fds = {}
+
+    def trade_places(self, other: Datapath) -> None:
+        """Whoever holds this one has the other one's maps from now on, and the other way round. In one step,
+        for those who read in threads of their own."""
+        self.__dict__, other.__dict__ = other.__dict__, self.__dict__
 
     def fill_free_hops(self) -> None:
         """Makes all hops of new maps available."""
@@ -99,7 +111,7 @@ class Datapath:
         """Enters VIPs and relay addresses by their numbers, and makes them known to the program.
 
         Entries that are not named any more keep their place, since flows may still refer to
-        them, but no new packet is taken for them.
+        them, but no new packet is taken for them. Where new flows are bound is up to `offer`.
         """
         for number, vip in vips.items():
             record = np.zeros(1, abi.VIP)
@@ -110,13 +122,19 @@ class Datapath:
             record["addr"] = np.void(to_bytes(address))
             self._relays.put(number, record)
         self._locals.put(0, local_table.build(vips, relays))
+        self._served_vips = dict(vips)
         self._read_addresses()
+
+    def addresses(self) -> tuple[dict[int, Endpoint], dict[int, IPAddress]]:
+        """What set_addresses was given."""
+        return dict(self._served_vips), dict(self.present)
 
     def _read_addresses(self) -> None:
         vips = [vip for vip in self._vips.read() if vip["port"]]
         relays = [relay for relay in self._relays.read() if any(relay["addr"].tobytes())]
         self.vips = [Endpoint(from_bytes(vip["addr"].tobytes()), int(vip["port"])) for vip in vips]
         self.relays = [from_bytes(relay["addr"].tobytes()) for relay in relays]
+        self.present = local_table.relays_in(self._locals.get(0))
 
     def relay_endpoint(self, number: int) -> Endpoint:
         """The relay address and port of a flow record: what its transceiver sees."""
@@ -167,8 +185,8 @@ class Datapath:
         return self.flows["state"] & STATE_MASK
 
     def capacity(self) -> int:
-        """Flows that fit: the ports of all relay addresses."""
-        return self.layout.records
+        """Flows that fit: the ports of all relay addresses that are served."""
+        return self.layout.span * len(self.serving)
 
     @property
     def is_laid_out(self) -> bool:
@@ -185,22 +203,67 @@ class Datapath:
             raise DatapathError("the flow table is not laid out: start earshotd, which does it")
         return self._layout
 
-    def lay_out(self, layout: Layout) -> None:
+    def lay_out(self, layout: Layout, serving: Collection[int] | None = None) -> None:
         """Makes new maps a flow table, in which records that are not FREE are in use already.
 
         After set_addresses: families follow from those. What tells that it is done is written last.
+        `serving`: where new flows are bound; None: at all relay addresses that are present.
         """
-        relay_of = np.arange(layout.records, dtype=np.uint32) // layout.span
-        families = np.array([address.version for address in self.relays])[relay_of]
-        numbers = {family: np.flatnonzero(families == family).astype(np.uint32) for family in FAMILIES}
-        self.free.lay_out({family: len(numbers[family]) for family in FAMILIES})
-        generator = np.random.default_rng()
-        states = self.states()
-        for family in FAMILIES:
-            free = numbers[family][states[numbers[family]] == abi.FlowState.FREE]
-            self.free.give(family, generator.permutation(free))
-        self._layouts.put(0, layout.record())
+        versions: list[int] = [address.version for address in self.relays[: layout.relays]]
+        self.free.lay_out({family: layout.span * versions.count(family) for family in FAMILIES})
+        self.serving = frozenset(self.present if serving is None else serving)
         self._layout = layout
+        self._give_free()
+        self._layouts.put(0, layout.record())
+
+    def offer(self, serving: Collection[int]) -> None:
+        """From now on new flows are bound at the relay addresses of these numbers alone.
+
+        Where the rings hold what they ought to, nothing happens. Otherwise they are emptied and filled
+        again, and requests for new flows are dropped meanwhile, for a hundredth of a second, as if the table
+        were full.
+
+        Raises:
+            DatapathError: the program binds too fast for that; nothing has changed.
+        """
+        waiting = np.concatenate([self.free.waiting(family) for family in FAMILIES])
+        taken = waiting[self.states()[waiting] != abi.FlowState.FREE]
+        if len(taken):  # just now, as a rule: then they do not wait any more
+            still = np.concatenate([self.free.waiting(family) for family in FAMILIES])
+            taken = np.intersect1d(taken, still)
+        offered = set(np.unique(waiting // self.layout.span).tolist())
+        has_free = (self._by_relay() == abi.FlowState.FREE).any(axis=1)
+        wanted = {number for number in serving if has_free[number]}
+        if len(taken) or offered != wanted:
+            self.free.take_all()
+            self.serving = frozenset(serving)
+            self._give_free()
+        self.serving = frozenset(serving)
+
+    def retire(self) -> list[IPAddress]:
+        """Lets relay addresses go that are leaving and at which no flow is left, not even one that rests:
+        their packets are the host's from now on. Returns them."""
+        in_use = (self._by_relay() != abi.FlowState.FREE).any(axis=1)
+        gone = [number for number in self.present if number not in self.serving and not in_use[number]]
+        addresses = [self.present.pop(number) for number in gone]
+        if gone:
+            self._locals.put(0, local_table.build(self._served_vips, self.present))
+        return addresses
+
+    def flows_at(self, relay: int) -> Array:
+        """The records of a relay address, by its number, that are LIVE or may become so."""
+        first = relay * self.layout.span
+        kinds = (abi.FlowState.LIVE, abi.FlowState.PROVISIONAL)
+        return (np.flatnonzero(np.isin(self._by_relay()[relay], kinds)) + first).astype(np.uint32)
+
+    def _by_relay(self) -> Array:
+        """The states of records, a row for each relay address."""
+        return self.states().reshape(self.layout.relays, self.layout.span)
+
+    def _give_free(self) -> None:
+        """Fills empty rings with all that is free where new flows are bound, shuffled."""
+        free = np.flatnonzero(self.states() == abi.FlowState.FREE).astype(np.uint32)
+        self.give_back(np.random.default_rng().permutation(free))
 
     def end_flows(self, numbers: Array) -> None:
         """Ends LIVE, PROVISIONAL and SUPERSEDED flows: not one more packet is forwarded by them.
@@ -220,10 +283,10 @@ class Datapath:
         self.give_back(numbers)
 
     def give_back(self, numbers: Array) -> None:
-        """Puts the numbers of FREE records into their rings."""
-        versions = np.array([address.version for address in self.relays])[numbers // self.layout.span]
+        """Puts numbers of FREE records into their rings, but for those where no new flows are bound."""
+        families = self._families()[numbers // self.layout.span]
         for family in FAMILIES:
-            self.free.give(family, numbers[versions == family])
+            self.free.give(family, numbers[families == family])
 
     def lost(self) -> Array:
         """FREE records whose numbers are in no ring: a daemon died before it gave them back, or a CPU
@@ -232,12 +295,35 @@ class Datapath:
         # The rings first: what is given back after that was not FREE before it.
         for family in FAMILIES:
             held[self.free.waiting(family)] = True
-        return np.flatnonzero((self.states() == abi.FlowState.FREE) & ~held).astype(np.uint32)
+        served = np.repeat(self._families() > 0, self.layout.span)
+        return np.flatnonzero((self.states() == abi.FlowState.FREE) & served & ~held).astype(np.uint32)
+
+    def _families(self) -> Array:
+        """Of relay addresses by number; 0 where no new flows are bound."""
+        return np.array(
+            [
+                address.version if number in self.serving else 0
+                for number, address in enumerate(self.relays[: self.layout.relays])
+            ]
+        )
 
     def repair_index(self) -> None:
         """Undoes what a daemon that died halfway has left in the index."""
         self.end_flows(np.flatnonzero(self.states() == abi.FlowState.DEAD).astype(np.uint32))
         flow_index.count_again(self.index, self.flows, self.layout)
+
+    # ---- budgets -------------------------------------------------------------------------
+
+    def read_number(self, name: str, index: int) -> int:
+        """An entry of an array of 64-bit numbers, by the map's name."""
+        raw = libbpf.lookup(self._fds[name], np.uint32(index).tobytes(), 8)
+        return int.from_bytes(raw or b"", sys.byteorder)
+
+    def read_numbers_by_cpu(self, name: str) -> list[int]:
+        """The only entry of a per-CPU array of such."""
+        raw = libbpf.lookup(self._fds[name], bytes(4), 8 * libbpf.possible_cpus()) or b""
+        numbers: list[int] = np.frombuffer(raw, np.uint64).tolist()
+        return numbers
 
     # ---- counters ------------------------------------------------------------------------
 

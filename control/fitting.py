@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from control import abi, carry, jiffies, libbpf, memory
+from control import abi, carry, jiffies, libbpf, local_table, memory, relay_numbers
 from control.addresses import IPAddress, from_bytes
-from control.carry import Flows, Former
+from control.carry import QUALITY, Flows, Former
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import DatapathError
@@ -29,6 +29,8 @@ class Plan:
 
     Attributes:
         layout: of the flow table, as the program has it.
+        relays: addresses that are to be served, by their numbers.
+        leaving: likewise, those that are not, and at which flows may be left.
         reused: maps that fit, by name.
         carried: descriptors of those that do not, and what they are, by the names of the maps that are
             filled from them; but for the flow table's.
@@ -37,6 +39,8 @@ class Plan:
     """
 
     layout: Layout
+    relays: Mapping[int, IPAddress]
+    leaving: Mapping[int, IPAddress]
     reused: set[str] = field(default_factory=set)
     carried: dict[str, tuple[Former, int]] = field(default_factory=dict)
     flows: Flows | None = None
@@ -62,13 +66,18 @@ def make_plan(program: BpfObject, config: Config) -> Plan:
     """
     _refuse_other_versions(program, config.pin_path)
     flows = Flows.find(config.pin_path)
-    wanted = wanted_layout(config)
-    _refuse_other_addresses(config, flows)
+    _refuse_other_ports(config, flows)
+    # Those for which there are records: a start that failed may have entered more.
+    numbered = _relays(config.pin_path)[: flows.table.relays] if flows is not None else ()
+    present = _present(config.pin_path, numbered)
+    relays = relay_numbers.assign(numbered, present, config.relay_addresses)
+    leaving = {number: address for number, address in present.items() if number not in relays}
+    wanted = _layout_for(config, max(len(numbered), max(relays) + 1))
     known = flows.table.layout if flows is not None and isinstance(flows.table, RingTable) else None
     # The key of its hash is not compared, and is that of the maps.
     layout = known if known is not None and known == wanted else wanted
     sizes = map_sizes(config, layout)
-    plan = Plan(layout)
+    plan = Plan(layout, relays, leaving)
     if layout is known and _fits(config.pin_path, carry.TABLE, sizes):
         for name in carry.TABLE:
             _reuse(program, config.pin_path, name, plan)
@@ -78,7 +87,7 @@ def make_plan(program: BpfObject, config: Config) -> Plan:
         for name in carry.TABLE:  # of who died before it was whole; no packet has come to it
             (config.pin_path / name).unlink(missing_ok=True)
     else:
-        plan = Plan(layout, flows=flows)
+        plan = Plan(layout, relays, leaving, flows=flows)
     for shape in program.map_shapes():
         if shape.name not in carry.TABLE:
             _plan_one(program, config.pin_path, shape, sizes, plan)
@@ -162,18 +171,15 @@ def _refuse_other_versions(program: BpfObject, pin_path: Path) -> None:
             )
 
 
-def _refuse_other_addresses(config: Config, flows: Flows | None) -> None:
-    """Raises DatapathError where calls are at relay addresses or ports that are not there any more."""
+def _refuse_other_ports(config: Config, flows: Flows | None) -> None:
+    """Raises DatapathError where calls are at relay ports that are not there any more."""
     if flows is None:
         return
-    # Those for which there are records: a start that failed may have entered more.
-    relays = _relays(config.pin_path)[: flows.table.relays]
-    ports, known = (config.relay_ports.first, config.relay_ports.last), flows.table.ports
-    if config.relay_addresses[: len(relays)] != relays or known != ports:
+    known = flows.table.ports
+    if known != (config.relay_ports.first, config.relay_ports.last):
         raise DatapathError(
-            f"the maps in {config.pin_path} belong to relay addresses {', '.join(map(str, relays))} "
-            f"and ports {known[0]}-{known[1]}: calls are at these, so go back to them (others may "
-            "follow after the addresses), or end all calls with: earshot datapath remove"
+            f"the maps in {config.pin_path} belong to relay ports {known[0]}-{known[1]}: calls are at these, "
+            "so go back to them, or end all calls with: earshot datapath remove"
         )
 
 
@@ -187,12 +193,33 @@ def _relays(pin_path: Path) -> Sequence[IPAddress]:
     return tuple(from_bytes(address) for address in raw if any(address))
 
 
+def _present(pin_path: Path, known: Sequence[IPAddress]) -> dict[int, IPAddress]:
+    """Of the relay addresses for which there are records: those whose packets are ours, by number."""
+    try:
+        fd = libbpf.get_pinned(pin_path / "locals_v2")
+    except FileNotFoundError:  # a former layout, which let none go
+        return dict(enumerate(known))
+    table = ArrayMap(fd, abi.LOCALS).get(0)
+    os.close(fd)
+    return {number: one for number, one in local_table.relays_in(table).items() if number < len(known)}
+
+
 # ---- sizes and settings ------------------------------------------------------------------
 
 
 def wanted_layout(config: Config) -> Layout:
     """Of new maps."""
-    return Layout(config.relay_ports.first, config.relay_ports.last, len(config.relay_addresses))
+    return _layout_for(config, len(config.relay_addresses))
+
+
+def _layout_for(config: Config, relays: int) -> Layout:
+    layout = Layout(config.relay_ports.first, config.relay_ports.last, relays)
+    if layout.records > abi.FLOW_MAX:
+        raise DatapathError(
+            f"{relays} relay addresses of {layout.span} ports, with those at which flows are left or have "
+            f"been, are more than the {abi.FLOW_MAX} flows that a table has room for: name fewer addresses"
+        )
+    return layout
 
 
 def map_sizes(config: Config, layout: Layout) -> dict[str, int]:
@@ -201,6 +228,7 @@ def map_sizes(config: Config, layout: Layout) -> dict[str, int]:
         "sessions_v1": config.max_sessions,
         "backends_v1": config.max_backends + 1,  # entry 0 is not used
         **layout.sizes(),
+        QUALITY: layout.records if config.quality else 1,
     }
 
 
@@ -215,6 +243,7 @@ def program_settings(layout: Layout) -> Array:
 
 def _settings(layout: Layout, config: Config) -> Array:
     settings = program_settings(layout)
+    settings["quality"] = config.quality
     for budget, tokens, seconds in (
         ("source", 2 * config.source_requests_per_second, 2),
         ("binding", 2 * config.bindings_per_second, 2),

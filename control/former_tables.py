@@ -18,8 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from control import abi, libbpf
-from control.errors import DatapathError
+from control import abi, free_lists, libbpf
 from control.layout import Layout
 from control.libbpf import Array
 from control.maps import ArrayMap, DType, MappedArray, Queue
@@ -28,7 +27,6 @@ Numbers = NDArray[np.uint32]
 
 # A program that had taken a number just before is through with its packet by then.
 _SETTLE_SECONDS = 0.01
-_TRIES = 100
 
 
 class FormerTable(Protocol):
@@ -43,7 +41,9 @@ class FormerTable(Protocol):
     relays: int
 
     @property
-    def records(self) -> Array: ...
+    def records(self) -> Array:
+        """As many for each relay address, one address after the other."""
+        ...
 
     def numbers_in(self, layout: Layout) -> Numbers:
         """By record: its number in a table of that layout, of the same ports, and no fewer addresses."""
@@ -99,17 +99,9 @@ class RingTable:
         return np.arange(len(self.records), dtype=np.uint32)
 
     def take_free(self) -> None:
-        """The tail is the daemon's: back to the head, and the ring is empty. The program may move the head
-        just then. That leaves it a ring that looks full, of numbers that were free or fail to be taken."""
-        rings = self._rings.array
         if self._tails is None:
-            self._tails = rings["tail"].copy()
-        for _ in range(_TRIES):
-            rings["tail"] = rings["head"]
-            time.sleep(_SETTLE_SECONDS)
-            if (rings["tail"] == rings["head"]).all():
-                return
-        raise DatapathError("the program binds flows too fast for another to take over: try again")
+            self._tails = self._rings.array["tail"].copy()
+        free_lists.take_all(self._rings.array)
 
     def give_free(self) -> None:
         if self._tails is not None:

@@ -7,12 +7,41 @@ processor keeps in order (x86 does; see there for others).
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
+from control.errors import DatapathError
 from control.layout import FAMILIES
 
 Numbers = NDArray[np.uint32]
+
+# A program that had taken a number just before is through with its packet by then.
+_SETTLE_SECONDS = 0.01
+_TRIES = 100
+
+
+def take_all(lists: NDArray[np.void]) -> None:
+    """Empties rings under a program that takes from them: nothing is bound from now on, and when this
+    returns, no CPU has a number in hand whose record is still FREE.
+
+    The tail is the daemon's: back to the head, and the ring is empty. The program may move the head just
+    then. That leaves it a ring that looks full, of numbers that were free or fail to be taken; so this
+    looks again.
+
+    Raises:
+        DatapathError: the program took numbers faster than they could be taken from it; the tails are as
+            before.
+    """
+    tails = lists["tail"].copy()
+    for _ in range(_TRIES):
+        lists["tail"] = lists["head"]
+        time.sleep(_SETTLE_SECONDS)
+        if (lists["tail"] == lists["head"]).all():
+            return
+    lists["tail"] = tails
+    raise DatapathError("the program binds flows too fast to take free ports from it: try again")
 
 
 class FreeLists:
@@ -35,6 +64,10 @@ class FreeLists:
     def empty(self) -> None:
         """As if all numbers had been taken. For maps that no program looks at."""
         self._lists["head"] = self._lists["tail"]
+
+    def take_all(self) -> None:
+        """As if all numbers had been taken, while a program takes some. See `take_all` above."""
+        take_all(self._lists)
 
     def give(self, family: int, numbers: Numbers) -> None:
         """Puts numbers at the end of a family's ring, which has a place for each of its numbers."""

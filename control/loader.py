@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -47,45 +48,108 @@ class Loaded:
     datapath: Datapath
     program_fd: int
     _lock: ExitStack
+    _replacing: threading.Lock = field(default_factory=threading.Lock)
 
     def program_id(self) -> int:
         """The kernel's number of the program that is attached."""
-        return libbpf.program_id(self.program_fd)
+        return self.program().id
 
-    def apply(self, config: Config, links: Sequence[HostLink]) -> None:
+    def program(self) -> libbpf.ProgramInfo:
+        """The program that is attached; any thread may ask."""
+        with self._replacing:
+            return libbpf.program_info(self.program_fd)
+
+    def apply(self, config: Config, links: Sequence[HostLink]) -> Datapath | None:
         """Loads the program anew, as it is installed now, and takes over a changed configuration.
 
-        The maps stay. Links lose their program at no time, those excepted that are not named any more.
+        Links lose their program at no time, those excepted that are not named any more. The maps stay, but
+        for those that are too small for what the configuration wants: calls go over into larger ones.
         `links` are those of config.interfaces.
 
+        Returns the maps that were too small, where there were any: they are to be closed when nobody can
+        still be reading them.
+
         Raises:
+            ConfigError: the host has too little memory for larger maps.
             DatapathError: the program does not load, or its maps are others: what runs goes on.
         """
+        former = None
         with ExitStack() as undo, BpfObject(object_path()) as program:
+            undo.callback(self.datapath.set_addresses, *self.datapath.addresses())
             try:
                 plan = fitting.make_plan(program, config)
-                plan.close()
-                missing = set(program.map_names()) - plan.reused
-                if missing:
-                    raise DatapathError(
-                        f"the program that is installed has other maps ({', '.join(sorted(missing))}): "
-                        "restart earshotd, which carries calls over"
-                    )
+                undo.callback(plan.close)
+                self._refuse_other_maps(program, plan)
+                if plan.carries:
+                    fitting.memory_need(program, config, plan.reused).check(memory.available())
                 program.load()
                 program_fd = os.dup(program.program_fd(PROGRAM))
                 undo.callback(os.close, program_fd)
-                _install(program_fd, self.datapath, links, config, undo)
+                if plan.carries:
+                    former = _open_maps(program, undo)
+                    _enter_addresses(former, config, plan)
+                    _carry_over(plan, program, former, program_fd, links, config, undo, self.program_fd)
+                    self.datapath.trade_places(former)
+                else:
+                    _install(program_fd, self.datapath, links, config, plan, undo)
+                plan.close()
             except OSError as error:
                 raise DatapathError(_explain(error)) from error
             undo.pop_all()
-        os.close(self.program_fd)
-        self.program_fd = program_fd
+        with self._replacing:
+            os.close(self.program_fd)
+            self.program_fd = program_fd
+        return former
+
+    def _refuse_other_maps(self, program: BpfObject, plan: fitting.Plan) -> None:
+        """Raises DatapathError unless the maps are those that this daemon knows, or larger ones of them."""
+        missing = set(program.map_names()) - plan.reused
+        other = missing - carry.SIZED
+        if other or (missing & carry.TABLE and set(program.map_names()) != set(self.datapath.descriptors)):
+            raise DatapathError(
+                f"the program that is installed has other maps ({', '.join(sorted(other or missing))}): "
+                "restart earshotd, which carries calls over"
+            )
 
     def close(self) -> None:
         """Lets go of everything; the program stays attached and forwards."""
         self.datapath.close()
         os.close(self.program_fd)
         self._lock.close()
+
+
+def _open_maps(program: BpfObject, undo: ExitStack) -> Datapath:
+    """The maps of a program that is loaded."""
+    datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
+    undo.callback(datapath.close)
+    return datapath
+
+
+def _carry_over(
+    plan: fitting.Plan,
+    program: BpfObject,
+    datapath: Datapath,
+    program_fd: int,
+    links: Sequence[HostLink],
+    config: Config,
+    undo: ExitStack,
+    former_fd: int | None = None,
+) -> None:
+    """Fills the new ones of a datapath's maps from those that do not fit, and puts the program on its links.
+
+    `former_fd`: the program that these get again if some of them do not take the new one.
+    """
+    stage = staging.Staging(config.pin_path)
+    carrier = carry.Carrier(plan.carried, plan.flows, datapath, plan.layout, plan.relays)
+    undo.callback(_back_out, stage, carrier, program_fd, former_fd, config.pin_path)
+    new = [name for name in program.map_names() if name not in plan.reused]
+    stage.begin({name: program.map_fd(name) for name in new}, program_fd)
+    carrier.carry_all()
+    stage.commit()
+    # ---- from here to the end, old and new carry packets side by side ----
+    _install(program_fd, datapath, links, config, plan, undo)
+    carrier.carry_changes()
+    stage.finish()
 
 
 def open_datapath(config: Config) -> Loaded:
@@ -114,11 +178,10 @@ def open_datapath(config: Config) -> Loaded:
                 # Not where all maps are there: calls go on in them, whatever else takes the host's memory.
                 fitting.memory_need(program, config, plan.reused).check(memory.available())
             program.load()
-            datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
-            undo.callback(datapath.close)
+            datapath = _open_maps(program, undo)
             program_fd = os.dup(program.program_fd(PROGRAM))
             undo.callback(os.close, program_fd)
-            _enter_addresses(datapath, config)
+            _enter_addresses(datapath, config, plan)
             # New maps are filled before they are pinned: who dies in between leaves nothing half full.
             if "free_hops_v1" in new:
                 datapath.fill_free_hops()
@@ -126,20 +189,12 @@ def open_datapath(config: Config) -> Loaded:
                 datapath.lay_out(plan.layout)
             hostlinks.let_lo_forward()
             if plan.carries:
-                carrier = carry.Carrier(plan.carried, plan.flows, datapath, plan.layout)
-                undo.callback(_back_out, stage, carrier, program_fd, config.pin_path)
-                stage.begin({name: program.map_fd(name) for name in new}, program_fd)
-                carrier.carry_all()
-                stage.commit()
-                # ---- from here to the end of the block, old and new carry packets side by side ----
-                _install(program_fd, datapath, links, config, undo)
-                carrier.carry_changes()
-                stage.finish()
+                _carry_over(plan, program, datapath, program_fd, links, config, undo)
             else:
                 for name in new:
                     libbpf.pin(program.map_fd(name), config.pin_path / name)
                     undo.callback((config.pin_path / name).unlink)
-                _install(program_fd, datapath, links, config, undo)
+                _install(program_fd, datapath, links, config, plan, undo)
             for name in carry.obsolete():
                 (config.pin_path / name).unlink(missing_ok=True)
             plan.close()
@@ -149,15 +204,29 @@ def open_datapath(config: Config) -> Loaded:
         return Loaded(datapath, program_fd, lock.pop_all())
 
 
-def _back_out(stage: staging.Staging, carrier: carry.Carrier, program_fd: int, pin_path: Path) -> None:
+def _back_out(
+    stage: staging.Staging, carrier: carry.Carrier, program_fd: int, former_fd: int | None, pin_path: Path
+) -> None:
     """After a failure nothing has happened, unless a link has the new program: the next start goes on."""
-    if libbpf.program_id(program_fd) not in {link.program_id for link in attached(pin_path)}:
+    program_id = libbpf.program_id(program_fd)
+    if former_fd is not None:
+        for pin in pin_path.glob(f"{_LINK_PIN}*"):
+            fd = libbpf.get_pinned(pin)
+            if libbpf.link_info(fd).program_id == program_id:
+                libbpf.update_link(fd, former_fd)
+            os.close(fd)
+    if program_id not in {link.program_id for link in attached(pin_path)}:
         stage.discard()
         carrier.give_up()
 
 
 def _install(
-    program_fd: int, datapath: Datapath, links: Sequence[HostLink], config: Config, undo: ExitStack
+    program_fd: int,
+    datapath: Datapath,
+    links: Sequence[HostLink],
+    config: Config,
+    plan: fitting.Plan,
+    undo: ExitStack,
 ) -> None:
     """Enters what the configuration says, and puts the program on its links and on no others."""
     _numbered(datapath.vips, config.vips)  # first what may be refused
@@ -165,7 +234,8 @@ def _install(
     _enter_links(datapath, links)
     for link in links:
         _attach(program_fd, link, config, undo)
-    _enter_addresses(datapath, config)
+    _enter_addresses(datapath, config, plan)
+    datapath.offer(plan.relays)
     datapath.set_exempt(config.source_exempt)
     datapath.set_fleet_keys({number: key.record() for number, key in keys.items()})
     _detach_others(links, config.pin_path)
@@ -231,7 +301,10 @@ def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
     """The links that are pinned, as the kernel tells of them."""
     found = []
     for pin in sorted(pin_path.glob(f"{_LINK_PIN}*")):
-        fd = libbpf.get_pinned(pin)
+        try:
+            fd = libbpf.get_pinned(pin)
+        except FileNotFoundError:  # unpinned since
+            continue
         found.append(libbpf.link_info(fd))
         os.close(fd)
     return found
@@ -246,10 +319,10 @@ def memory_need(config: Config) -> memory.Need:
         return fitting.memory_need(program, config, made)
 
 
-def _enter_addresses(datapath: Datapath, config: Config) -> None:
-    """Numbers VIPs and relay addresses; those that were known keep their numbers."""
+def _enter_addresses(datapath: Datapath, config: Config, plan: fitting.Plan) -> None:
+    """Numbers VIPs; those that were known keep their numbers. Relay addresses that are leaving stay."""
     vips = _numbered(datapath.vips, config.vips)
-    datapath.set_addresses(vips, dict(enumerate(config.relay_addresses)))
+    datapath.set_addresses(vips, {**plan.leaving, **plan.relays})
 
 
 def _numbered(known: Sequence[Endpoint], wanted: Sequence[Endpoint]) -> dict[int, Endpoint]:
@@ -302,7 +375,9 @@ def _detach_others(links: Sequence[HostLink], pin_path: Path) -> None:
 def _explain_attach(error: OSError, mode: str) -> str:
     if error.errno in (16, 17):  # EBUSY, EEXIST
         return (
-            "another XDP program is attached: detach it (ip link set dev NAME xdp off), or use another link"
+            "another XDP program is attached: detach it (ip link set dev NAME xdp off; if that is busy, by "
+            "whatever has attached it: another earshotd's by earshot datapath remove, with its --pin-path), "
+            "or use another link"
         )
     if mode == "native":
         return (

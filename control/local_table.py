@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from control import abi
-from control.addresses import Endpoint, IPAddress, to_bytes
+from control.addresses import Endpoint, IPAddress, from_bytes, to_bytes
 from control.errors import DatapathError
 from control.libbpf import Array
 
@@ -41,6 +41,15 @@ def build(vips: Mapping[int, Endpoint], relays: Mapping[int, IPAddress]) -> Arra
         slot = table["slots"][0][slot_of(address, port, seed)]
         slot["addr"], slot["port"], slot["kind"], slot["number"] = to_bytes(address), port, kind, number
     return table
+
+
+def relays_in(table: Array) -> dict[int, IPAddress]:
+    """The relay addresses of such a record, by their numbers."""
+    slots = table["slots"][0]
+    return {
+        int(slot["number"]): from_bytes(slot["addr"].tobytes())
+        for slot in slots[slots["kind"] == abi.LocalKind.RELAY]
+    }
 
 
 def _find_seed(keys: list[tuple[IPAddress, int]]) -> int:

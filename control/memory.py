@@ -82,7 +82,7 @@ def need(shapes: Iterable[MapShape], made: Collection[str], sessions: int, flows
 
 def _field_of(name: str) -> str:
     """The setting that a map's size follows from; empty: none."""
-    if "flow" in name:
+    if "flow" in name or name.startswith("quality_"):
         return "relay_ports"
     return {"sessions": "max_sessions", "backends": "max_backends"}.get(name.rpartition("_v")[0], "")
 

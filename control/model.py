@@ -31,6 +31,7 @@ class Session(NamedTuple):
     ttl_seconds: int
     expires: int  # 0: never
     fingerprint_optional: bool = False
+    rtp_clock_rate: int = 0  # Hz; 0: the usual one
 
     @property
     def ufrags(self) -> list[str]:

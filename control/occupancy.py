@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from control import abi
+from control import abi, port_states
 from control.datapath import Datapath
 from control.logs import event
+from control.port_states import Counts
 from control.sessions import Registry
 
 FILLING = 0.7  # from here on it is said,
@@ -32,14 +33,24 @@ class Table(NamedTuple):
         return self.used / self.capacity if self.capacity else 0.0
 
 
-def measure(datapath: Datapath, registry: Registry, max_sessions: int) -> list[Table]:
-    """All tables that can refuse something. Flows of both families have relay ports of their own."""
+def measure(
+    datapath: Datapath, registry: Registry, max_sessions: int, ports: Counts | None = None
+) -> list[Table]:
+    """All tables that can refuse something. Flows of both families have relay ports of their own.
+
+    `ports` for who has counted them already.
+    """
     tables = []
-    # Each relay address has an equal part of the records; a record that rests is not free.
+    # Each relay address has an equal part of the records; a record that rests is not free, and one
+    # that is left at an address that is not served any more takes no room from anybody.
     layout = datapath.layout
-    taken = np.count_nonzero(datapath.states().reshape(layout.relays, layout.span), axis=1)
+    counts = port_states.count(datapath) if ports is None else ports
+    taken = layout.span - counts[:, abi.FlowState.FREE]
     for version in (4, 6):
-        ours = [relay.version == version for relay in datapath.relays[: layout.relays]]
+        ours = [
+            relay.version == version and number in datapath.serving
+            for number, relay in enumerate(datapath.relays[: layout.relays])
+        ]
         if any(ours):
             tables.append(Table(f"flows_ipv{version}", int(taken[ours].sum()), layout.span * sum(ours)))
     return [

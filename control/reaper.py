@@ -13,7 +13,7 @@ unless that is still so. What must not be late comes first, reports come last.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Protocol
 
@@ -37,6 +37,14 @@ UNCONFIRMED_SECONDS = 5
 QUARANTINE_SECONDS = 1.0
 # Flows that are dealt with in one step: a few milliseconds.
 PART = 1024
+# Why flows end, as the metrics say it; nobody is told of what was never confirmed.
+UNCONFIRMED = "unconfirmed"
+_WHY = {
+    number: name.removeprefix("FLOW_END_REASON_").lower()
+    for name, number in pb.FlowEndReason.items()
+    if number
+}
+WHYS = (*_WHY.values(), UNCONFIRMED)
 
 
 class EndableFlows(FlowTable, Protocol):
@@ -50,11 +58,16 @@ class EndableFlows(FlowTable, Protocol):
 
 
 class Reaper:
-    """Watches the flow table on behalf of the transceivers."""
+    """Watches the flow table on behalf of the transceivers.
+
+    Attributes:
+        ended: flows that it has ended, by why, in the words of `_WHY`, and `unconfirmed`.
+    """
 
     def __init__(
         self, table: EndableFlows, registry: Registry, streams: Streams, idle_seconds: float
     ) -> None:
+        self.ended = Counter[str]()
         self._table = table
         self._registry = registry
         self._reports = Reports(table, registry, streams)
@@ -69,6 +82,13 @@ class Reaper:
     def set_idle_seconds(self, idle_seconds: float) -> None:
         """How long a flow may be idle."""
         self._idle_ticks = ticks_of(idle_seconds)
+
+    def grow(self) -> None:
+        """The table may be larger than it was; the records that there were keep their numbers."""
+        more = len(self._table.flows) - len(self._seen)
+        if more:
+            self._seen = np.concatenate((self._seen, np.zeros(more, np.uint32)))
+            self._of_session = self._of_session.grown(len(self._table.flows))
 
     def adopt(self, clock: Callable[[], Clock]) -> None:
         """At start: what a former daemon had begun is brought to its end, in due time.
@@ -101,7 +121,7 @@ class Reaper:
                 ended += self._end_known(self._unchanged(part), pb.FLOW_END_REASON_SUPERSEDED, clock())
                 yield
             for part in parts(found.unconfirmed, PART):
-                self._end(self._unchanged(part), clock())
+                self._end(self._unchanged(part), clock(), UNCONFIRMED)
                 yield
             for part in parts(found.idle, PART):
                 now = clock()
@@ -142,7 +162,7 @@ class Reaper:
             )
         ]
         for numbers in parts(of_sessions(flows, bound, pairs), PART):
-            self._end(numbers, now)
+            self._end(numbers, now, _WHY[pb.FLOW_END_REASON_SESSION_ENDED])
             owners = [sessions[number] for number in flows["session"][numbers].tolist()]
             for _ in self._reports.ended(
                 Ended(numbers, owners, pb.FLOW_END_REASON_SESSION_ENDED), lambda: now
@@ -159,7 +179,7 @@ class Reaper:
         known = self._registry.session
         unknown = [is_derived(one) and known(one) is None for one in flows["session"][held].tolist()]
         for numbers in parts(held[np.array(unknown, np.bool_)], PART):
-            self._end(numbers, now)
+            self._end(numbers, now, _WHY[pb.FLOW_END_REASON_SESSION_ENDED])
 
     def end_vips(self, vips: Iterable[int], now: Clock) -> None:
         """Ends the flows of VIPs, by their numbers, that the relay does not serve any more."""
@@ -167,6 +187,16 @@ class Reaper:
         live = in_state(flows["state"], abi.FlowState.LIVE)
         for numbers in parts(live[np.isin(flows["vip"][live], list(vips))], PART):
             for one in self._end_known(numbers, pb.FLOW_END_REASON_VIP_REMOVED, now):
+                for _ in self._reports.ended(one, lambda: now):
+                    pass
+
+    def end_removed(self, numbers: Numbers, now: Clock) -> None:
+        """Ends flows of a relay address that is taken away, LIVE or PROVISIONAL."""
+        live = in_state(self._table.flows["state"][numbers], abi.FlowState.LIVE)
+        known = numbers[live]
+        self._end(np.setdiff1d(numbers, known), now, _WHY[pb.FLOW_END_REASON_RELAY_ADDRESS_REMOVED])
+        for part in parts(known, PART):
+            for one in self._end_known(part, pb.FLOW_END_REASON_RELAY_ADDRESS_REMOVED, now):
                 for _ in self._reports.ended(one, lambda: now):
                     pass
 
@@ -185,7 +215,7 @@ class Reaper:
             ],
             np.bool_,
         )
-        self._end(numbers[stale], now)
+        self._end(numbers[stale], now, _WHY[pb.FLOW_END_REASON_SESSION_ENDED])
         kept = ~stale
         self._of_session.add(numbers[kept], sessions[kept])
         fresh = kept & ((states & STATE_MASK) == abi.FlowState.LIVE)
@@ -195,11 +225,12 @@ class Reaper:
     def _end_known(self, numbers: Numbers, reason: pb.FlowEndReason, now: Clock) -> list[Ended]:
         """Ends flows; returns what is to be reported of it."""
         sessions = [self._registry.session(one) for one in self._table.flows["session"][numbers].tolist()]
-        self._end(numbers, now)
+        self._end(numbers, now, _WHY[reason])
         return [Ended(numbers, sessions, reason)] if len(numbers) else []
 
-    def _end(self, numbers: Numbers, now: Clock) -> None:
+    def _end(self, numbers: Numbers, now: Clock, why: str) -> None:
         if len(numbers):
+            self.ended[why] += len(numbers)
             self._table.end_flows(numbers)
             self._dead.append((now.seconds, numbers))
 

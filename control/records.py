@@ -43,6 +43,7 @@ def session_records(entries: Mapping[str, Session]) -> tuple[Records, Records]:
     values["flags"] = [
         (abi.SessionFlag.HAS_PWD if state else 0)
         | (abi.SessionFlag.FINGERPRINT_OPTIONAL if session.fingerprint_optional else 0)
+        | session.rtp_clock_rate // abi.CLOCK_UNIT << abi.SESSION_CLOCK_SHIFT
         for session, state in zip(sessions, states, strict=True)
     ]
     values["expires"] = [session.expires for session in sessions]
@@ -90,6 +91,7 @@ def sessions_of(keys: Records, values: Records, now: float) -> list[Session]:
         np.where(expires > 0, left, 0).tolist(),
         expires.tolist(),
         ((values["flags"] & abi.SessionFlag.FINGERPRINT_OPTIONAL) > 0).tolist(),
+        ((values["flags"] >> np.uint16(abi.SESSION_CLOCK_SHIFT)).astype(np.uint32) * abi.CLOCK_UNIT).tolist(),
     )
 
 

@@ -8,6 +8,7 @@ the registry changes, and what changed is applied to the maps before anyone else
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 from earshot.relay.v1 import relay_pb2 as pb
@@ -19,14 +20,17 @@ from control.config import Config
 from control.datapath import Datapath
 from control.drain import Drain
 from control.flows import endpoint_message
+from control.leaving import Leaving
 from control.logs import event
 from control.occupancy import Table, measure
+from control.port_states import Counts
 from control.reaper import Reaper
 from control.requests import Code, LocalAddresses, RequestError, check_hello
 from control.sessions import Registry
 from control.store import Store
 from control.streams import Outbox, Streams
 from control.turns import Turns
+from telemetry.tracing import Tracing
 
 MAX_BATCH = 1000
 # A sweep that comes later than this finds that the daemon had no turn, and that nobody could be heard.
@@ -36,10 +40,17 @@ _log = logging.getLogger(__name__)
 
 
 class Relay:
-    """One relay host's sessions, and the maps that hold them."""
+    """One relay host's sessions, and the maps that hold them.
 
-    def __init__(self, config: Config, datapath: Datapath, hops: HopResolver) -> None:
+    Attributes:
+        stalls: times that a sweep came late, because the daemon had no turn.
+    """
+
+    def __init__(
+        self, config: Config, datapath: Datapath, hops: HopResolver, tracing: Tracing | None = None
+    ) -> None:
         """Takes up what a former daemon left in the maps."""
+        self.tracing = tracing or Tracing()
         self.datapath = datapath
         self.registry = Registry(
             max_sessions=config.max_sessions,
@@ -50,17 +61,18 @@ class Relay:
         self.streams = Streams()
         self.reaper = Reaper(datapath, self.registry, self.streams, config.flow_idle_seconds)
         self.vips = config.vips
+        self.stalls = 0
         self._config = config
         self._store = Store(datapath, self.registry, self.reaper)
-        local = LocalAddresses.of(config.vips, config.relay_addresses)
         self.turns = Turns()
-        self._batches = Batches(self.registry, self._store, hops, local, self.turns)
+        self._batches = Batches(self.registry, self._store, hops, self._local(), self.turns, self.tracing)
         self._batches.set_fleet_keys(routable.read_keys(config.fleet_keys))
         self._store.restore(clock)
         now = clock()
+        self.leaving = Leaving(datapath, self.reaper, config.relay_address_drain_seconds, now)
         self._drain = Drain(config.pin_path)
         self.registry.draining = self._drain.since is not None
-        self._swept = now.seconds
+        self._swept = self._scanned = now.seconds
         # Nobody could renew anything before.
         self._patient_until = now.seconds + config.grace_seconds
 
@@ -90,10 +102,16 @@ class Relay:
         self.vips = config.vips
         self.registry.limit(config.max_sessions, config.max_sessions_per_transceiver, config.grace_seconds)
         self.reaper.set_idle_seconds(config.flow_idle_seconds)
-        self._batches.set_local(LocalAddresses.of(config.vips, config.relay_addresses))
+        self.reaper.grow()
+        self._batches.set_local(self._local())
         self._batches.set_fleet_keys(routable.read_keys(config.fleet_keys))
+        now = clock()
         if gone:
-            self.reaper.end_vips(gone, clock())
+            self.reaper.end_vips(gone, now)
+        self.leaving.reconfigure(config.relay_address_drain_seconds, now)
+
+    def _local(self) -> LocalAddresses:
+        return LocalAddresses.of(self.vips, self.datapath.present.values())
 
     # ---- transceivers ---------------------------------------------------------------------
 
@@ -175,6 +193,7 @@ class Relay:
         while more:
             async with self.turns.slice():
                 more = next(steps, self) is None
+        self._scanned = clock().seconds
 
     async def sweep(self) -> int:
         """Ends sessions that have expired or whose transceiver has not come back; says how many.
@@ -185,6 +204,7 @@ class Relay:
         now = clock()
         late, self._swept = now.seconds - self._swept, now.seconds
         if late > STALL_SECONDS:
+            self.stalls += 1
             event(_log, logging.WARNING, "stalled", seconds=round(late, 1))
             patience = min(late, self._config.grace_seconds)
             self._patient_until = max(self._patient_until, now.seconds + patience)
@@ -200,9 +220,18 @@ class Relay:
             if part < SLICE:
                 return ended
 
-    def tables(self) -> list[Table]:
-        """How full everything is that can refuse something."""
-        return measure(self.datapath, self.registry, self._config.max_sessions)
+    def tables(self, ports: Counts | None = None) -> list[Table]:
+        """How full everything is that can refuse something; `ports` for who has counted them already."""
+        return measure(self.datapath, self.registry, self._config.max_sessions, ports)
+
+    @property
+    def outcomes(self) -> Counter[tuple[str, ...]]:
+        """What became of operations on sessions, by kind of operation and name of the code."""
+        return self._batches.outcomes
+
+    def sweep_ages(self, now: float) -> dict[str, float]:
+        """Seconds since the daemon last looked at everything, by what it looked at."""
+        return {"flows": now - self._scanned, "sessions": now - self._swept}
 
     async def _batch(self, speaker: Speaker, batch: pb.Batch) -> pb.BatchResult:
         _check_size(batch.operations, "batch.operations")

@@ -8,20 +8,25 @@ import logging
 from collections.abc import Callable
 from dataclasses import fields
 
-from control import hostlinks, logs
+from control import hostlinks, logs, run_time
+from control.attempts import Attempts
 from control.config import Config
 from control.errors import ConfigError
 from control.loader import Loaded
 from control.logs import event
 from control.nexthops import NextHops
 from control.relay import Relay
+from control.run_time import Sampler
 from control.server import Entrance
+from supervision.notify import Manager
 
 # All others shape the maps, or are where somebody is connected right now.
 HOT = frozenset(
     {
         "interfaces",
         "vips",
+        "relay_addresses",
+        "relay_address_drain_seconds",
         "name",
         "transceivers",
         "max_sessions",
@@ -35,9 +40,13 @@ HOT = frozenset(
         "bindings_per_second",
         "flows_per_session",
         "fleet_keys",
+        "run_time_stats",
         "log_level",
     }
 )
+
+# After which nobody still reads maps that have been exchanged: a scrape in its thread, say.
+_CLOSE_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -56,24 +65,38 @@ def changed(before: Config, after: Config) -> list[str]:
 
 
 class Reloader:
-    """Takes over a changed configuration, and a changed program."""
+    """Takes over a changed configuration, and a changed program.
+
+    Attributes:
+        reloads, upgrades: what became of those that were asked for.
+    """
 
     def __init__(
-        self, config: Config, read: Callable[[], Config], loaded: Loaded, relay: Relay, hops: NextHops
+        self,
+        config: Config,
+        read: Callable[[], Config],
+        loaded: Loaded,
+        relay: Relay,
+        hops: NextHops,
+        manager: Manager,
     ) -> None:
         """`read` makes a configuration of all its sources; it raises ConfigError."""
         self.config = config
+        self.reloads, self.upgrades = Attempts(), Attempts()
         self._read = read
         self._loaded = loaded
         self._relay = relay
         self._hops = hops
+        self._manager = manager
         self._entrance: Entrance | None = None
+        self._sampler: Sampler | None = None
         self._turn = asyncio.Lock()  # one after the other
         self._signalled: set[asyncio.Task[None]] = set()
 
-    def attend(self, entrance: Entrance) -> None:
-        """Limits and rights of callers, too, follow the configuration from now on."""
+    def attend(self, entrance: Entrance, sampler: Sampler) -> None:
+        """Limits and rights of callers, too, follow the configuration from now on; and what is sampled."""
         self._entrance = entrance
+        self._sampler = sampler
 
     async def reload(self) -> list[str]:
         """Reads the configuration and takes over what has changed; says what that was.
@@ -83,21 +106,29 @@ class Reloader:
             DatapathError: the kernel refused it.
         """
         async with self._turn:
-            after = self._read()
-            names = changed(self.config, after)
-            if after.max_sessions > self._loaded.datapath.sessions.capacity:
-                raise ConfigError(
-                    "max_sessions", "is more than the map has room for; restart earshotd (calls go on)"
-                )
-            # The kernel first: it is what can refuse.
-            self._loaded.apply(after, await asyncio.to_thread(hostlinks.find, after.interfaces))
-            self.config = after
-            self._relay.reconfigure(after)
-            self._hops.reconfigure(after.interfaces)
-            if self._entrance is not None:
-                self._entrance.reconfigure(after)
-            logs.set_level(after.log_level)
+            with self._manager.reloading(), self.reloads.counted():
+                names = await self._take_over()
         event(_log, logging.INFO, "reloaded", changed=",".join(names) or "nothing")
+        return names
+
+    async def _take_over(self) -> list[str]:
+        after = self._read()
+        names = changed(self.config, after)
+        run_time.check(after.run_time_stats)
+        links = await asyncio.to_thread(hostlinks.find, after.interfaces)
+        # The kernel first: it is what can refuse. Nobody else has a turn before the relay knows.
+        former = self._loaded.apply(after, links)
+        self.config = after
+        self._relay.reconfigure(after)
+        if former is not None:
+            event(_log, logging.INFO, "maps_enlarged", flow_capacity=self._loaded.datapath.capacity())
+            asyncio.get_running_loop().call_later(_CLOSE_SECONDS, former.close)
+        self._hops.reconfigure(after.interfaces)
+        if self._entrance is not None:
+            self._entrance.reconfigure(after)
+        if self._sampler is not None:
+            self._sampler.set_mode(after.run_time_stats)
+        logs.set_level(after.log_level)
         return names
 
     def reload_on_signal(self) -> None:
@@ -121,8 +152,9 @@ class Reloader:
             DatapathError: it does not load, or has other maps; the one that runs goes on.
         """
         async with self._turn:
-            links = await asyncio.to_thread(hostlinks.find, self.config.interfaces)
-            self._loaded.apply(self.config, links)
+            with self.upgrades.counted():
+                links = await asyncio.to_thread(hostlinks.find, self.config.interfaces)
+                self._loaded.apply(self.config, links)
             program_id = self._loaded.program_id()
         event(_log, logging.INFO, "program_replaced", program_id=program_id, links=len(links))
         return program_id, len(links)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,29 @@ KEY_BYTES = 32
 UFRAG_LENGTH = 16
 NONCE_BITS = 11
 _RANDOM_BITS = 42
+_RANDOM_MASK = (1 << _RANDOM_BITS) - 1
+_WORD = (1 << 64) - 1
 _MASK_LABEL, _PWD_LABEL = b"earshot ufrag 0 mask", b"earshot ufrag 0 pwd"
+
+
+@dataclass(frozen=True)
+class FleetKey:
+    """A key of the fleet, in the two parts that it is used in. repr() shows neither."""
+
+    secret: bytes = field(repr=False)
+    mask: tuple[int, int] = field(repr=False)
+
+    @classmethod
+    def of(cls, secret: bytes) -> FleetKey:
+        """From the 32 bytes that relays and transceivers share."""
+        first, second = struct.unpack_from("<QQ", _part(secret, _MASK_LABEL))
+        return cls(_part(secret, _PWD_LABEL), (first, second))
+
+    def record(self) -> Array:
+        """As the program has it."""
+        record = np.zeros(1, abi.FLEET_KEY)
+        record["used"], record["secret"], record["mask"] = 1, key_states([self.secret])[0][0], self.mask
+        return record
 
 
 @dataclass(frozen=True)
@@ -35,36 +58,22 @@ class Routable:
     """What a ufrag says.
 
     Attributes:
-        owner: its transceiver's number in the fleet.
-        session: number of the session, as flows have it.
+        key: the number of the key that it was made with.
+        session: the number of its session, as flows have it.
         pwd: that belongs to it. repr() leaves it out.
     """
 
     key: int
-    owner: int
     session: int
     pwd: str = field(repr=False)
+    _head: int = field(repr=False)
+    _mask: tuple[int, int] = field(repr=False)
 
-
-@dataclass(frozen=True)
-class FleetKey:
-    """A key of the fleet, in the two parts that it is used in. repr() shows neither."""
-
-    mask: bytes = field(repr=False)
-    pwd: bytes = field(repr=False)
-
-    @classmethod
-    def of(cls, secret: bytes) -> FleetKey:
-        """From the 32 bytes that relays and transceivers share."""
-        return cls(*(hmac.digest(secret, label, "sha256") for label in (_MASK_LABEL, _PWD_LABEL)))
-
-    def record(self) -> Array:
-        """As the program has it."""
-        record = np.zeros(1, abi.FLEET_KEY)
-        inner, outer = key_states([self.mask, self.pwd])
-        record["used"], record["mask"] = 1, inner[0]
-        record["inner"], record["outer"] = inner[1], outer[1]
-        return record
+    @property
+    def owner(self) -> int:
+        """The number of its transceiver in the fleet."""
+        mask = _siphash(self._mask, self._head & _RANDOM_MASK)
+        return (self._head >> _RANDOM_BITS ^ mask) % abi.FLEET_OWNER_MAX
 
 
 def read_keys(files: Iterable[FleetKeyFile]) -> dict[int, FleetKey]:
@@ -97,16 +106,47 @@ def read(ufrag: str, keys: Mapping[int, FleetKey]) -> Routable | None:
     key = keys.get(number)
     if key is None:
         return None
-    digest = hmac.digest(key.pwd, head, "sha1")
+    digest = _keyed(key.secret, head)
     if not hmac.compare_digest(digest[:4], tag):
         return None
     bits = int.from_bytes(head, "big")
-    random = bits & ((1 << _RANDOM_BITS) - 1)
-    block = bytes(byte ^ 0x36 for byte in key.mask.ljust(64, b"\0"))
-    mask = hashlib.sha1(block + random.to_bytes(8, "big")).digest()
-    owner = bits >> _RANDOM_BITS & 0xFFFF ^ int.from_bytes(mask[:2], "big")
+    session = 1 << abi.SESSION_DERIVED_BIT | (bits & _RANDOM_MASK) >> NONCE_BITS
     pwd = base64.b64encode(digest[4:]).decode().rstrip("=")
-    return Routable(number, owner, 1 << abi.SESSION_DERIVED_BIT | random >> NONCE_BITS, pwd)
+    return Routable(number, session, pwd, bits, key.mask)
+
+
+def _part(secret: bytes, label: bytes) -> bytes:
+    """A key for one purpose alone, of 32 bytes."""
+    return hmac.digest(secret, label, "sha256")
+
+
+def _siphash(key: tuple[int, int], message: int) -> int:
+    """SipHash-2-4 of eight bytes, as bpf/siphash.h has it."""
+
+    def rotated(word: int, bits: int) -> int:
+        return (word << bits | word >> 64 - bits) & _WORD
+
+    a, b = key[0] ^ 0x736F6D6570736575, key[1] ^ 0x646F72616E646F6D
+    c, d = key[0] ^ 0x6C7967656E657261, key[1] ^ 0x7465646279746573
+    for word, rounds in ((message, 2), (8 << 56, 2), (None, 4)):
+        if word is None:
+            c ^= 0xFF
+        else:
+            d ^= word
+        for _ in range(rounds):
+            a, c = (a + b) & _WORD, (c + d) & _WORD
+            b, d = rotated(b, 13) ^ a, rotated(d, 16) ^ c
+            a, c = (rotated(a, 32) + d) & _WORD, (c + b) & _WORD
+            d, b = rotated(d, 21) ^ a, rotated(b, 17) ^ c
+            c = rotated(c, 32)
+        if word is not None:
+            a ^= word
+    return a ^ b ^ c ^ d
+
+
+def _keyed(key: bytes, message: bytes) -> bytes:
+    """HMAC-SHA1's inner half, of eight bytes: docs/routable-ufrag.md says why that is enough."""
+    return hashlib.sha1(bytes(byte ^ 0x36 for byte in key.ljust(64, b"\0")) + message).digest()
 
 
 def session_of(credentials: Sequence[Credential], keys: Mapping[int, FleetKey]) -> int | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from control.config import Config
 from control.errors import ConfigError
 from control.front import Front
 from control.limits import CallLimits, LimitInterceptor
+from control.metrics.grpc_calls import CallCounter
 from control.relay import Relay
 from control.requests import Code, RequestError
 from control.service import RelayService
@@ -53,6 +55,7 @@ class Entrance:
     limits: CallLimits
     front: Front
     policy: Policy
+    calls: CallCounter = dataclasses.field(default_factory=CallCounter)
 
     @classmethod
     def of(cls, config: Config) -> Entrance:
@@ -95,7 +98,11 @@ async def serving(
         return caller_of(context, front.peers)
 
     server = grpc.aio.server(
-        interceptors=[LimitInterceptor(entrance.limits, caller), StatusInterceptor(SERVICE, admin.SERVICE)],
+        interceptors=[
+            entrance.calls,
+            LimitInterceptor(entrance.limits, caller),
+            StatusInterceptor(SERVICE, admin.SERVICE),
+        ],
         options=[
             *_OPTIONS,
             # More than a caller may have open: one too many is told so, instead of waiting for its turn.

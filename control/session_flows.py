@@ -51,6 +51,13 @@ class SessionFlows:
         self._previous[old[old > 0] - np.uint32(1)] = entries[is_last][old > 0]
         self._heads[buckets[is_first]] = entries[is_first]
 
+    def grown(self, records: int) -> SessionFlows:
+        """The same for more records."""
+        made = SessionFlows(records)
+        numbers = np.flatnonzero(self._session).astype(np.uint32)
+        made.add(numbers, self._session[numbers])
+        return made
+
     def _unlink(self, numbers: Iterable[int]) -> None:
         """Takes records out of the lists that they are in."""
         session, heads, following, previous = self._words

@@ -230,6 +230,7 @@ class Registry:
             wanted.ttl_seconds,
             expires,
             wanted.fingerprint_optional,
+            wanted.rtp_clock_rate,
         )
         self._swap(before, after, now)
         if owner.snapshot is not None:

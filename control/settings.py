@@ -107,11 +107,14 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "max_streams_per_identity": _integer,
     "flow_idle_seconds": _integer,
     "grace_seconds": _integer,
+    "relay_address_drain_seconds": _integer,
     "source_requests_per_second": _integer,
     "source_exempt": _list_of(ip_network),
     "bindings_per_second": _integer,
     "flows_per_session": _integer,
     "fleet_keys": _list_of(_fleet_key),
+    "run_time_stats": _text,
+    "quality": _boolean,
     "log_level": _text,
 }
 KEYS = tuple(_PARSERS)
@@ -140,14 +143,19 @@ HELP = {
     "max_streams_per_identity": "Those of one uid, or of one certificate's names.  [default: 64]",
     "flow_idle_seconds": "A flow without packets for so long is ended.  [default: 60]",
     "grace_seconds": "How long sessions outlive their transceiver's stream.  [default: 30]",
+    "relay_address_drain_seconds": "How long flows outlive their relay address's removal.  [default: 3600]",
     "source_requests_per_second": "Requests without a flow from one /32 or /64; 0: any.  [default: 1000]",
     "source_exempt": "Prefix without that limit; may be repeated.",
     "bindings_per_second": "New flows on one CPU; 0: any.  [default: 100000]",
     "flows_per_session": "New flows of one ufrag within flow_idle_seconds; 0: any.  [default: 16]",
     "fleet_keys": "NUMBER=PATH of a key that routable ufrags are made with; may be repeated.",
+    "run_time_stats": "off, or sampled: what a packet takes, for a second of each minute.  [default: off]",
+    "quality": "Measure loss, jitter and round trips of each flow.  [default: true]",
     "log_level": "debug, info, warning or error.  [default: info]",
 }
 BOOLEANS = frozenset(key for key, parse in _PARSERS.items() if parse is _boolean)
+# On by default, so that there is a flag to switch them off, too.
+ON = frozenset({"quality"})
 # A list is given as one flag for each of its members.
 LIST_FLAGS = {
     "interfaces": "--interface",

@@ -14,6 +14,7 @@ from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSess
 from aiortc.exceptions import InvalidStateError
 from earshot.relay.v1 import relay_pb2 as pb
 
+from telemetry.tracing import NO_SPAN, Span
 from transceiver.agent import Credentials
 from transceiver.errors import OfferError
 from transceiver.etag import new_etag
@@ -71,9 +72,12 @@ class Call:
         changed: Callable[[Call], None],
         renewed: Callable[[Call], None],
         hung_up: Callable[[Call, End], None],
+        span: Span,
         fresh: Callable[[], Credentials],
     ) -> None:
         self.id = call_id
+        self.span = span  # until the client is connected
+        self.connecting: Span = NO_SPAN  # from the registration on
         self.metadata = metadata
         self.etag = new_etag()
         self.patching = asyncio.Lock()
@@ -140,6 +144,7 @@ class Call:
     def finish_restart(self, client: Credentials) -> None:
         """The relay knows of the new credentials."""
         self._client = client
+        self._connection.follow_client(client)
         self.etag = new_etag()
 
     def undo_restart(self) -> None:
@@ -162,10 +167,6 @@ class Call:
     def begin(self) -> None:
         """The client is connected: the conversation begins."""
         self._conversation.begin()
-
-    def heard(self) -> None:
-        """The client proved that it is there."""
-        self._link.heard()
 
     def tell(self, text: str) -> None:
         """Sends a text to the client, or keeps it until there is a data channel."""
@@ -214,7 +215,6 @@ class Call:
 
         @channel.on("message")  # type: ignore[untyped-decorator]
         def on_message(message: str | bytes) -> None:
-            self._link.heard()
             self._channel = channel  # what is answered, is answered where it was asked
             if throttle.takes(clock()):
                 self._conversation.message(message)

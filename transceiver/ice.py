@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ICE as a relayed endpoint needs it: it answers checks and sends none (RFC 8445's lite agents).
+"""ICE as a relayed endpoint needs it: it answers checks, and sends none to find a path (as RFC 8445's lite).
 
 A packet sent to an address that the client named would go past the relay. So the only peer ever sent to
 is one that an authenticated check came from, which behind a relay is the relay. The first such check is
 enough (RFC 8445, 8.1.1 would wait for USE-CANDIDATE), and the local candidates are the relay's VIPs.
+
+On the path that is in use it asks, every few seconds, as full agents do (RFC 7675): not to learn anything
+itself, but so that the relay can tell by the client's answer how long the way to it is (docs/quality.md).
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +24,17 @@ from aioice.candidate import candidate_foundation, candidate_priority
 
 from transceiver import checks
 from transceiver.agent import Agent, Credentials
+from transceiver.bucket import Bucket
 from transceiver.media import Drop, Endpoint, Traffic
 from transceiver.mux import Path, Route
 
 COMPONENT = 1  # RTP and RTCP share it
-INBOX = 1000  # datagrams that wait for aiortc; 20 s of speech
+INBOX = 500  # datagrams that wait for aiortc; 10 s of speech
+RATE = 1000.0  # datagrams a second of a call; speech has 50, and all messages that are taken of a client 700
+BURST = 1000.0  # at once
+TURN = 8  # datagrams, after which other calls get their turn
+# Seconds. The first question waits until a client has enough to do with DTLS.
+ASK_AFTER, ASK_EVERY = 1.0, 5.0
 
 
 class MediaLink:
@@ -74,7 +84,7 @@ def linked(link: MediaLink) -> Iterator[None]:
 class LiteConnection:
     """Has all of `aioice.Connection` that aiortc uses, and stands in for it; made inside `linked`."""
 
-    # What aiortc sets. A lite agent sends no checks, and so needs none of it.
+    # What aiortc sets. A lite agent needs no role, and the rest for questions alone.
     ice_controlling = False
     remote_is_lite = False
     remote_username: str | None = None
@@ -86,10 +96,13 @@ class LiteConnection:
         self._traffic = self._link.traffic
         self._clock = asyncio.get_running_loop().time
         self._agent: Agent[Path] = Agent(self._link.fresh)
+        self._budget = Bucket(RATE, BURST, self._clock())
+        self._taken = 0
         self._inbox: deque[bytes] = deque(maxlen=INBOX)
         self._arrival = asyncio.Event()
         self._shown = asyncio.Event()  # the client has shown an address
         self._closed = asyncio.Event()
+        self._asking: asyncio.TimerHandle | None = None
 
     # What aiortc uses.
 
@@ -123,12 +136,16 @@ class LiteConnection:
         await self._shown.wait()
         if self._closed.is_set():
             raise ConnectionError("closed before a check came")
+        self._ask_in(ASK_AFTER)
 
     async def recv(self) -> bytes:
         """The next datagram that is not STUN. Raises `ConnectionError` once closed."""
         while not self._inbox and not self._closed.is_set():
             self._arrival.clear()
             await self._arrival.wait()
+        self._taken += 1
+        if self._taken % TURN == 0:  # aiortc asks again and again, for as long as something waits
+            await asyncio.sleep(0)
         if self._closed.is_set():
             raise ConnectionError("closed")
         return self._inbox.popleft()
@@ -154,11 +171,17 @@ class LiteConnection:
             for held in self._agent.credentials:
                 route.port.remove(held.ufrag)
             route.port.forget(self)
+        if self._asking is not None:
+            self._asking.cancel()
         self._closed.set()
         self._shown.set()
         self._arrival.set()
 
-    # What the call uses.
+    # What the call uses, and what `library` fits into aiortc.
+
+    def proved(self) -> None:
+        """The client has sent something that was decrypted."""
+        self._link.heard()
 
     @property
     def credentials(self) -> tuple[Credentials, ...]:
@@ -177,10 +200,16 @@ class LiteConnection:
         self._agent.withdraw()
         self._register(before)
 
+    def follow_client(self, client: Credentials) -> None:
+        """The client has these credentials now."""
+        self.remote_username, self.remote_password = client.ufrag, client.pwd
+
     # What the ports use.
 
     def request_received(self, request: Any, path: Path) -> None:
         """Answers, and if the request is authentic, learns from it (`mux.Session`)."""
+        if not self._affords():
+            return
         ufrag = checks.ufrag_of(request)
         pwd = self._agent.pwd_of(ufrag)
         assert pwd is not None, "a port has a ufrag that the agent has given up"
@@ -197,6 +226,8 @@ class LiteConnection:
 
     def media_received(self, data: bytes, path: Path) -> None:
         """Hands it to aiortc (`mux.Session`); DTLS and SRTP say whether it is the client's."""
+        if not self._affords():
+            return
         given_up = self._agent.heard(path, self._clock())
         if given_up is not None:
             for route in self._link.routes:
@@ -210,6 +241,25 @@ class LiteConnection:
     def path_lost(self, path: Path) -> None:
         """Nothing more goes there (`mux.Session`)."""
         self._agent.lost(path)
+
+    def _affords(self) -> bool:
+        """Whether the call may take a datagram now. What it may not is dropped before it costs much."""
+        if self._budget.takes(self._clock()):
+            return True
+        self._traffic.drops[Drop.TOO_MANY] += 1
+        return False
+
+    def _ask_in(self, seconds: float) -> None:
+        """Not all calls at once, nor in step with anything (RFC 7675, 5.1)."""
+        loop = asyncio.get_running_loop()
+        self._asking = loop.call_later(seconds * random.uniform(0.8, 1.2), self._ask)
+
+    def _ask(self) -> None:
+        path = self._agent.path
+        if path is not None and self.remote_username and self.remote_password:
+            question = checks.question(self.remote_username, self.local_username, self.remote_password)
+            path.port.send(question, path.address)
+        self._ask_in(ASK_EVERY)
 
     def _register(self, before: Sequence[Credentials]) -> None:
         """Tells the ports which ufrags are ours now, unless all has ended meanwhile."""

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this code leans on inside aiortc and aioice without their promise, in one place.
 
-`check` says whether every name is there; `prepare`, called once at start, also puts three of ours in:
+`check` says whether every name is there; `prepare`, called once at start, also puts ours in:
 
 - `aiortc.rtcicetransport.Connection`: aiortc makes its ICE connection itself and lets nobody choose it;
 - `aiortc.rtcrtpreceiver.decoder_worker`: Opus is handed on as it came, and without a thread. Decoding and
   encoding again would take most of the process's time; who wants samples can decode where they are wanted;
-- `aiortc.rtcrtpreceiver.JitterBuffer`: packets are put in order, and not held back (`order`).
+- `aiortc.rtcrtpreceiver.JitterBuffer`: packets are put in order, and not held back (`order`);
+- `aiortc.rtcsctptransport.InboundStream`, and a look at each chunk before it: messages are put together in
+  bounded time and memory (`assembly`);
+- the three methods that take what was decrypted (RTP, RTCP, SCTP): the connection is told that its client is
+  there. Some clients, libnice's, send no check once a call is up, and no media while they are muted.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import importlib.metadata
 import inspect
 import re
 from asyncio import AbstractEventLoop
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from queue import Queue
 from typing import Any
@@ -23,18 +28,25 @@ import aioice
 import aioice.candidate
 import aioice.stun
 import aiortc.codecs
+import aiortc.rtcdtlstransport
 import aiortc.rtcicetransport
 import aiortc.rtcpeerconnection
 import aiortc.rtcrtpreceiver
+import aiortc.rtcsctptransport
 import av
 
+from transceiver.assembly import Assembly, refuses
 from transceiver.errors import LibraryError
 from transceiver.ice import LiteConnection
 from transceiver.order import Frames, Orderly
 
+_DTLS, _SCTP = aiortc.rtcdtlstransport.RTCDtlsTransport, aiortc.rtcsctptransport.RTCSctpTransport
 _NAMES: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("aiortc", aiortc.rtcicetransport, ("Connection", "ConnectionClosed")),
     ("aiortc", aiortc.rtcrtpreceiver, ("decoder_worker", "JitterBuffer")),
+    ("aiortc", _DTLS, ("_handle_rtp_data", "_handle_rtcp_data")),
+    ("aiortc", aiortc.rtcsctptransport, ("InboundStream",)),
+    ("aiortc", _SCTP, ("_handle_data", "_receive_data_chunk")),
     ("aiortc", aiortc.codecs.opus, ("OpusDecoder", "TIME_BASE")),
     ("aiortc", aiortc.codecs.opus.OpusEncoder, ("pack",)),
     ("aioice", aioice, ("Candidate", "ConnectionClosed")),
@@ -80,6 +92,30 @@ def direct_worker(loop: AbstractEventLoop, tasks: Queue[Any], track: Any, _: Any
         loop.call_soon_threadsafe(take_over)
 
 
+def _proves(
+    handle: Callable[..., Awaitable[None]], ice: Callable[[Any], Any]
+) -> Callable[..., Awaitable[None]]:
+    """A method that takes decrypted data, telling the connection first; `ice` finds the transport of that."""
+
+    async def handle_proof(self: Any, data: bytes, **more: Any) -> None:
+        ice(self)._connection.proved()
+        await handle(self, data, **more)
+
+    return handle_proof
+
+
+def _bounded(receive: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """A method that receives SCTP's DATA chunks, without those that there is no room for."""
+
+    async def receive_some(self: Any, chunk: Any) -> None:
+        if refuses(self, chunk):
+            self._sack_needed = True
+        else:
+            await receive(self, chunk)
+
+    return receive_some
+
+
 def check() -> None:
     """Raises `LibraryError` naming library, version and what is missing, there or here."""
     for library, owner, names in _NAMES:
@@ -98,6 +134,11 @@ def prepare() -> None:
     aiortc.rtcicetransport.Connection = LiteConnection
     aiortc.rtcrtpreceiver.JitterBuffer = Orderly
     aiortc.rtcrtpreceiver.decoder_worker = direct_worker
+    for name in ("_handle_rtp_data", "_handle_rtcp_data"):
+        setattr(_DTLS, name, _proves(getattr(_DTLS, name), lambda dtls: dtls.transport))
+    _SCTP._handle_data = _proves(_SCTP._handle_data, lambda sctp: sctp.transport.transport)
+    _SCTP._receive_data_chunk = _bounded(_SCTP._receive_data_chunk)
+    aiortc.rtcsctptransport.InboundStream = Assembly
 
 
 def _error(library: str, fault: str) -> LibraryError:

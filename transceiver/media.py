@@ -30,6 +30,7 @@ class Drop(StrEnum):
     UNKNOWN_UFRAG = "unknown_ufrag"  # a request for no session that is here
     UNKNOWN_SOURCE = "unknown_source"  # media from where no authenticated check came from
     INBOX_FULL = "inbox_full"  # more than a call could take; the oldest goes
+    TOO_MANY = "too_many"  # a call sent more than its share
     NO_PATH = "no_path"  # to a client whose address is not known (any more)
     NOT_SENT = "not_sent"  # the socket would not take it
 

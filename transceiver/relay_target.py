@@ -73,7 +73,7 @@ class RelayTarget:
                     raise TargetError(flag, f"is needed for {self.target}, for mutual TLS")
         elif unneeded:
             raise TargetError(unneeded[0], f"does not go with --{self.side}-insecure")
-        elif not _is_loopback(match[1] or match[2]):
+        elif not is_loopback(match[1] or match[2]):
             raise TargetError(f"--{self.side}-insecure", f"{self.target} is not a loopback address")
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ class RelayTarget:
         return grpc.aio.secure_channel(self.target, credentials, options=(*_OPTIONS, *override))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from transceiver.agent import Credentials
+from transceiver.siphash import siphash
 
 KEY_BYTES = 32
 KEYS = 16
@@ -70,7 +71,7 @@ class Mint:
             raise FleetKeyError(f"fleet number {owner} is not 0 to {OWNERS - 1}")
         self._key = key
         self._owner = owner
-        self._mask_key = _derived(key.secret, _MASK_LABEL)
+        self._mask_key = _derived(key.secret, _MASK_LABEL)[:16]
         self._pwd_key = _derived(key.secret, _PWD_LABEL)
 
     def session(self) -> Callable[[], Credentials]:
@@ -82,10 +83,9 @@ class Mint:
     def credentials_of(self, session: int, nonce: int) -> tuple[str, str]:
         """Ufrag and pwd of a session, by its random number: the same each time for the same nonce."""
         random = session << NONCE_BITS | nonce
-        mask = hashlib.sha1(_block(self._mask_key, 0x36) + random.to_bytes(8, "big")).digest()[:2]
-        owner = self._owner ^ int.from_bytes(mask, "big")
+        owner = self._owner ^ siphash(self._mask_key, random.to_bytes(8, "little")) % OWNERS
         head = (_VERSION << 62 | self._key.number << 58 | owner << 42 | random).to_bytes(8, "big")
-        digest = hmac.digest(self._pwd_key, head, "sha1")
+        digest = _keyed(self._pwd_key, head)
         return b64encode(head + digest[:4]).decode(), b64encode(digest[4:]).decode().rstrip("=")
 
 
@@ -94,6 +94,9 @@ def _derived(secret: bytes, label: bytes) -> bytes:
     return hmac.digest(secret, label, "sha256")
 
 
-def _block(key: bytes, pad: int) -> bytes:
-    """The block that HMAC-SHA1 (RFC 2104) begins with."""
-    return bytes(byte ^ pad for byte in key.ljust(64, b"\0"))
+def _keyed(key: bytes, message: bytes) -> bytes:
+    """HMAC-SHA1's inner half (RFC 2104), of a message of eight bytes: a relay has no time for the other one.
+
+    That one keeps others from extending a message whose digest they know; here only eight bytes count.
+    """
+    return hashlib.sha1(bytes(byte ^ 0x36 for byte in key.ljust(64, b"\0")) + message).digest()

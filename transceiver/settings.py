@@ -60,6 +60,7 @@ class Settings:
     limits: Limits
     log_level: str
     fleet: Fleet | None = None  # None: random ufrags
+    drain: float = 0.0  # seconds that calls may go on once the process is asked to end
     suffix: str = ""
 
     def of_worker(self, number: int, socket: Path) -> Settings:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from control.cli import flow_rows
+from control.cli.completion import complete_flow, complete_session, complete_transceiver
 from control.cli.flow_rows import Client
 from control.cli.options import Command, FailedError, form_option, now, pin_path_option, pinned_maps
 from control.cli.output import Column, number, write_list, write_one
@@ -45,8 +46,16 @@ def group() -> None:
 
 
 @group.command("list", cls=Command)
-@click.option("--session", "session", metavar="UFRAG_OR_ID", help="Only this session's.")
-@click.option("--transceiver", metavar="NAME", help="Only this transceiver's.")
+@click.option(
+    "--session",
+    "session",
+    metavar="UFRAG_OR_ID",
+    shell_complete=complete_session,
+    help="Only this session's.",
+)
+@click.option(
+    "--transceiver", metavar="NAME", shell_complete=complete_transceiver, help="Only this transceiver's."
+)
 @click.option("--client", callback=_parse_client, metavar="ADDR[:PORT]", help="Only this client's.")
 @form_option
 @pin_path_option
@@ -79,20 +88,24 @@ def list_flows(
 
 
 @group.command("show", cls=Command)
-@click.argument("flow_id", type=click.IntRange(0, (1 << 64) - 1))
+@click.argument("flow_id", type=click.IntRange(0, (1 << 64) - 1), shell_complete=complete_flow)
 @form_option
 @pin_path_option
 def show_flow(flow_id: int, form: str, pin_path: Path) -> None:
-    """Show one flow, by the id that `flow list` and earshotd's log give it.
+    """Show everything that is known of one flow, by the id that `flow list` and earshotd's log give it.
 
     \b
     Examples:
       earshot flow show 1567421009944
       earshot flow show 1567421009944 -o json
     """
+    from control.cli import flow_details  # as in pinned_maps()
+
     with pinned_maps(pin_path) as datapath:
-        numbers = flow_rows.find(datapath.flows, flow_id)
-        row = next(flow_rows.rows(datapath, numbers, SessionTable(datapath), now()), None)
+        row = flow_details.details(datapath, pin_path, flow_id, SessionTable(datapath))
     if row is None:
         raise FailedError(f"there is no flow {flow_id}")
-    write_one(row, COLUMNS, form)
+    if form == "json":
+        write_one(row, (), form)
+    else:
+        click.echo("\n".join(flow_details.lines(row)))

@@ -73,6 +73,11 @@ def find(flows: Records, wanted: int) -> Numbers:
     return np.array([number] if there else [], np.uint32)
 
 
+def client_of(record: np.void) -> str:
+    """The client's address and port, as people write them."""
+    return format_endpoint(from_bytes(record["client_addr"].tobytes()), int(record["client_port"]))
+
+
 def rows(table: FlowTable, numbers: Numbers, sessions: SessionTable, now: Clock) -> Iterator[Row]:
     """These records as JSON shows them, without those that became free meanwhile."""
 

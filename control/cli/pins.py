@@ -15,7 +15,17 @@ from control.errors import DatapathError
 if TYPE_CHECKING:
     from control.check.links import Link
 
-_TYPES = {1: "hash", 2: "array", 6: "percpu_array", 22: "queue"}
+# enum bpf_map_type
+_TYPES = {
+    1: "hash",
+    2: "array",
+    5: "percpu_hash",
+    6: "percpu_array",
+    9: "lru_hash",
+    11: "lpm_trie",
+    22: "queue",
+    27: "ringbuf",
+}
 
 
 def names(pin_path: Path) -> list[str]:

@@ -65,7 +65,7 @@ def stats(everything: bool, form: str, pin_path: Path) -> None:
     with pinned_maps(pin_path) as datapath:
         usage = _usage(datapath)
         counters = datapath.reasons()
-        taken = memory.usage(datapath.descriptors, datapath.capacity())
+        taken = memory.usage(datapath.descriptors, datapath.layout.records)
     reasons = {
         reason.name.lower(): {
             "packets": int(counters["packets"][reason]),

@@ -9,6 +9,7 @@ import click
 import numpy as np
 
 from control.cli import flow_rows
+from control.cli.completion import complete_session, complete_transceiver
 from control.cli.flow import COLUMNS as FLOW_COLUMNS
 from control.cli.options import Command, FailedError, form_option, now, pin_path_option, pinned_maps
 from control.cli.output import Column, joined, number, write_list, write_one
@@ -33,7 +34,9 @@ def group() -> None:
 
 
 @group.command("list", cls=Command)
-@click.option("--transceiver", metavar="NAME", help="Only this transceiver's.")
+@click.option(
+    "--transceiver", metavar="NAME", shell_complete=complete_transceiver, help="Only this transceiver's."
+)
 @form_option
 @pin_path_option
 def list_sessions(transceiver: str | None, form: str, pin_path: Path) -> None:
@@ -55,8 +58,13 @@ def list_sessions(transceiver: str | None, form: str, pin_path: Path) -> None:
 
 
 @group.command("show", cls=Command)
-@click.argument("ufrag_or_id")
-@click.option("--transceiver", metavar="NAME", help="Only this transceiver's: two may use the same id.")
+@click.argument("ufrag_or_id", shell_complete=complete_session)
+@click.option(
+    "--transceiver",
+    metavar="NAME",
+    shell_complete=complete_transceiver,
+    help="Only this transceiver's: two may use the same id.",
+)
 @form_option
 @pin_path_option
 def show_session(ufrag_or_id: str, transceiver: str | None, form: str, pin_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from control import abi, loader
 from control.abi import Reason
+from control.reasons import EXPLAINED, is_loss, readme_rows
 
 ROOT = Path(__file__).parents[2]
 HEADER = (ROOT / "bpf" / "abi.h").read_text()
@@ -64,6 +65,20 @@ def test_every_reason_has_a_row_for_people() -> None:
     actions = {"pass": "PASS", "forward": "TX or REDIRECT", "drop": "DROP", "aborted": "ABORTED"}
     for name, action in rows:
         assert action == actions[name.partition("_")[0]]
+
+
+def test_rows_for_people_are_what_the_command_line_says() -> None:
+    readme = (ROOT / "bpf" / "README.md").read_text()
+    rows = re.findall(r"^\| `(?:pass|forward|drop|aborted)_\w+` .*$", readme, re.MULTILINE)
+    assert rows == readme_rows(), "run: python bpf/generate_reasons.py"
+
+
+def test_whatever_is_lost_has_a_cure_of_its_own() -> None:
+    assert list(EXPLAINED) == list(Reason)
+    for reason, (meaning, cure) in EXPLAINED.items():
+        assert meaning, reason
+        assert cure or not is_loss(reason), reason
+        assert "as above" not in cure, "rows are shown in another order, too"
 
 
 def test_every_file_has_a_row_for_people() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tests.lab.browser import (
 from tests.lab.calls import wait_for
 from tests.lab.relay_client import RelayClient
 from tests.lab.services import relay_target, start_agent, start_transceiver
-from tests.lab.signals import chirps, correlation
+from tests.lab.signals import chirps, share_found
 from tests.lab.speech import silence, spoken
 from tests.lab.topology import HTTP_PORT, SIGNALLING_TRANSCEIVER, Site
 
@@ -106,12 +107,8 @@ def test_a_call_with_sound_both_ways_and_a_data_channel(browser: Browser, relay:
         page.evaluate(RAW_MICROPHONE)
         call(page)
         heard = record(page, 2 * SECONDS)
-        # The sound goes round: any part as long as it holds all of it.
-        best = max(
-            correlation(chirps(3, SECONDS), heard[start : start + round((SECONDS + 2) * 48000)])
-            for start in range(0, round(SECONDS * 48000), 48000)
-        )
-        assert best > 0.6
+        # The sound goes round, and the browser fits it to its own clock.
+        assert share_found(np.tile(chirps(3, SECONDS), 2), heard) > 0.5
         page.get_by_label("Type instead of talking").fill("hello there")
         page.get_by_label("Type instead of talking").press("Enter")
         expect(page.get_by_role("log")).to_contain_text("Echohello there")
@@ -273,6 +270,35 @@ def test_no_microphone_is_explained(site: Site, playwright: Playwright, tmp_path
     with chromium(playwright, site.client, tmp_path) as other, open_page(other, ORIGIN) as page:
         page.get_by_role("button", name="Call").click()
         expect(page.get_by_role("alert")).to_contain_text("Open this page by HTTPS")
+
+
+def test_a_call_over_https_needs_no_trust_in_the_origin(
+    site: Site, playwright: Playwright, relay: RelayClient, tmp_path: Path
+) -> None:
+    """A microphone because the page came by HTTPS; the certificate's signer is not looked at."""
+    certificate, key = tmp_path / "crt", tmp_path / "key"
+    made = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=talk")
+    files = ("-keyout", str(key), "-out", str(certificate))
+    subprocess.run(["openssl", "req", *made, *files], check=True, capture_output=True, timeout=10)
+    port = HTTP_PORT + 3
+    start_transceiver(
+        site,
+        [4],
+        "--name=secure",
+        f"--http={SIGNALLING_TRANSCEIVER}:{port}",
+        f"--http-certificate={certificate}",
+        f"--http-key={key}",
+        "--max-load=1",
+    )
+    with (
+        chromium(playwright, site.client, tmp_path) as other,
+        open_page(other, f"https://{SIGNALLING_TRANSCEIVER}:{port}", ignore_https_errors=True) as page,
+    ):
+        call(page)
+        wait_for(
+            lambda: statistics(page, "inbound-rtp").get("packetsReceived", 0) > 50, "sound back", timeout=15
+        )
+        hang_up(page, relay)
 
 
 def test_somebody_speaks_and_is_answered(

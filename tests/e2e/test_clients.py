@@ -58,3 +58,11 @@ def test_a_client_of_node(
 def test_a_client_of_go(site: Site, packets: Path, record_property: Callable[[str, object], None]) -> None:
     command = (str(CLIENTS.parents[1] / "build" / "pion"), whip_url(), str(packets))
     verify(site, site.client.run(*command, timeout=60), record_property)
+
+
+def test_a_client_of_gstreamer(
+    site: Site, packets: Path, record_property: Callable[[str, object], None]
+) -> None:
+    # Debian's bindings are of the system's Python.
+    command = ("/usr/bin/python3", str(CLIENTS / "gstreamer.py"), whip_url(), str(packets))
+    verify(site, site.client.run(*command, timeout=60), record_property)

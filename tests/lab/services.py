@@ -15,7 +15,7 @@ from tests.lab.topology import HTTP_PORT, SIGNALLING_TRANSCEIVER, VIP_PORT, Site
 
 BIN = Path(sys.executable).parent  # not resolved: the virtual environment's, not the system's
 READY = "event=ready"
-START_TIMEOUT = 20.0
+START_TIMEOUT = 90.0  # also on an emulated machine
 
 
 def relay_target(site: Site) -> str:

@@ -99,6 +99,26 @@ def correlation(sent: Samples, received: Samples) -> float:
     return float(np.max(np.concatenate([lags[first:], lags[: last + 1]])))
 
 
+def share_found(sent: Samples, received: Samples, piece: float = 0.5) -> float:
+    """Which share of what was received, in pieces of so many seconds, is somewhere in `sent`: from 0 to 1.
+
+    A listener that stretches sound or leaves some out, as a busy browser does, shifts what follows: over
+    seconds nothing correlates then, while each piece still does.
+    """
+    length = round(piece * RATE)
+    pieces = [received[start : start + length] for start in range(0, len(received) - length + 1, length)]
+    size = _transform_size(len(sent) + length)
+    spectrum = np.fft.rfft(sent, size)
+    sums = np.concatenate([[0.0], np.cumsum(sent.astype(np.float64) ** 2)])
+    energies = sums[length:] - sums[:-length]
+    found = 0
+    for one in pieces:
+        lags = np.fft.irfft(spectrum * np.conj(np.fft.rfft(one, size)), size)[: len(energies)]
+        scale = np.sqrt(energies * float(np.sum(one.astype(np.float64) ** 2)))
+        found += bool(np.max(lags / np.maximum(scale, 1e-6)) > THRESHOLD)
+    return found / max(len(pieces), 1)
+
+
 def _transform_size(length: int) -> int:
     """At least `length`, and 3 times a power of two."""
     size = 3

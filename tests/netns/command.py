@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
+from click.testing import CliRunner
+
 from control.addresses import parse_endpoint
+from control.cli.main import cli
 from control.config import Config, PortRange
 from control.loader import Loaded, open_datapath
 from tests.lab.netns import Lab
@@ -49,6 +52,14 @@ def earshot(site: Site, *argv: str, stdin: str = "", wrapper: tuple[str, ...] = 
         check=False,
     )
     return Said(done.returncode, done.stdout, done.stderr)
+
+
+def earshot_here(site: Site, *argv: str) -> Said:
+    """The same without a process of its own, which takes most of the time: for tests of many commands."""
+    with site.relay.inside():
+        said = CliRunner().invoke(cli, [*argv], env={"EARSHOT_PIN_PATH": str(site.lab.pins)})
+    assert said.exception is None or isinstance(said.exception, SystemExit), said.exception
+    return Said(said.exit_code, said.stdout, said.stderr)
 
 
 def config_of(site: Site) -> Config:

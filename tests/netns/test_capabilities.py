@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """earshotd as an ordinary user with three capabilities, each of which it cannot do without.
 
-docs/operations.md says what each is for. What root has to do beforehand is in `given_site`.
+docs/configuration.md says what each is for. What root has to do beforehand is in `given_site`.
 """
 
 from __future__ import annotations

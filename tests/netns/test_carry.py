@@ -11,13 +11,14 @@ from ipaddress import ip_address
 import numpy as np
 import pytest
 
-from control import abi, flow_index, libbpf
+from control import abi, flow_index, libbpf, quality
 from control.addresses import to_bytes
 from control.config import Config, PortRange
 from control.datapath import Datapath
 from control.errors import DatapathError
 from control.former_tables import RingTable
 from control.loader import open_datapath
+from control.maps import MappedArray
 from tests.lab.netns import Lab
 from tests.lab.topology import Site, two_armed
 from tests.netns.command import config_of
@@ -95,6 +96,23 @@ def test_a_start_that_fails_leaves_the_table_as_it_was(site: Site, config: Confi
     loaded.close()
 
 
+def test_numbers_in_a_ring_that_are_in_use_are_taken_out(site: Site, config: Config) -> None:
+    """Somebody died in the moment in which the program took one of those that were being taken from it."""
+    fd = libbpf.get_pinned(config.pin_path / "free_lists_v1")
+    rings = MappedArray(fd, abi.FREE_LIST)
+    os.close(fd)
+    rings.array["tail"] = rings.array["head"]
+    rings.array["head"][0] += 1
+    rings.close()
+    with site.relay.inside():
+        loaded = open_datapath(config)
+    assert free(loaded.datapath) == [
+        sorted(set(range(PORTS)) - set(BOUND)),
+        sorted(set(range(PORTS, 2 * PORTS)) - set(BOUND)),
+    ]
+    loaded.close()
+
+
 def test_who_died_over_taking_free_numbers_is_repaired(site: Site, config: Config) -> None:
     """The same maps go on, or larger ones: the numbers are found by their records."""
     table = RingTable(config.pin_path, "flows_v2", abi.FLOW)
@@ -102,9 +120,55 @@ def test_who_died_over_taking_free_numbers_is_repaired(site: Site, config: Confi
     table.close()
     with site.relay.inside():
         loaded = open_datapath(config)
-        assert free(loaded.datapath) == [[], []]
-        assert sorted(loaded.datapath.lost().tolist()) == sorted(set(range(2 * PORTS)) - set(BOUND))
+        assert [len(numbers) for numbers in free(loaded.datapath)] == [PORTS - 2, PORTS - 1]
+        assert not len(loaded.datapath.lost())
         loaded.close()
         loaded = open_datapath(larger(config))
         assert [len(numbers) for numbers in free(loaded.datapath)] == [2 * PORTS - 2, PORTS - 1]
         loaded.close()
+
+
+def talked(datapath: Datapath, number: int, highest: int) -> None:
+    """A stream of ten packets of the flow, none lost."""
+    stream = datapath.quality["streams"][number, 0:1]
+    stream["identity"] = int(datapath.flows["state"][number]) & ~15 | 7 << 32
+    stream["received"], stream["highest"] = 10, highest
+    stream["clock"] = abi.CLOCK_USUAL
+
+
+def test_what_was_measured_goes_over(site: Site, config: Config) -> None:
+    """To a larger table; but its numbers begin anew, so that what passes meanwhile does not look lost."""
+    with site.relay.inside():
+        loaded = open_datapath(config)
+        talked(loaded.datapath, BOUND[1], 65000)
+        loaded.close()
+        loaded = open_datapath(larger(config))
+    found = quality.of_flow(loaded.datapath, BOUND[1], 0)
+    assert found is not None
+    (stream,) = found.streams
+    assert (stream.ssrc, stream.packets, stream.lost) == (7, 10, 0)
+    assert loaded.datapath.quality["streams"]["highest"][BOUND[1], 0] == (65000 + 32768) % 65536
+    loaded.close()
+
+
+def test_flows_outlive_that_measuring_is_switched_off_and_on(site: Site, config: Config) -> None:
+    off = replace(config, quality=False)
+    with site.relay.inside():
+        for chosen, is_on in ((off, False), (off, False), (config, True)):
+            loaded = open_datapath(chosen)
+            assert quality.is_on(loaded.datapath) is is_on
+            assert len(loaded.datapath.quality) == (2 * PORTS if is_on else 1)
+            assert np.flatnonzero(loaded.datapath.states()).tolist() == list(BOUND)
+            assert not len(loaded.datapath.lost())
+            loaded.close()
+
+
+def test_flows_of_a_release_that_measured_nothing(site: Site, config: Config) -> None:
+    """It had no such map: one is made, and the flow table stays."""
+    (config.pin_path / "quality_v1").unlink()
+    with site.relay.inside():
+        loaded = open_datapath(config)
+    assert quality.is_on(loaded.datapath)
+    assert np.flatnonzero(loaded.datapath.states()).tolist() == list(BOUND)
+    assert (config.pin_path / "quality_v1").exists()
+    loaded.close()

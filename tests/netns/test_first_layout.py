@@ -145,7 +145,7 @@ def test_what_the_old_program_did_last_goes_over(site: Site, config: Config) -> 
 
 def test_other_ports_are_refused_and_nothing_happens(site: Site, config: Config) -> None:
     pins = {pin.name for pin in config.pin_path.iterdir()}
-    with site.relay.inside(), pytest.raises(DatapathError, match="and ports 10000-10099"):
+    with site.relay.inside(), pytest.raises(DatapathError, match="belong to relay ports 10000-10099"):
         open_datapath(replace(config, relay_ports=PortRange(10000, 10100)))
     assert {pin.name for pin in config.pin_path.iterdir()} == pins
 

@@ -83,7 +83,7 @@ def _talk(call: Call) -> None:
 def test_a_call_that_the_relay_was_never_told_of(site: Site, family: int) -> None:
     start_relay(site, *_flag(site, OLD), "--grace-seconds=1")
     with RelayClient(relay_target(site)) as relay, _call(site, family) as call:
-        with relay.attach("t1", _place(site)) as attachment:
+        with relay.attach("t1", routable=_place(site)) as attachment:
             attachment.snapshot()
             call.bind()
             _talk(call)
@@ -126,7 +126,7 @@ def test_the_key_changes_and_no_call_is_lost(site: Site) -> None:
 
     with ExitStack() as stack:
         relay = stack.enter_context(RelayClient(relay_target(site)))
-        stack.enter_context(relay.attach("t1", _place(site))).snapshot()
+        stack.enter_context(relay.attach("t1", routable=_place(site))).snapshot()
 
         def refused(key: FleetKey) -> None:
             before = relay.counters()["drop_unknown_ufrag"]
@@ -165,7 +165,7 @@ def test_a_registered_call_is_the_same_call(site: Site) -> None:
     start_relay(site, *_flag(site, OLD))
     with (
         RelayClient(relay_target(site)) as relay,
-        relay.attach("t1", _place(site)) as attachment,
+        relay.attach("t1", routable=_place(site)) as attachment,
         _call(site, 4) as call,
     ):
         attachment.snapshot()
@@ -189,7 +189,7 @@ def test_places_survive_the_daemon(site: Site) -> None:
         with (
             RelayClient(relay_target(site)) as relay,
             contextlib.suppress(grpc.RpcError),
-            relay.attach("t1", _place(site)) as attachment,
+            relay.attach("t1", routable=_place(site)) as attachment,
         ):
             attachment.snapshot()
             call.bind()
@@ -200,7 +200,10 @@ def test_places_survive_the_daemon(site: Site) -> None:
             client.sendto(request, vip)  # nobody is there but the program
             call.receive(request)
         start_relay(site, *_flag(site, OLD))
-        with RelayClient(relay_target(site)) as relay, relay.attach("t1", _place(site)) as attachment:
+        with (
+            RelayClient(relay_target(site)) as relay,
+            relay.attach("t1", routable=_place(site)) as attachment,
+        ):
             attachment.snapshot()
             _talk(call)
             assert {flow.transceiver for flow in relay.flows()} == {"t1"}
@@ -215,11 +218,11 @@ def test_what_cannot_be_is_refused(site: Site) -> None:
     code = grpc.StatusCode
 
     def refusal(relay: RelayClient, name: str, place: pb.Routable) -> tuple[grpc.StatusCode, str]:
-        with pytest.raises(grpc.RpcError) as caught, relay.attach(name, place) as attachment:
+        with pytest.raises(grpc.RpcError) as caught, relay.attach(name, routable=place) as attachment:
             attachment.snapshot()
         return caught.value.code(), caught.value.details()
 
-    with RelayClient(relay_target(site)) as relay, relay.attach("t1", _place(site)) as first:
+    with RelayClient(relay_target(site)) as relay, relay.attach("t1", routable=_place(site)) as first:
         first.snapshot()
         assert refusal(relay, "t2", _place(site, port=40001)) == (
             code.ALREADY_EXISTS,
@@ -233,14 +236,14 @@ def test_what_cannot_be_is_refused(site: Site) -> None:
         )
         own = pb.Routable(number=1, endpoints=[pb.Endpoint(address=site.addresses[4].relay, port=1)])
         assert "hello.routable.endpoints[0].address" in refusal(relay, "t2", own)[1]
-        with relay.attach("t2", _place(site, NUMBER + 1)) as second:
+        with relay.attach("t2", routable=_place(site, NUMBER + 1)) as second:
             second.snapshot()
 
 
 def test_a_relay_without_keys_says_so(site: Site) -> None:
     start_relay(site)
     with RelayClient(relay_target(site)) as relay:
-        with pytest.raises(grpc.RpcError) as caught, relay.attach("t1", _place(site)) as attachment:
+        with pytest.raises(grpc.RpcError) as caught, relay.attach("t1", routable=_place(site)) as attachment:
             attachment.snapshot()
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert "fleet_keys" in caught.value.details()

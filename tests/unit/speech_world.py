@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 import aiohttp
+import grpc
 import grpc.aio
 import numpy as np
 from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
@@ -76,15 +77,20 @@ async def say(context: Any, utterance: int, seconds: float, *, last: bool = True
 
 
 @asynccontextmanager
-async def backend(script: Script) -> AsyncIterator[tuple[str, Scripted]]:
-    """A healthy backend and its target."""
+async def backend(
+    script: Script, credentials: grpc.ServerCredentials | None = None
+) -> AsyncIterator[tuple[str, Scripted]]:
+    """A healthy backend and its target: a unix socket, or a TCP port with these credentials."""
     with tempfile.TemporaryDirectory(prefix="est-") as folder:
         target = f"unix:{Path(folder) / 'backend.sock'}"
         server, service, state = grpc.aio.server(), Scripted(script), health.aio.HealthServicer()
         speech_pb2_grpc.add_SpeechServiceServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(state, server)
         await state.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        server.add_insecure_port(target)
+        if credentials is None:
+            server.add_insecure_port(target)
+        else:
+            target = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"
         await server.start()
         try:
             yield target, service
@@ -104,6 +110,11 @@ class Talker:
         channel.on("message", lambda text: self.events.append(json.loads(text)))
 
     def send(self, message: str | bytes) -> None:
+        self._channel.send(message)
+
+    def send_whatever_is_announced(self, message: bytes) -> None:
+        """Sends it, however long; aiortc would refuse what is longer than the other side has announced."""
+        self._channel.transport._remote_max_message_size = 0
         self._channel.send(message)
 
     async def told(self, **what: object) -> dict[str, Any]:

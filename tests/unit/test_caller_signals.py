@@ -10,7 +10,17 @@ import av
 import numpy as np
 import pytest
 
-from tests.lab.signals import FRAME, RATE, THRESHOLD, Samples, chirps, correlation, encode, from_wav
+from tests.lab.signals import (
+    FRAME,
+    RATE,
+    THRESHOLD,
+    Samples,
+    chirps,
+    correlation,
+    encode,
+    from_wav,
+    share_found,
+)
 
 SECONDS = 3.0
 SENT = chirps(1, SECONDS)
@@ -63,6 +73,15 @@ def test_another_calls_signal_fails() -> None:
 def test_noise_fails() -> None:
     noise = np.random.default_rng(7).normal(0, 0.2, len(SENT)).astype(np.float32)
     assert correlation(SENT, noise) < THRESHOLD / 2
+
+
+def test_pieces_are_found_however_they_were_shifted_and_strangers_are_not() -> None:
+    sent = np.tile(chirps(3, 4.0), 2)
+    parts = np.array_split(chirps(3, 4.0), 3)
+    shifted = np.concatenate([part for each in parts for part in (each, np.zeros(1000, np.float32))])
+    assert share_found(sent, shifted) > 0.6
+    assert share_found(sent, chirps(4, 4.0)) == 0
+    assert share_found(sent, np.zeros(48000, np.float32)) == 0
 
 
 def test_silence_fails() -> None:

@@ -24,7 +24,14 @@ def commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], 
 COMMANDS = dict(commands(cli))
 READS = [path for path, command in COMMANDS.items() if any(p.name == "form" for p in command.params)]
 PINNED = [path for path, command in COMMANDS.items() if any(p.name == "pin_path" for p in command.params)]
-ARGUMENTS = {("flow", "show"): ["1"], ("session", "show"): ["aaaa"]}
+ARGUMENTS = {
+    ("capture",): ["x.pcapng"],
+    ("flow", "show"): ["1"],
+    ("session", "show"): ["aaaa"],
+    ("why",): ["00" * 14],
+    ("map", "dump"): ["x"],
+    ("map", "get"): ["x", "1"],
+}
 
 
 def run(*argv: str, stdin: str = "", **environment: str) -> tuple[int, str, str]:
@@ -35,6 +42,7 @@ def run(*argv: str, stdin: str = "", **environment: str) -> tuple[int, str, str]
 
 def test_what_there_is() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
+        "capture",
         "check",
         "completion",
         "datapath reload",
@@ -42,18 +50,26 @@ def test_what_there_is() -> None:
         "datapath status",
         "datapath upgrade",
         "drain",
+        "drops",
         "flow list",
         "flow show",
+        "map dump",
+        "map get",
+        "map list",
         "pki init",
         "pki issue",
         "session list",
         "session show",
         "stats",
+        "top",
+        "trace",
         "transceiver list",
         "undrain",
         "vip list",
+        "why",
     }
     assert {" ".join(path) for path in set(COMMANDS) - set(READS)} == {
+        "capture",
         "completion",
         "datapath reload",
         "datapath remove",

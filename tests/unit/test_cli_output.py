@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from control.cli.output import Column, Row, joined, number, write_list, write_one
-from control.units import in_bytes, in_milliseconds, in_time
+from control.units import in_bytes, in_milliseconds, in_rate, in_time
 
 COLUMNS = (Column("NAME", "name"), number("SIZE", "size", in_bytes))
 
@@ -53,6 +53,24 @@ def test_times(seconds: int, text: str) -> None:
 )
 def test_milliseconds(milliseconds: int, text: str) -> None:
     assert in_milliseconds(milliseconds) == text
+
+
+@pytest.mark.parametrize(
+    ("per_second", "text"),
+    [
+        (0, "0/s"),
+        (0.3, "0.3/s"),
+        (9.94, "9.9/s"),
+        (17.2, "17/s"),
+        (999.4, "999/s"),
+        (1_234, "1.2k/s"),
+        (52_300, "52k/s"),
+        (3_400_000, "3.4M/s"),
+        (5e12, "5000G/s"),
+    ],
+)
+def test_rates(per_second: float, text: str) -> None:
+    assert in_rate(per_second) == text
 
 
 def test_a_table_is_aligned_and_has_no_trailing_blanks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -16,11 +19,13 @@ import grpc
 import pytest
 from earshot.speech.v1 import speech_pb2 as pb
 
+from control import pki
 from tests.lab.caller import place_call
 from tests.lab.signals import chirps
 from tests.unit.speech_world import PCM_16K, backend, kinds, read_on, ready, say, talking
 from tests.unit.test_transceiver_sdp import OFFER
 from tests.unit.transceiver_world import CLIENT, eventually, metric, running_relay, running_transceiver
+from transceiver.backends.service import serve
 from transceiver.speech.stream import FORMATS
 
 
@@ -36,8 +41,9 @@ async def page(url: str) -> str:
         return await response.text()
 
 
-@pytest.mark.parametrize("rate", [16000, 48000, 0], ids=["16k", "48k", "opus"])
-async def test_sound_goes_through_a_backend_and_comes_back(rate: int) -> None:
+@asynccontextmanager
+async def echo_process(rate: int = 16000) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """A backend in a process of its own, and its target; it must stop by SIGTERM."""
     with tempfile.TemporaryDirectory(prefix="est-") as folder:
         target = f"unix:{Path(folder) / 'echo.sock'}"
         argv = ("-m", "transceiver.backends.echo", "--listen", target, "--rate", str(rate))
@@ -47,18 +53,25 @@ async def test_sound_goes_through_a_backend_and_comes_back(rate: int) -> None:
         try:
             assert process.stderr is not None
             assert await asyncio.wait_for(process.stderr.readline(), 10) == b"event=ready\n"
-            async with (
-                running_relay() as relay,
-                running_transceiver(relay, "--backend", target) as transceiver,
-            ):
-                result = await place_call(transceiver.whip, seconds=2.0, local_address=CLIENT)
-                assert result.audio_verified, result
-                assert result.error is None
+            yield target, process
             process.terminate()
             assert await asyncio.wait_for(process.wait(), 10) == 0
         finally:
             if process.returncode is None:
                 process.kill()
+                await process.wait()
+
+
+@pytest.mark.parametrize("rate", [16000, 48000, 0], ids=["16k", "48k", "opus"])
+async def test_sound_goes_through_a_backend_and_comes_back(rate: int) -> None:
+    async with (
+        echo_process(rate) as (target, _),
+        running_relay() as relay,
+        running_transceiver(relay, "--backend", target) as transceiver,
+    ):
+        result = await place_call(transceiver.whip, seconds=2.0, local_address=CLIENT)
+        assert result.audio_verified, result
+        assert result.error is None
 
 
 async def test_a_session_from_start_to_end() -> None:
@@ -268,6 +281,53 @@ async def test_a_session_is_begun_anew_at_another_backend() -> None:
         assert sorted(start.attempt for start in second.starts) == [1, 2]
 
 
+@pytest.mark.parametrize("policy", ["retry", "end"])
+async def test_a_process_that_hangs_loses_its_own_sessions_and_gets_no_more(policy: str) -> None:
+    """Stopped by SIGSTOP: its socket is there, and takes what it is sent. Then it comes back."""
+    async with (
+        echo_process() as (hung, process),
+        backend(good) as (sound, service),
+        running_relay() as relay,
+        running_transceiver(
+            relay,
+            *("--backend", hung, "--backend", sound, "--backend-failure", policy),
+            *("--backend-start-timeout", "1", "--backend-stall-timeout", "1"),
+        ) as transceiver,
+        talking(transceiver) as one,
+    ):
+        await one.told(state="ready")
+        async with talking(transceiver) as two:
+            await two.told(state="ready")
+            assert service.streams == 1
+            victim, bystander = (
+                (one, two) if f"backend={hung} " in first_session(transceiver.log) else (two, one)
+            )
+            process.send_signal(signal.SIGSTOP)
+            try:
+                assert (await victim.told(state="lost"))["reason"] == "stalled"
+                if policy == "retry":
+                    await victim.told(state="ready", attempt=2)
+                else:
+                    await victim.told(state="ended", reason="backend_failed")
+                await eventually(lambda: f"event=backend target={hung} healthy=False" in transceiver.log)
+                up = f'earshot_transceiver_backend_up{{backend="{hung}"}}'
+                assert metric(await page(transceiver.url), up) == 0
+                # It has fewer sessions than the other one, and still gets none.
+                for _ in range(2):
+                    async with talking(transceiver) as another:
+                        await another.told(state="ready")
+                        assert kinds(another.events) == ["session ready"]
+                assert kinds(bystander.events) == ["session ready"]
+            finally:
+                process.send_signal(signal.SIGCONT)
+            await eventually(lambda: transceiver.log.count(f"event=backend target={hung} healthy=True") == 2)
+
+
+def first_session(log: str) -> str:
+    """The line that says who carries the first call."""
+    return next(line for line in log.splitlines() if "event=backend_ready" in line)
+
+
 async def test_a_session_that_no_backend_can_carry_ends_after_some_attempts() -> None:
     async with (
         backend(dies) as (target, service),
@@ -313,6 +373,48 @@ async def test_the_least_loaded_backend_is_chosen() -> None:
             await c.told(state="ready")
             await d.told(state="ready")
             assert {first.streams, second.streams} == {1, 2}
+
+
+async def test_over_tcp_a_backend_and_its_transceiver_prove_who_they_are(tmp_path: Path) -> None:
+    pki.init(tmp_path, ["speech-1.example"], 1)
+    pki.issue(tmp_path, "voice", ["voice-1.example"], 1)
+    pki.init(tmp_path / "other", ["speech-1.example"], 1)
+    pki.issue(tmp_path / "other", "voice", ["voice-1.example"], 1)
+    pairs = [((tmp_path / "relay.key").read_bytes(), (tmp_path / "relay.crt").read_bytes())]
+    ca = (tmp_path / "ca.crt").read_bytes()
+
+    def flags(target: str, own: Path, ca: Path) -> tuple[str, ...]:
+        files = ("--backend-certificate", str(own / "voice.crt"), "--backend-key", str(own / "voice.key"))
+        name = ("--backend-server-name", "speech-1.example")
+        return ("--backend", target, "--backend-ca", str(ca / "ca.crt"), *files, *name)
+
+    async with (
+        backend(good, grpc.ssl_server_credentials(pairs, ca, require_client_auth=True)) as (target, service),
+        running_relay() as relay,
+    ):
+        async with (
+            running_transceiver(relay, *flags(target, tmp_path, tmp_path)) as transceiver,
+            talking(transceiver) as talker,
+        ):
+            await talker.told(state="ready")
+        # A transceiver that the backend does not know, and a backend that the transceiver does not know.
+        for own, known in ((tmp_path / "other", tmp_path), (tmp_path, tmp_path / "other")):
+            async with (
+                running_transceiver(relay, *flags(target, own, known)) as transceiver,
+                aiohttp.ClientSession() as http,
+                http.post(
+                    transceiver.whip, data=OFFER, headers={"Content-Type": "application/sdp"}
+                ) as response,
+            ):
+                assert response.status == 503
+        assert len(service.starts) == 1
+
+
+async def test_a_backend_that_does_not_encrypt_listens_on_loopback_alone() -> None:
+    service = SimpleNamespace(audio_format=PCM_16K, speech_format=PCM_16K)
+    for listen in ("0.0.0.0:9000", "[::]:9000", "10.0.0.1:9000", "speech:9000", "9000"):
+        with pytest.raises(OSError, match=r"unix:PATH, or .* loopback"):
+            await serve(service, listen, 1, lambda: None)
 
 
 async def test_no_healthy_backend_means_503_until_there_is_one() -> None:

@@ -149,6 +149,26 @@ async def test_a_call_hears_nothing_of_a_thousand_offers() -> None:
         await eventually(lambda: not relay.sessions)
 
 
+async def test_a_message_of_10_mb_is_too_long_and_no_other_call_notices() -> None:
+    """By a client that does not mind what the answer says of the longest message."""
+    async with (
+        running_relay() as relay,
+        running_transceiver(relay) as transceiver,
+        talking(transceiver) as rude,
+    ):
+        await eventually(lambda: "event=call_connected" in transceiver.log)
+        other = asyncio.create_task(place_call(transceiver.whip, seconds=2.0, local_address=CLIENT))
+        rude.send_whatever_is_announced(b"\0" * 10_000_000)
+        rude.send("[]")  # in order: it comes after the other one has
+        async with asyncio.timeout(60):
+            while rude.events[-1:] != [{"type": "echo", "data": []}]:  # noqa: ASYNC110  # as in `eventually`
+                await asyncio.sleep(0.05)
+        assert rude.events[:-1] == [{"type": "error", "reason": "too_long", "limit": 16384}]
+        result = await other
+        assert result.audio_verified, result
+        assert result.error is None
+
+
 async def test_a_flood_of_messages_is_answered_by_a_word_and_no_other_call_notices() -> None:
     async def script(context: object) -> None:
         await ready(context)

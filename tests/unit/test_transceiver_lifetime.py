@@ -11,9 +11,11 @@ from random import Random
 
 import aiohttp
 from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.rtp import RtcpRrPacket
 from click.testing import CliRunner
 
 from tests.lab.caller import CallResult, bind_to, place_call
+from tests.lab.restart import connection_of
 from tests.unit.test_transceiver_sdp import OFFER
 from tests.unit.transceiver_world import CLIENT, Transceiver, eventually, running_relay, running_transceiver
 from transceiver.main import main
@@ -64,6 +66,37 @@ async def test_a_client_that_vanishes_is_cleaned_up() -> None:
             relay.deaf = True
             await eventually(lambda: not relay.sessions)
         assert "reason=client_silent" in transceiver.log
+
+
+async def test_a_client_that_sends_no_checks_and_no_media_is_known_by_its_reports() -> None:
+    """libnice's ways, and a muted microphone: RTCP alone says that the client is there."""
+    async with (
+        running_relay() as relay,
+        running_transceiver(relay, "--silence-timeout", "2") as transceiver,
+    ):
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        peer.addTransceiver("audio")
+        bind_to(peer, CLIENT)
+        await peer.setLocalDescription(await peer.createOffer())
+        offer = peer.localDescription.sdp
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(transceiver.whip, data=offer, headers=SDP) as response,
+        ):
+            await peer.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
+        try:
+            await eventually(lambda: "event=call_connected" in transceiver.log)
+            connection_of(peer)._query_consent_task.cancel()
+            dtls = peer.getTransceivers()[0].sender.transport
+            for _ in range(50):
+                await dtls._send_rtp(bytes(RtcpRrPacket(ssrc=1)))
+                await asyncio.sleep(0.1)
+            assert len(relay.sessions) == 1
+            relay.deaf = True
+            await eventually(lambda: not relay.sessions)
+            assert "reason=client_silent" in transceiver.log
+        finally:
+            await peer.close()
 
 
 async def test_a_client_that_closes_dtls_is_cleaned_up() -> None:

@@ -219,6 +219,18 @@ async def test_an_inbox_that_nobody_reads_is_bounded() -> None:
         assert await world.sessions[0].recv() == b"10"
 
 
+async def test_a_call_that_sends_more_than_its_share_loses_it_and_no_other_does() -> None:
+    async with world_of(2) as world:
+        for number in range(2):
+            await world.check(number, number)
+        for _ in range(2):
+            for _ in range(round(ice.BURST)):
+                world.sessions[0].media_received(b"flood", world.sessions[0]._agent.path)
+        assert world.traffic.drops[Drop.TOO_MANY] > ice.BURST / 2
+        world.sessions[1].media_received(b"fine", world.sessions[1]._agent.path)
+        assert await world.sessions[1].recv() == b"fine"
+
+
 async def test_a_port_in_use_is_named() -> None:
     with (
         media_ports([ip_address(MEDIA)], 0, Traffic()) as (port,),

@@ -141,6 +141,12 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "empty": ("POST", "/whip", {"data": b"", "headers": SDP}, 400),
     "too large": ("POST", "/whip", {"data": OFFER + "a=x\r\n" * 20000, "headers": SDP}, 413),
     "video": ("POST", "/whip", {"data": OFFER.replace("m=audio", "m=video"), "headers": SDP}, 422),
+    "unknown codecs": (
+        "POST",
+        "/whip",
+        {"data": OFFER.replace("opus/48000/2", "wonder/48000/2"), "headers": SDP},
+        422,
+    ),
     "no media": ("POST", "/whip", {"data": OFFER.split("m=")[0], "headers": SDP}, 422),
     "ten media sections": (
         "POST",

@@ -16,6 +16,7 @@ from earshot.speech.v1 import speech_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from transceiver.backends.session import Session
+from transceiver.relay_target import is_loopback
 
 SERVICE = "earshot.speech.v1.SpeechService"
 DRAIN = 5.0  # seconds that sessions have when the process stops
@@ -96,8 +97,10 @@ async def _write(session: Session, context: Any) -> None:
 async def serve(backend: Backend, listen: str, capacity: int, ready: Callable[[], None]) -> None:
     """Serves until SIGTERM or SIGINT: then it is unhealthy at once, and sessions have a while to end.
 
-    Raises `OSError` if it cannot listen.
+    Raises `OSError` if it cannot listen, or should not: nothing is encrypted here.
     """
+    if not listen.startswith("unix:") and not is_loopback(listen.rpartition(":")[0].strip("[]")):
+        raise OSError(f"cannot listen on {listen}: unix:PATH, or HOST:PORT of a loopback address")
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from typing import Any
 
 from aiortc.mediastreams import MediaStreamTrack
@@ -29,7 +28,7 @@ class EchoConversation:
         self._client = client
 
     def audio(self, source: Any) -> EchoTrack:
-        return EchoTrack(source, self._client.heard)
+        return EchoTrack(source)
 
     def message(self, message: str | bytes) -> None:
         self._client.tell(answer(message))
@@ -46,15 +45,12 @@ class EchoTrack(MediaStreamTrack):  # type: ignore[misc]  # aiortc is untyped to
 
     kind = "audio"
 
-    def __init__(self, source: Any, heard: Callable[[], None]) -> None:
+    def __init__(self, source: Any) -> None:
         super().__init__()
         self._source = source
-        self._heard = heard
 
     async def recv(self) -> Any:
-        frame = await self._source.recv()
-        self._heard()  # it was decrypted, so the client sent it
-        return frame
+        return await self._source.recv()
 
 
 def answer(message: str | bytes) -> str:

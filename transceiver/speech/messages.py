@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
+from transceiver.bucket import Bucket
+
 MESSAGE_LIMIT = 16384  # bytes
 RATE = 50.0  # messages a second, for as long as it likes
 BURST = 100.0  # messages at once
@@ -22,22 +24,12 @@ class MessageError(ValueError):
     """A message that is not passed on; its text is the event that says so."""
 
 
-class Throttle:
-    """A token bucket of one client's messages; no clock of its own."""
+class Throttle(Bucket):
+    """Which of one client's messages are taken, and when it is told that some are not."""
 
     def __init__(self, now: float) -> None:
-        self._tokens = BURST
-        self._filled_at = now
+        super().__init__(RATE, BURST, now)
         self._told_at = float("-inf")
-
-    def takes(self, now: float) -> bool:
-        """Whether a message that comes now is taken."""
-        self._tokens = min(BURST, self._tokens + (now - self._filled_at) * RATE)
-        self._filled_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
     def complains(self, now: float) -> bool:
         """Whether the client is to be told now that it sends too much."""

@@ -151,7 +151,8 @@ function log(message) {
   time.textContent = new Date().toLocaleTimeString([], { hour12: false });
   const item = document.createElement("li");
   const details = Object.entries(rest).map(([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
-  item.append(time, span("", [type, ...details].join(" · ").slice(0, 160)));
+  const text = [type, ...details].join(" · ");
+  item.append(time, span("", text.length > 160 ? `${text.slice(0, 159)}…` : text));
   append($("events"), item, $("events-empty"));
 }
 

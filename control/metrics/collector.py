@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics of the maps and the registry, made at each scrape; nothing is kept in between."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import version
+
+from prometheus_client.core import Metric
+
+from control import abi, port_states
+from control.batches import clock
+from control.metrics import catalogue, quality
+from control.metrics.reasons import BINDINGS, direction
+from control.reaper import WHYS
+from control.relay import Relay
+from telemetry.declared import Labels
+
+_TO_BE_SHOWN = {state: state.name.lower() for state in abi.FlowState}
+
+
+class RelayCollector:
+    """One relay's metrics.
+
+    Scraped in threads of the HTTP server: it only reads, maps and lengths and tuples of all transceivers,
+    each of them whole under the interpreter's lock; and no step of it holds that lock for long.
+    """
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._packets()
+        yield from self._flows()
+        yield from quality.collect(self._relay.datapath, clock())
+        yield from self._sessions()
+        relay = self._relay
+        yield catalogue.DRAINING.one(float(relay.draining_since is not None))
+        ages = relay.sweep_ages(clock().seconds)
+        yield catalogue.SWEEP_AGE.of({(sweep,): max(0.0, age) for sweep, age in ages.items()})
+        yield catalogue.STALLS.one(relay.stalls)
+        yield catalogue.BUILD_INFO.of({(version("earshot"),): 1})
+
+    def _packets(self) -> Iterator[Metric]:
+        counters = self._relay.datapath.reasons()
+        for metric, column in ((catalogue.PACKETS, "packets"), (catalogue.BYTES, "bytes")):
+            values = counters[column].tolist()
+            yield metric.of(
+                {(direction(reason), reason.name.lower()): values[reason] for reason in abi.Reason}
+            )
+        packets = counters["packets"].tolist()
+        yield catalogue.BINDINGS.of(
+            {(result,): sum(packets[reason] for reason in reasons) for result, reasons in BINDINGS.items()}
+        )
+
+    def _flows(self) -> Iterator[Metric]:
+        datapath = self._relay.datapath
+        ports = port_states.count(datapath)
+        states = ports.sum(axis=0).tolist()
+        yield catalogue.FLOWS.one(states[abi.FlowState.LIVE])
+        yield catalogue.FLOWS_PROVISIONAL.one(states[abi.FlowState.PROVISIONAL])
+        yield catalogue.FLOW_CAPACITY.one(datapath.capacity())
+        yield catalogue.RELAY_PORTS.of(
+            {
+                (str(address), name): int(ports[number, state])
+                for number, address in enumerate(datapath.relays[: len(ports)])
+                for state, name in _TO_BE_SHOWN.items()
+            }
+        )
+        ended = self._relay.reaper.ended
+        yield catalogue.FLOWS_ENDED.of({(why,): ended[why] for why in WHYS})
+        tables = self._relay.tables(ports)
+        yield catalogue.TABLE_ENTRIES.of({(table.name,): table.used for table in tables})
+        yield catalogue.TABLE_CAPACITY.of({(table.name,): table.capacity for table in tables})
+        yield catalogue.OCCUPANCY.of({(table.name,): table.ratio for table in tables})
+
+    def _sessions(self) -> Iterator[Metric]:
+        registry = self._relay.registry
+        yield catalogue.SESSIONS.one(registry.session_count())
+        yield catalogue.UFRAGS.one(registry.ufrag_count())
+        yield catalogue.BACKENDS.one(registry.backend_count())
+        attached = Counter(owner.attached for owner in registry.owners())
+        yield catalogue.TRANSCEIVERS.of({("attached",): attached[True], ("detached",): attached[False]})
+        # A copy, which no other thread can get in between.
+        yield catalogue.SESSION_OPERATIONS.of(dict[Labels, float](self._relay.outcomes))
+        yield catalogue.EVENTS_DROPPED.one(self._relay.streams.dropped_events)
