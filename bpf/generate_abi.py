@@ -26,6 +26,7 @@ STRUCTS = (
     "hop",
     "last_hop",
     "ufrag_key",
+    "scratch",
     "session",
     "owner",
     "backend",

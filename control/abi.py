@@ -249,6 +249,17 @@ UFRAG_KEY = _dtype(
     ],
 )
 
+SCRATCH = _dtype(
+    8584,
+    [
+        ("words", ("<u4", (2048,)), 0),
+        ("schedule", ("<u8", (40,)), 8192),
+        ("state", ("<u4", (5,)), 8512),
+        ("tag", ("<u4", (5,)), 8532),
+        ("ufrag", UFRAG_KEY, 8552),
+    ],
+)
+
 SESSION = _dtype(
     96,
     [

@@ -13,6 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -35,6 +36,7 @@ from control.requests import (
 from control.sessions import Registry
 from control.store import Store
 from control.turns import Turns
+from telemetry.tracing import NO_SPAN, Span, Tracing, step
 
 # Some 3 ms of work.
 SLICE = 200
@@ -64,6 +66,7 @@ class Wish(NamedTuple):
 
     kind: str | None
     message: pb.Session | pb.Renew | pb.Remove | None
+    traceparent: str = ""
 
     @property
     def session_id(self) -> str:
@@ -72,7 +75,7 @@ class Wish(NamedTuple):
     @classmethod
     def of(cls, operation: pb.Operation) -> Wish:
         kind = operation.WhichOneof("operation")
-        return cls(kind, getattr(operation, kind) if kind else None)
+        return cls(kind, getattr(operation, kind) if kind else None, operation.traceparent)
 
 
 class Speaker(NamedTuple):
@@ -95,10 +98,17 @@ class Batches:
     """
 
     def __init__(
-        self, registry: Registry, store: Store, hops: HopResolver, local: LocalAddresses, turns: Turns
+        self,
+        registry: Registry,
+        store: Store,
+        hops: HopResolver,
+        local: LocalAddresses,
+        turns: Turns,
+        tracing: Tracing,
     ) -> None:
         self.outcomes = Counter[tuple[str, ...]]()
         self._turns = turns
+        self._tracing = tracing
         self._registry = registry
         self._store = store
         self._hops = hops
@@ -114,22 +124,46 @@ class Batches:
         Raises:
             RequestError: ABORTED, another stream has taken over; the rest is left undone.
         """
-        wanted: list[_Wanted] = []
-        endpoints = EndpointChecks(self._local, speaker.prefixes)
-        for part in sliced(wishes):
-            async with self._turns.slice():
-                self._registry.owner_of(speaker.attachment)
-                wanted += [_check(wish, endpoints) for wish in part]
-        requests = [request for request in wanted if isinstance(request, SessionRequest)]
-        hops = _HopsOf(await self._resolve(requests))
-        async with self._turns.slice():
-            keys = iter(_keys_of(requests))
-        results: list[pb.OperationResult] = []
-        for pairs in sliced(list(zip(wishes, wanted, strict=True))):
-            async with self._turns.slice():
-                results += self._carry_out_some(speaker, pairs, hops, keys)
+        with ExitStack() as ended:
+            spans = [ended.enter_context(span) for span in self._spans(wishes)]
+            results = await self._carry_out(speaker, wishes, spans)
+            for span, result in zip(spans, results, strict=False):  # no span at all where there are no traces
+                span.end(Code(result.code).name if result.code else "")
         for wish, result in zip(wishes, results, strict=True):
             self.outcomes[wish.kind or "none", Code(result.code).name] += 1
+        return results
+
+    def _spans(self, wishes: Sequence[Wish]) -> Iterator[Span]:
+        """One for each operation, if any belongs to a trace; none otherwise."""
+        if not self._tracing.is_on or not any(wish.traceparent for wish in wishes):
+            return
+        for wish in wishes:
+            if wish.traceparent:
+                yield self._tracing.start(f"relay.{wish.kind or 'none'}", wish.traceparent)
+            else:
+                yield NO_SPAN
+
+    async def _carry_out(
+        self, speaker: Speaker, wishes: Sequence[Wish], spans: Sequence[Span]
+    ) -> list[pb.OperationResult]:
+        wanted: list[_Wanted] = []
+        endpoints = EndpointChecks(self._local, speaker.prefixes)
+        with step(spans, "relay.check"):
+            for part in sliced(wishes):
+                async with self._turns.slice():
+                    self._registry.owner_of(speaker.attachment)
+                    wanted += [_check(wish, endpoints) for wish in part]
+        requests = [request for request in wanted if isinstance(request, SessionRequest)]
+        with step(spans, "relay.next_hops"):
+            hops = _HopsOf(await self._resolve(requests))
+        with step(spans, "relay.keys"):
+            async with self._turns.slice():
+                keys = iter(_keys_of(requests))
+        results: list[pb.OperationResult] = []
+        with step(spans, "relay.maps"):
+            for pairs in sliced(list(zip(wishes, wanted, strict=True))):
+                async with self._turns.slice():
+                    results += self._carry_out_some(speaker, pairs, hops, keys)
         return results
 
     def _carry_out_some(

@@ -71,6 +71,9 @@ _TODAY = {
     QUALITY: Former(QUALITY, abi.QUALITY),
 }
 
+# All that the configuration sizes: in other sizes they are filled from what is there.
+SIZED = TABLE | frozenset(_TODAY)
+
 
 def obsolete() -> set[str]:
     """Pins of former layouts: nobody needs them once today's are there."""

@@ -32,7 +32,7 @@ XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 XDP_ACTIONS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
 
 _ENOENT, _ENOSPC = 2, 28
-_MAP_TYPE_ARRAY, _MAP_TYPE_QUEUE = 2, 22
+_MAP_TYPE_HASH, _MAP_TYPE_ARRAY, _MAP_TYPE_QUEUE = 1, 2, 22
 _LIVE_FRAMES = 1 << 1
 _STATS_RUN_TIME = 0  # enum bpf_stats_type
 _BATCH = 8192
@@ -159,6 +159,8 @@ _map_value_size = _declare("bpf_map__value_size", _U32, _P)
 _map_max_entries = _declare("bpf_map__max_entries", _U32, _P)
 _map_flags = _declare("bpf_map__map_flags", _U32, _P)
 _set_max_entries = _declare("bpf_map__set_max_entries", _I, _P, _U32)
+_set_type = _declare("bpf_map__set_type", _I, _P, _I)
+_set_flags = _declare("bpf_map__set_map_flags", _I, _P, _U32)
 _set_initial_value = _declare("bpf_map__set_initial_value", _I, _P, _P, _Z)
 _initial_value = _declare("bpf_map__initial_value", _P, _P, ct.POINTER(_Z))
 _reuse_fd = _declare("bpf_map__reuse_fd", _I, _P, _I)
@@ -169,6 +171,7 @@ _possible_cpus = _declare("libbpf_num_possible_cpus", _I)
 _obj_pin = _declare("bpf_obj_pin", _I, _I, _S)
 _obj_get = _declare("bpf_obj_get", _I, _S)
 _program_by_id = _declare("bpf_prog_get_fd_by_id", _I, _U32)
+_map_by_id = _declare("bpf_map_get_fd_by_id", _I, _U32)
 _info_by_fd = _declare("bpf_obj_get_info_by_fd", _I, _I, _P, ct.POINTER(_U32))
 _link_create = _declare("bpf_link_create", _I, _I, _I, _I, ct.POINTER(_LinkCreateOpts))
 _link_update = _declare("bpf_link_update", _I, _I, _I, _P)
@@ -295,6 +298,15 @@ class BpfObject:
 
     def set_max_entries(self, name: str, entries: int) -> None:
         _check(_set_max_entries(self._map(name), entries), f"size of map {name}")
+
+    def make_sparse(self, name: str, entries: int) -> None:
+        """Makes a hash of an array, before it is loaded: entries that are not there cost nothing.
+
+        The program's look-ups are the same; one of an entry that is not there finds none.
+        """
+        _check(_set_type(self._map(name), _MAP_TYPE_HASH), f"type of map {name}")
+        _check(_set_flags(self._map(name), 0), f"flags of map {name}")
+        self.set_max_entries(name, entries)
 
     def set_rodata(self, value: bytes) -> None:
         """Replaces the start of .rodata by value."""
@@ -447,6 +459,42 @@ def program_id(fd: int) -> int:
 def enable_run_time_statistics() -> int:
     """Has the kernel time every program on the host until the descriptor is closed. Needs CAP_SYS_ADMIN."""
     return _check(_enable_stats(_STATS_RUN_TIME), "run-time statistics")
+
+
+class _ProgInfo(ct.Structure):  # the first fields of struct bpf_prog_info
+    _fields_ = [
+        ("type", ct.c_uint32),
+        ("id", ct.c_uint32),
+        ("tag", ct.c_uint8 * 8),
+        ("lengths", ct.c_uint32 * 2),
+        ("instructions", ct.c_uint64 * 2),
+        ("load_time", ct.c_uint64),
+        ("created_by_uid", ct.c_uint32),
+        ("nr_map_ids", ct.c_uint32),
+        ("map_ids", ct.c_uint64),
+    ]
+
+
+def program_tag(fd: int) -> str:
+    """A hash of a program's instructions: alike in two loads of the same object."""
+    info = _ProgInfo()
+    size = _U32(ct.sizeof(info))
+    _check(_info_by_fd(fd, ct.byref(info), ct.byref(size)), "program info")
+    return bytes(info.tag).hex()
+
+
+def program_map_ids(fd: int) -> list[int]:
+    """The kernel's numbers of the maps that a program uses, .rodata among them."""
+    numbers = (_U32 * 128)()
+    info = _ProgInfo(nr_map_ids=len(numbers), map_ids=ct.addressof(numbers))
+    size = _U32(ct.sizeof(info))
+    _check(_info_by_fd(fd, ct.byref(info), ct.byref(size)), "program info")
+    return list(numbers)[: info.nr_map_ids]
+
+
+def open_map(map_id: int) -> int:
+    """A new descriptor of a map, by the kernel's number for it. Needs CAP_SYS_ADMIN."""
+    return _check(_map_by_id(map_id), f"open map {map_id}")
 
 
 class LinkInfo(NamedTuple):

@@ -104,7 +104,7 @@ class Loaded:
     def _refuse_other_maps(self, program: BpfObject, plan: fitting.Plan) -> None:
         """Raises DatapathError unless the maps are those that this daemon knows, or larger ones of them."""
         missing = set(program.map_names()) - plan.reused
-        other = missing - carry.TABLE - carry.MAY_BE_LARGER
+        other = missing - carry.SIZED
         if other or (missing & carry.TABLE and set(program.map_names()) != set(self.datapath.descriptors)):
             raise DatapathError(
                 f"the program that is installed has other maps ({', '.join(sorted(other or missing))}): "

@@ -45,6 +45,7 @@ MAP_TYPES: dict[str, MapType] = {
     "owners_v1": MapType(None, abi.OWNER, "transceivers by number"),
     "backends_v1": MapType(None, abi.BACKEND, "endpoints of transceivers by number"),
     "flows_v2": MapType(None, abi.FLOW, "flows, a record for each relay port"),
+    "quality_v1": MapType(None, abi.QUALITY, "how flows fare, by their numbers"),
     "flow_index_v2": MapType(None, abi.BUCKET, "numbers of flows, by a hash of the client's 5-tuple"),
     "free_flows_v2": MapType(None, abi.FREE_LINE, "rings of numbers of free flow records"),
     "free_lists_v1": MapType(None, abi.FREE_LIST, "where these rings begin and end, for IPv4 and IPv6"),

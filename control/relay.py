@@ -29,6 +29,7 @@ from control.sessions import Registry
 from control.store import Store
 from control.streams import Outbox, Streams
 from control.turns import Turns
+from telemetry.tracing import Tracing
 
 MAX_BATCH = 1000
 # A sweep that comes later than this finds that the daemon had no turn, and that nobody could be heard.
@@ -44,8 +45,11 @@ class Relay:
         stalls: times that a sweep came late, because the daemon had no turn.
     """
 
-    def __init__(self, config: Config, datapath: Datapath, hops: HopResolver) -> None:
+    def __init__(
+        self, config: Config, datapath: Datapath, hops: HopResolver, tracing: Tracing | None = None
+    ) -> None:
         """Takes up what a former daemon left in the maps."""
+        self.tracing = tracing or Tracing()
         self.datapath = datapath
         self.registry = Registry(
             max_sessions=config.max_sessions,
@@ -60,7 +64,7 @@ class Relay:
         self._config = config
         self._store = Store(datapath, self.registry, self.reaper)
         self.turns = Turns()
-        self._batches = Batches(self.registry, self._store, hops, self._local(), self.turns)
+        self._batches = Batches(self.registry, self._store, hops, self._local(), self.turns, self.tracing)
         self._store.restore(clock)
         now = clock()
         self.leaving = Leaving(datapath, self.reaper, config.relay_address_drain_seconds, now)

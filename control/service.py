@@ -23,6 +23,7 @@ from control.reports import flow_messages
 from control.requests import Code, RequestError
 from control.streams import Outbox
 from control.sweep import parts
+from telemetry.tracing import traceparent_in
 
 PAGE = 500
 HELLO_SECONDS = 10.0
@@ -41,8 +42,9 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
 
     async def Attach(self, requests: AsyncIterator[pb.AttachRequest], context: Any) -> None:
         """Lives as long as the transceiver is attached; see the proto."""
-        grant = self._grant_of(context)
-        speaker, outbox = self._relay.attach(await _hello(context), grant)
+        with self._relay.tracing.start("relay.attach", traceparent_in(context.invocation_metadata())):
+            grant = self._grant_of(context)
+            speaker, outbox = self._relay.attach(await _hello(context), grant)
         listening = asyncio.create_task(self._listen(speaker, outbox, context))
         speaking = asyncio.create_task(_speak(outbox, context))
         closing = asyncio.create_task(outbox.closed())

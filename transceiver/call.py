@@ -14,6 +14,7 @@ from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSess
 from aiortc.exceptions import InvalidStateError
 from earshot.relay.v1 import relay_pb2 as pb
 
+from telemetry.tracing import NO_SPAN, Span
 from transceiver.agent import Credentials
 from transceiver.errors import OfferError
 from transceiver.etag import new_etag
@@ -70,8 +71,11 @@ class Call:
         changed: Callable[[Call], None],
         renewed: Callable[[Call], None],
         hung_up: Callable[[Call, End], None],
+        span: Span,
     ) -> None:
         self.id = call_id
+        self.span = span  # until the client is connected
+        self.connecting: Span = NO_SPAN  # from the registration on
         self.metadata = metadata
         self.etag = new_etag()
         self.patching = asyncio.Lock()

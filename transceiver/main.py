@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import socket
 import sys
@@ -21,6 +22,9 @@ from urllib.parse import urlsplit
 
 import click
 
+from supervision.notify import Manager
+from telemetry import tracing
+from telemetry.tracing import TracingError
 from transceiver.calls import Limits
 from transceiver.errors import LibraryError, RelayAwayError, WorkerError
 from transceiver.front import serve_front
@@ -190,6 +194,12 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 )
 @click.option("--relay-timeout", default=Limits.relay, type=_seconds, help="Seconds for the relay to answer.")
 @click.option(
+    "--drain-timeout",
+    default=0.0,
+    type=click.FloatRange(0, 86400),
+    help="Seconds that calls may go on after SIGTERM; new ones are answered 503. A second SIGTERM ends them.",
+)
+@click.option(
     "--log-level",
     default="info",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -228,6 +238,7 @@ def main(
     setup_timeout: float,
     silence_timeout: float,
     relay_timeout: float,
+    drain_timeout: float,
     log_level: str,
 ) -> None:
     """Terminates WebRTC calls that an Earshot relay forwards; echoes them, or brings them to speech backends.
@@ -246,6 +257,10 @@ def main(
     if ECHO in backends and len(backends) > 1:
         raise click.BadParameter("echo goes alone", param_hint="--backend")
     configure(log_level)
+    try:
+        tracing.check(os.environ)
+    except TracingError as error:
+        raise click.UsageError(str(error)) from None
     tls = (backend_ca, backend_certificate, backend_key, backend_server_name, backend_insecure, "backend")
     try:
         target = RelayTarget(relay, relay_ca, relay_certificate, relay_key, relay_server_name, relay_insecure)
@@ -263,14 +278,16 @@ def main(
         policy=Policy(backend_failure == "retry", backend_start_timeout, backend_stall_timeout),
         limits=Limits(max_calls, max_load, max_setups, setup_timeout, silence_timeout, relay_timeout),
         log_level=log_level,
+        drain=drain_timeout,
     )
-    _run(serve(settings) if workers == 1 else serve_front(settings, workers, _work))
+    manager = Manager.of(os.environ)
+    _run(serve(settings, manager) if workers == 1 else serve_front(settings, workers, _work, manager))
 
 
 def _work(settings: Settings, parent: Connection) -> None:
     """The whole of a worker process."""
     configure(settings.log_level, settings.suffix)
-    _run(serve(settings, parent))
+    _run(serve(settings, Manager(), parent))
 
 
 def _run(serving: Coroutine[Any, Any, None]) -> None:

@@ -9,7 +9,21 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from control.cli import capture, check, datapath, drain, drops, flow, maps, pki, relay, session, trace
+from control.cli import (
+    capture,
+    check,
+    datapath,
+    drain,
+    drops,
+    flow,
+    maps,
+    pki,
+    relay,
+    session,
+    top,
+    trace,
+    why,
+)
 from control.cli.options import Command, FailedError, NoDatapathError, write_exit_status
 from control.errors import DatapathError
 
@@ -79,7 +93,9 @@ cli.add_command(relay.stats)
 cli.add_command(relay.transceivers)
 cli.add_command(relay.vips)
 cli.add_command(session.group)
+cli.add_command(top.top)
 cli.add_command(trace.trace)
+cli.add_command(why.why)
 
 
 def main() -> None:

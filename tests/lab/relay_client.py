@@ -20,7 +20,8 @@ class RelayClient:
     """What anyone may ask of a relay."""
 
     def __init__(self, target: str) -> None:
-        self._channel = grpc.insecure_channel(target)
+        # A connection of its own: another's failed attempts, and its pause after them, are not this one's.
+        self._channel = grpc.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
         self._stub: Any = relay_pb2_grpc.RelayServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> RelayClient:
@@ -44,16 +45,17 @@ class RelayClient:
         response = self._stub.GetCounters(pb.GetCountersRequest(), timeout=TIMEOUT)
         return {counter.reason: counter.packets for counter in response.reasons}
 
-    def attach(self, transceiver: str) -> Attachment:
-        return Attachment(self._stub, transceiver)
+    def attach(self, transceiver: str, timeout: float | None = STREAM_TIMEOUT) -> Attachment:
+        """`timeout`: of the stream as a whole, in seconds; None: none."""
+        return Attachment(self._stub, transceiver, timeout)
 
 
 class Attachment:
     """A transceiver's stream, as a context manager: it ends with the block."""
 
-    def __init__(self, stub: Any, transceiver: str) -> None:
+    def __init__(self, stub: Any, transceiver: str, timeout: float | None = STREAM_TIMEOUT) -> None:
         self._requests: queue.SimpleQueue[pb.AttachRequest | None] = queue.SimpleQueue()
-        self._responses = stub.Attach(iter(self._requests.get, None), timeout=STREAM_TIMEOUT)
+        self._responses = stub.Attach(iter(self._requests.get, None), timeout=timeout)
         self._events: list[pb.AttachResponse] = []
         self._batch_id = 0
         self._send(pb.AttachRequest(hello=pb.Hello(transceiver=transceiver, software="test")))

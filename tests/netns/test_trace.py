@@ -20,7 +20,7 @@ import pytest
 
 from control import abi, libbpf, loader
 from control.maps import MappedArray
-from control.tracing.tap import LEASE
+from control.taps.tap import LEASE
 from tests.lab.calls import (
     DTLS,
     RTP,

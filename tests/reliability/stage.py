@@ -20,7 +20,7 @@ from control import abi
 from control.cli.options import pinned_maps
 from tests.lab.crowd import CALLS, Crowd, talking
 from tests.lab.netns import Lab
-from tests.lab.relay_client import Attachment, RelayClient
+from tests.lab.relay_client import STREAM_TIMEOUT, Attachment, RelayClient
 from tests.lab.services import BIN, endpoint, relay_command, relay_target, start, start_relay
 from tests.lab.topology import VIP_PORT, Site, two_armed
 from tests.lab.traffic import RATE, Phase, Traffic
@@ -127,9 +127,13 @@ class Stage:
             yield relay
 
     @contextmanager
-    def attached(self) -> Iterator[Attachment]:
+    def attached(self, timeout: float | None = STREAM_TIMEOUT) -> Iterator[Attachment]:
         """The transceiver's stream, with a snapshot of its sessions. Its end may find no relay."""
-        with self.client() as relay, contextlib.suppress(grpc.RpcError), relay.attach("crowd") as attachment:
+        with (
+            self.client() as relay,
+            contextlib.suppress(grpc.RpcError),
+            relay.attach("crowd", timeout) as attachment,
+        ):
             self.crowd.register(attachment)
             yield attachment
 

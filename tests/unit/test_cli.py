@@ -28,6 +28,7 @@ ARGUMENTS = {
     ("capture",): ["x.pcapng"],
     ("flow", "show"): ["1"],
     ("session", "show"): ["aaaa"],
+    ("why",): ["00" * 14],
     ("map", "dump"): ["x"],
     ("map", "get"): ["x", "1"],
 }
@@ -60,10 +61,12 @@ def test_what_there_is() -> None:
         "session list",
         "session show",
         "stats",
+        "top",
         "trace",
         "transceiver list",
         "undrain",
         "vip list",
+        "why",
     }
     assert {" ".join(path) for path in set(COMMANDS) - set(READS)} == {
         "capture",
