@@ -95,6 +95,30 @@ class _LinkInfo(ct.Structure):  # struct bpf_link_info of an XDP link
     ]
 
 
+class _PerfEventAttr(ct.Structure):  # the first fields of struct perf_event_attr, as of its first version
+    _fields_ = [
+        ("type", ct.c_uint32),
+        ("size", ct.c_uint32),
+        ("config", ct.c_uint64),
+        ("sample_period", ct.c_uint64),
+        ("sample_type", ct.c_uint64),
+        ("read_format", ct.c_uint64),
+        ("flags", ct.c_uint64),
+        ("wakeup_events", ct.c_uint32),
+        ("bp_type", ct.c_uint32),
+        ("config1", ct.c_uint64),
+    ]
+
+
+class _PerfBufferOpts(ct.Structure):  # struct perf_buffer_raw_opts
+    _fields_ = [
+        ("sz", ct.c_size_t),
+        ("cpu_cnt", ct.c_int),
+        ("cpus", ct.POINTER(ct.c_int)),
+        ("map_keys", ct.POINTER(ct.c_int)),
+    ]
+
+
 class _ProgramInfo(ct.Structure):  # struct bpf_prog_info up to run_cnt
     _fields_ = [
         ("type", ct.c_uint32),
@@ -162,6 +186,20 @@ _lookup_batch = _declare(
 )
 _update_batch = _declare("bpf_map_update_batch", _I, _I, _P, _P, ct.POINTER(_U32), ct.POINTER(_BatchOpts))
 _delete_batch = _declare("bpf_map_delete_batch", _I, _I, _P, ct.POINTER(_U32), ct.POINTER(_BatchOpts))
+
+_PERF_FN = ct.CFUNCTYPE(_I, _P, _I, _P)
+_perf_new = _declare(
+    "perf_buffer__new_raw",
+    _P,
+    _I,
+    _Z,
+    ct.POINTER(_PerfEventAttr),
+    _PERF_FN,
+    _P,
+    ct.POINTER(_PerfBufferOpts),
+)
+_perf_consume = _declare("perf_buffer__consume", _I, _P)
+_perf_free = _declare("perf_buffer__free", None, _P)
 
 _vsnprintf = ct.CDLL(None).vsnprintf
 _vsnprintf.argtypes = [_P, _Z, _S, _P]
@@ -475,6 +513,64 @@ def link_info(fd: int) -> LinkInfo:
 def open_program(program_id: int) -> int:
     """A new descriptor of a program, by the kernel's number for it. Needs CAP_SYS_ADMIN."""
     return _check(_program_by_id(program_id), f"open program {program_id}")
+
+
+# ---- perf rings --------------------------------------------------------------------------
+
+
+class PerfRings:
+    """A ring of the kernel's for each CPU, entered in a map of type PERF_EVENT_ARRAY.
+
+    They leave the map when they are closed, and when this process ends, however it does. See
+    perf_event_open(2). Needs CAP_PERFMON.
+    """
+
+    _SOFTWARE, _BPF_OUTPUT = 1, 10  # type and config
+    _SAMPLE_RAW = 1 << 10
+    _RECORD_SAMPLE = 9
+    _NEVER = (1 << 32) - 1  # who reads does not wait: to be woken would cost each packet more than the copy
+    _CONTINUE = -2  # enum bpf_perf_event_ret
+
+    def __init__(self, map_fd: int, keys: dict[int, int], pages: int) -> None:
+        """
+        Args:
+            map_fd: must stay open until close().
+            keys: where in the map each CPU's ring is entered.
+            pages: of each ring, a power of two.
+        """
+        self._records: list[bytes] = []
+        self._callback = _PERF_FN(self._take)  # kept: the C side holds no reference to it
+        attr = _PerfEventAttr(
+            type=self._SOFTWARE,
+            size=ct.sizeof(_PerfEventAttr),
+            config=self._BPF_OUTPUT,
+            sample_period=1,
+            sample_type=self._SAMPLE_RAW,
+            wakeup_events=self._NEVER,
+        )
+        numbers = ct.c_int * len(keys)
+        opts = _PerfBufferOpts(ct.sizeof(_PerfBufferOpts), len(keys), numbers(*keys), numbers(*keys.values()))
+        self._handle = _perf_new(map_fd, pages, ct.byref(attr), self._callback, None, ct.byref(opts))
+        if not self._handle:
+            number = ct.get_errno()
+            raise OSError(number, f"perf rings: {os.strerror(number)}")
+
+    def _take(self, context: int | None, cpu: int, record: int) -> int:
+        kind, size = _U32.from_address(record).value, ct.c_uint16.from_address(record + 6).value
+        if kind == self._RECORD_SAMPLE:
+            self._records.append(ct.string_at(record + 12, size - 12))
+        return self._CONTINUE
+
+    def read(self) -> list[bytes]:
+        """The records that wait, CPU by CPU, with what the kernel has padded them with. Does not wait."""
+        _check(_perf_consume(self._handle), "perf rings")
+        records, self._records = self._records, []
+        return records
+
+    def close(self) -> None:
+        if self._handle:
+            _perf_free(self._handle)
+            self._handle = None
 
 
 # ---- test runs ---------------------------------------------------------------------------
