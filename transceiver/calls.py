@@ -266,7 +266,7 @@ class Calls:
         known = self._calls.pop(call.id, None) is not None
         if known and call.state is State.CONNECTING and reason is not End.NOT_REGISTERED:
             self._tally.setup(reason)
-        if call.state is State.CONNECTING:
+        if call.state is State.CONNECTING and reason is not End.NOT_REGISTERED:  # of that, set_up knows more
             call.connecting.end(error=reason)
             call.span.end(error=reason)
         call.state = State.ENDED
