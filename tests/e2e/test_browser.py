@@ -190,7 +190,7 @@ def test_every_control_has_a_name_and_every_part_a_heading(browser: Browser) -> 
             '- log "Transcript"',
             '- textbox "Type instead of talking" [disabled]',
             '- region "Connection"',
-            '- img "nothing measured yet"',
+            '- img "Round trip, nothing measured yet"',
             '- region "Events"',
         ):
             assert line in tree, tree
