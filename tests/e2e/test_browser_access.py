@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.lab.browser import TIMEOUT, chromium, open_page, statistics
 from tests.lab.calls import wait_for
+from tests.lab.relay_client import RelayClient
+from tests.lab.services import relay_target
 from tests.lab.topology import HTTP_PORT, SIGNALLING_TRANSCEIVER, Site
 
 pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e]
@@ -50,12 +52,18 @@ def call(page: Page) -> None:
     expect(page.get_by_role("status")).to_have_text("In a call", timeout=TIMEOUT)
 
 
+def hang_up(page: Page, site: Site) -> None:
+    page.get_by_role("button", name="Hang up").click()
+    with RelayClient(relay_target(site)) as relay:
+        wait_for(lambda: not relay.sessions(), "the session removed", timeout=10)
+
+
 def sent_sound(page: Page) -> float:
     """Energy of all that the microphone has given to the call."""
     return float(statistics(page, "media-source").get("totalAudioEnergy", 0))
 
 
-def test_another_microphone_is_chosen_before_a_call_and_in_it(browser: Browser) -> None:
+def test_another_microphone_is_chosen_before_a_call_and_in_it(site: Site, browser: Browser) -> None:
     with open_page(browser, ORIGIN) as page:
         microphones = page.get_by_label("Microphone")
         call(page)
@@ -64,7 +72,7 @@ def test_another_microphone_is_chosen_before_a_call_and_in_it(browser: Browser) 
         assert names[0] == "The browser's default"
         first, second = names[1:]
         assert first != second
-        page.get_by_role("button", name="Hang up").click()
+        hang_up(page, site)
         microphones.select_option(label=second)
         call(page)
         assert page.evaluate(f"{TRACK}.label") == second
@@ -85,10 +93,10 @@ def test_another_microphone_is_chosen_before_a_call_and_in_it(browser: Browser) 
         expect(microphones.locator("option:checked")).to_have_text(first)
         assert page.evaluate(f"{TRACK}.label") == first
         expect(page.get_by_role("status")).to_have_text("In a call")
-        page.get_by_role("button", name="Hang up").click()
+        hang_up(page, site)
 
 
-def test_what_a_screen_reader_says_of_a_call(browser: Browser) -> None:
+def test_what_a_screen_reader_says_of_a_call(site: Site, browser: Browser) -> None:
     with open_page(browser, ORIGIN) as page:
         page.evaluate(LISTEN)
         call(page)
@@ -118,7 +126,7 @@ def test_what_a_screen_reader_says_of_a_call(browser: Browser) -> None:
             r'- list "Events":',
         ):
             assert re.search(f"^ *{line}", tree, re.MULTILINE), f"{line} in:\n{tree}"
-        page.get_by_role("button", name="Hang up").click()
+        hang_up(page, site)
         expect(page.get_by_role("status")).to_have_text("Not in a call")
         # In their order, each once, and none of what changes every second.
         assert page.evaluate("announced") == [
