@@ -263,7 +263,7 @@ struct {
 	__uint(max_entries, 1);
 } last_drops_v1 SEC(".maps");
 
-/* Who looks at packets. Written by the CLI (control/tracing); its first word is read for every packet. */
+/* Who looks at packets. Written by the CLI (control/taps); its first word is read for every packet. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

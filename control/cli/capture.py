@@ -22,10 +22,10 @@ from control.cli.looking import (
     say,
 )
 from control.cli.options import PATH, FailedError, pin_path_option
-from control.tracing import pcapng
+from control.taps import pcapng
 
 if TYPE_CHECKING:
-    from control.tracing.packets import Packet
+    from control.taps.packets import Packet
 
 _SNAP_MAX = 65535  # of a perf record; XDP's frames are within a page
 

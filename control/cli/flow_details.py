@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from control import abi, live_program, map_keys
+from control import abi, last_drop, live_program, map_keys
 from control.abi import HopState
-from control.addresses import from_bytes
+from control.addresses import from_bytes, parse_endpoint
 from control.cli import flow_quality, flow_rows
 from control.cli.options import now
 from control.cli.output import Row
@@ -54,7 +54,7 @@ def details(datapath: Datapath, pin_path: Path, flow_id: int, sessions: SessionT
         "owner": _owner(sessions, row["transceiver"]),
         "budgets": None if program is None else _budgets(datapath, program, record, session),
         "quality": flow_quality.details(datapath, number, moment),
-        "last_drop": None,
+        "last_drop": _last_drop(datapath, row),
     }
 
 
@@ -123,6 +123,16 @@ def _budgets(datapath: Datapath, program: LiveProgram, record: Any, session: Row
     }
 
 
+def _last_drop(datapath: Datapath, row: Row) -> Row | None:
+    """Of either of the call's 5-tuples."""
+    if row["vip"] is None:
+        return None
+    client, vip, relay = (parse_endpoint(row[name]) for name in ("client", "vip", "relay"))
+    backend = row["backend"] and parse_endpoint(row["backend"])
+    found = last_drop.of_flow(datapath, client, vip, backend, relay)
+    return None if found is None else found._asdict()
+
+
 # ---- for people --------------------------------------------------------------------------
 
 
@@ -165,7 +175,11 @@ def lines(row: Row) -> list[str]:
     made += flow_quality.lines(row["quality"])
     drop = row["last_drop"]
     if drop is not None:
-        made.append(_field("last drop", f"{drop['reason']}, {in_milliseconds(drop['milliseconds_ago'])} ago"))
+        made.append(
+            _field(
+                "last drop", f"{drop['reason']}, {in_time(int(drop['age_s']))} ago, {drop['packets']} packets"
+            )
+        )
     return made
 
 

@@ -19,12 +19,12 @@ from control.abi import TAP_MAX, Reason
 from control.addresses import Endpoint, parse_endpoint
 from control.cli.flow_rows import Client
 from control.cli.options import Command, FailedError
-from control.tracing import filters
-from control.tracing.filters import Filter
+from control.taps import filters
+from control.taps.filters import Filter
 
 if TYPE_CHECKING:
-    from control.tracing.packets import Packet
-    from control.tracing.tap import Tap
+    from control.taps.packets import Packet
+    from control.taps.tap import Tap
 
 EXIT_ENDED, EXIT_FULL = 4, 5
 _EXIT_STATUS = (
@@ -186,7 +186,7 @@ class Opened:
 @contextmanager
 def opened(pin_path: Path, wanted: Wanted, snap: int) -> Iterator[Opened]:
     """A tap with what was asked for. SIGINT, SIGTERM and SIGHUP do not end the process meanwhile."""
-    from control.tracing.tap import BusyError, Tap  # as in pinned_maps()
+    from control.taps.tap import BusyError, Tap  # as in pinned_maps()
 
     signals: list[int] = []
     former = {number: signal.signal(number, lambda got, frame: signals.append(got)) for number in _SIGNALS}

@@ -94,8 +94,8 @@ cli.add_command(relay.transceivers)
 cli.add_command(relay.vips)
 cli.add_command(session.group)
 cli.add_command(top.top)
-cli.add_command(why.why)
 cli.add_command(trace.trace)
+cli.add_command(why.why)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from control.cli.looking import LookingCommand, Wanted, filter_options, link_nam
 from control.cli.options import form_option, pin_path_option
 
 if TYPE_CHECKING:
-    from control.tracing.packets import Packet
+    from control.taps.packets import Packet
 
 _SNAP = 640  # enough for a USERNAME of the longest, wherever browsers put it
 _COLUMNS = (  # and their least widths

@@ -11,9 +11,9 @@ import pytest
 from control import abi
 from control.abi import Reason
 from control.addresses import Endpoint
-from control.tracing.filters import Filter
-from control.tracing.packets import Packet
-from control.tracing.tap import BusyError, Tap
+from control.taps.filters import Filter
+from control.taps.packets import Packet
+from control.taps.tap import BusyError, Tap
 from tests.bpf import stun, world
 from tests.bpf.case import from_backend, from_client, request
 from tests.bpf.packets import Datagram

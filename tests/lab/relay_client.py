@@ -14,14 +14,16 @@ from earshot.relay.v1 import relay_pb2_grpc
 
 TIMEOUT = 10.0
 STREAM_TIMEOUT = 110.0  # a test's own limit comes later
+# Otherwise channels of one process share a connection, and with it the pause after one that was refused: who
+# attaches to a relay that has just started would be told that it is away, since somebody else found it so.
+OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 
 
 class RelayClient:
     """What anyone may ask of a relay."""
 
     def __init__(self, target: str) -> None:
-        # A connection of its own: another's failed attempts, and its pause after them, are not this one's.
-        self._channel = grpc.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
+        self._channel = grpc.insecure_channel(target, OPTIONS)
         self._stub: Any = relay_pb2_grpc.RelayServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> RelayClient:

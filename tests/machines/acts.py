@@ -18,8 +18,11 @@ from tests.machines.machine import Machine
 # What a machine gets of the checkout, as with Vagrant, in the same place.
 SHARED = ("scripts", "tests/__init__.py", "tests/lab", "build/site")
 SHARED_AT = "/vagrant"
+# An emulated host is some thirty times as slow as the one under it, and that one may be busy.
 PROVISION = f"EARSHOT_LAB_PATIENCE=6 {SHARED_AT}/scripts/provision"
 PROVISION_TIMEOUT = 900.0
+# Likewise, of a transceiver: nothing here is about speed.
+PATIENT = ("SETUP_TIMEOUT=120", "RELAY_TIMEOUT=60", "MAX_LOAD=1")
 FLOW_TIMEOUT = 300.0
 LONG_CALL = 240  # seconds: long enough for all that happens to the relay in it
 # An emulated host that is also busy gets its sound late, now and then.
@@ -31,6 +34,8 @@ def provision(checkout: Path, machine: Machine, lines: Sequence[Sequence[str]]) 
     machine.put(checkout, SHARED, SHARED_AT)
     calls: list[dict[str, Any]] = []
     for line in lines:
+        if line[0] == "transceiver":
+            line = [*line, *(word for setting in PATIENT for word in ("--set", setting))]
         print(f"{machine.name}: provision {shlex.join(line)}")
         for attempt in range(1, ATTEMPTS + 1):
             try:

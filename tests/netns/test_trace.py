@@ -20,7 +20,7 @@ import pytest
 
 from control import abi, libbpf, loader
 from control.maps import MappedArray
-from control.tracing.tap import LEASE
+from control.taps.tap import LEASE
 from tests.lab.calls import (
     DTLS,
     RTP,
@@ -38,6 +38,7 @@ from tests.lab.relay_client import RelayClient
 from tests.lab.services import BIN, endpoint, relay_target, start_relay
 from tests.lab.topology import VIP_PORT, Site, two_armed
 from tests.netns.command import earshot, load, site_with_program
+from tests.netns.schema import assert_fits
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
@@ -173,6 +174,21 @@ REASONS = [
     ("rtp", "forward_to_client", "REDIRECT"),
     ("rtp", "drop_too_big", "DROP"),
 ]
+
+
+@pytest.mark.parametrize("family", [4], indirect=True)
+def test_a_flow_shows_its_last_drop(site: Site, made: Call) -> None:
+    client = a_call_with_trouble(site, made)
+    (flow,) = earshot(site, "flow", "list", "--client", client, "-o", "json").json
+    shown = earshot(site, "flow", "show", flow["flow_id"], "-o", "json")
+    assert_fits("flow show", shown.json)
+    drop = shown.json["last_drop"]
+    assert 0 <= drop.pop("age_s") < 60
+    assert drop == {"reason": "drop_too_big", "packets": 1}
+    made.transceiver.sendto(b"\xffneither RTP nor anything", made.peer)
+    made.down(media(100))
+    text = earshot(site, "flow", "show", flow["flow_id"]).out
+    assert "drop_not_rtc" in text
 
 
 def test_trace_of_one_client(site: Site, made: Call, family: int) -> None:

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from control import abi
 from control.abi import Reason
 from control.cli.main import cli
-from control.tracing import frames, pcapng
-from control.tracing.filters import Filter, parse_reason, parse_ufrag
-from control.tracing.packets import reason_name
+from control.taps import frames, pcapng
+from control.taps.filters import Filter, parse_reason, parse_ufrag
+from control.taps.packets import reason_name
 
 COOKIE = b"\x21\x12\xa4\x42"
 

@@ -21,8 +21,8 @@ from control import abi, libbpf
 from control.addresses import Endpoint, from_bytes
 from control.errors import DatapathError
 from control.maps import MappedArray
-from control.tracing.filters import Filter
-from control.tracing.packets import Packet, decode
+from control.taps.filters import Filter
+from control.taps.packets import Packet, decode
 
 # Far longer than a busy host lets a process wait, and short where one has died.
 LEASE = 10_000_000_000  # ns

@@ -9,8 +9,8 @@ import numpy as np
 
 from control import abi
 from control.addresses import Endpoint, from_bytes
-from control.tracing import frames
-from control.tracing.frames import Headers
+from control.taps import frames
+from control.taps.frames import Headers
 
 _HEADER = abi.TAP_EVENT.itemsize
 _DIRECTIONS: dict[int, str] = {
