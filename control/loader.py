@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from control import abi, bpffs, carry, fitting, hostlinks, libbpf, memory, staging, time_namespace
+from control import abi, bpffs, carry, fitting, hostlinks, libbpf, memory, routable, staging, time_namespace
 from control.addresses import Endpoint
 from control.config import Config
 from control.datapath import Datapath
@@ -230,12 +230,14 @@ def _install(
 ) -> None:
     """Enters what the configuration says, and puts the program on its links and on no others."""
     _numbered(datapath.vips, config.vips)  # first what may be refused
+    keys = routable.read_keys(config.fleet_keys)
     _enter_links(datapath, links)
     for link in links:
         _attach(program_fd, link, config, undo)
     _enter_addresses(datapath, config, plan)
     datapath.offer(plan.relays)
     datapath.set_exempt(config.source_exempt)
+    datapath.set_fleet_keys({number: key.record() for number, key in keys.items()})
     _detach_others(links, config.pin_path)
 
 

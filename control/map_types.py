@@ -42,6 +42,9 @@ MAP_TYPES: dict[str, MapType] = {
     "last_hop_v1": MapType(None, abi.LAST_HOP, "the next hop that each CPU came upon last"),
     "free_hops_v1": MapType(None, "=u4", "a queue of numbers of unused next hops: the first of it is shown"),
     "sessions_v1": MapType(abi.UFRAG_KEY, abi.SESSION, "sessions by ufrag"),
+    "fleet_keys_v1": MapType(None, HIDDEN, "keys that routable ufrags are made with"),
+    "fleet_owners_v1": MapType(None, abi.FLEET_OWNER, "endpoints by the transceivers' numbers in the fleet"),
+    "derived_v1": MapType(None, "=u8", "when budgets of sessions that nobody has registered are whole again"),
     "owners_v1": MapType(None, abi.OWNER, "transceivers by number"),
     "backends_v1": MapType(None, abi.BACKEND, "endpoints of transceivers by number"),
     "flows_v2": MapType(None, abi.FLOW, "flows, a record for each relay port"),
@@ -56,7 +59,7 @@ MAP_TYPES: dict[str, MapType] = {
     "taps_v1": MapType(None, abi.TAPS, "who looks at packets, and at which: earshot trace and capture"),
     "tap_rings_v1": MapType(None, HIDDEN, "where packets go that somebody looks at"),
     "tap_event_v1": MapType(None, HIDDEN, "what each CPU is about to tell of a packet"),
-    "scratch_v2": MapType(None, HIDDEN, "where each CPU checks requests"),
+    "scratch_v3": MapType(None, HIDDEN, "where each CPU checks requests"),
     "reasons_v1": MapType(None, abi.REASON_COUNTER, "packets and bytes by reason"),
     # Of former layouts, as long as somebody may still have them (control/carry.py).
     "flows_v1": MapType(None, abi.FLOW, "flows of the first layout"),
