@@ -26,6 +26,7 @@ STRUCTS = (
     "hop",
     "last_hop",
     "ufrag_key",
+    "scratch",
     "session",
     "owner",
     "backend",
@@ -38,6 +39,11 @@ STRUCTS = (
     "bucket",
     "free_list",
     "free_line",
+    "last_drop",
+    "last_drops",
+    "tap",
+    "taps",
+    "tap_event",
     "prefix_key",
     "settings",
 )
@@ -51,6 +57,8 @@ ENUMS = {
     "bucket_word": ("BucketWord", "BUCKET_"),
     "bucket_bit": ("BucketBit", "BUCKET_"),
     "slot_bit": ("SlotBit", "SLOT_"),
+    "tap_match": ("TapMatch", "TAP_MATCH_"),
+    "tap_direction": ("TapDirection", "TAP_"),
     "way": ("Way", "WAY_"),
 }
 

@@ -22,6 +22,8 @@ struct abi_enums {
 	enum bucket_word bucket_word;
 	enum bucket_bit bucket_bit;
 	enum slot_bit slot_bit;
+	enum tap_match tap_match;
+	enum tap_direction tap_direction;
 	enum way way;
 };
 
@@ -226,6 +228,42 @@ struct {
 	__type(value, __u64);
 	__uint(max_entries, 1);
 } bindings_v1 SEC(".maps");
+
+/* What was dropped last, by 5-tuple. Written by XDP for every drop; read by the CLI. 16 KiB a CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct last_drops);
+	__uint(max_entries, 1);
+} last_drops_v1 SEC(".maps");
+
+/* Who looks at packets. Written by the CLI (control/tracing); its first word is read for every packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct taps);
+	__uint(max_entries, 1);
+} taps_v1 SEC(".maps");
+
+/*
+ * Where packets go to that somebody looks at: a ring for each tap and CPU, which are the
+ * CLI's. They are gone from here as soon as its process is, however it ended.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, TAP_MAX * TAP_CPUS);
+} tap_rings_v1 SEC(".maps");
+
+/* XDP's alone: what is to be told of the packet at hand. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct tap_event);
+	__uint(max_entries, 1);
+} tap_event_v1 SEC(".maps");
 
 /* XDP's alone: see integrity.h. */
 struct {

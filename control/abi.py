@@ -19,6 +19,11 @@ RELAY_MAX = 16
 HOP_MAX = 16384
 OWNER_MAX = 1024
 SOURCE_CELLS = 65536
+LAST_DROPS_A_TICK = 256
+LAST_DROP_PLACES = 1024
+TAP_MAX = 4
+TAP_CPUS = 1024
+TAP_HEAD = 64
 FLOW_MAX = 1048576
 FLOW_STATE_BITS = 4
 FLOW_TICK_SHIFT = 20
@@ -130,6 +135,18 @@ class SlotBit(IntEnum):
     TURNS = 4
 
 
+class TapMatch(IntEnum):
+    CLIENT = 1
+    VIP = 2
+    UFRAG = 4
+
+
+class TapDirection(IntEnum):
+    ELSEWHERE = 0
+    TO_TRANSCEIVER = 1
+    TO_CLIENT = 2
+
+
 class Way(IntEnum):
     UP = 0
     DOWN = 1
@@ -229,6 +246,17 @@ UFRAG_KEY = _dtype(
     32,
     [
         ("ufrag", "S32", 0),
+    ],
+)
+
+SCRATCH = _dtype(
+    8584,
+    [
+        ("words", ("<u4", (2048,)), 0),
+        ("schedule", ("<u8", (40,)), 8192),
+        ("state", ("<u4", (5,)), 8512),
+        ("tag", ("<u4", (5,)), 8532),
+        ("ufrag", UFRAG_KEY, 8552),
     ],
 )
 
@@ -374,6 +402,67 @@ FREE_LINE = _dtype(
     ],
 )
 
+LAST_DROP = _dtype(
+    16,
+    [
+        ("check", "<u4", 0),
+        ("reason", "<u4", 4),
+        ("packets", "<u4", 8),
+        ("seen", "<u4", 12),
+    ],
+)
+
+LAST_DROPS = _dtype(
+    16392,
+    [
+        ("tick", "<u4", 0),
+        ("kept", "<u4", 4),
+        ("entries", (LAST_DROP, (1024,)), 8),
+    ],
+)
+
+TAP = _dtype(
+    104,
+    [
+        ("until", "<u8", 0),
+        ("lost", "<u8", 8),
+        ("reasons", ("<u8", (2,)), 16),
+        ("match", "<u4", 32),
+        ("sample", "<u4", 36),
+        ("snap", "<u4", 40),
+        ("session", "<u4", 44),
+        ("client", "V16", 48),
+        ("client_port", ">u2", 64),
+        ("vip", "<u2", 66),
+        ("ufrag", UFRAG_KEY, 72),
+    ],
+)
+
+TAPS = _dtype(
+    480,
+    [
+        ("until", "<u8", 0),
+        ("taps", (TAP, (4,)), 64),
+    ],
+)
+
+TAP_EVENT = _dtype(
+    112,
+    [
+        ("time", "<u8", 0),
+        ("client", "V16", 8),
+        ("client_port", ">u2", 24),
+        ("reason", "<u2", 26),
+        ("direction", "<u2", 28),
+        ("head_length", "<u2", 30),
+        ("ifindex", "<u4", 32),
+        ("egress", "<u4", 36),
+        ("length", "<u4", 40),
+        ("session", "<u4", 44),
+        ("head", "V64", 48),
+    ],
+)
+
 PREFIX_KEY = _dtype(
     20,
     [
@@ -383,7 +472,7 @@ PREFIX_KEY = _dtype(
 )
 
 SETTINGS = _dtype(
-    168,
+    176,
     [
         ("layout", LAYOUT, 0),
         ("relay_ratio", "<u8", 48),

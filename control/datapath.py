@@ -8,12 +8,13 @@ may read.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
 import numpy as np
 
-from control import abi, flow_index, local_table
+from control import abi, flow_index, libbpf, local_table
 from control.addresses import Endpoint, IPAddress, from_bytes, to_bytes
 from control.errors import DatapathError
 from control.free_lists import FreeLists
@@ -302,6 +303,19 @@ class Datapath:
         """Undoes what a daemon that died halfway has left in the index."""
         self.end_flows(np.flatnonzero(self.states() == abi.FlowState.DEAD).astype(np.uint32))
         flow_index.count_again(self.index, self.flows, self.layout)
+
+    # ---- budgets -------------------------------------------------------------------------
+
+    def read_number(self, name: str, index: int) -> int:
+        """An entry of an array of 64-bit numbers, by the map's name."""
+        raw = libbpf.lookup(self._fds[name], np.uint32(index).tobytes(), 8)
+        return int.from_bytes(raw or b"", sys.byteorder)
+
+    def read_numbers_by_cpu(self, name: str) -> list[int]:
+        """The only entry of a per-CPU array of such."""
+        raw = libbpf.lookup(self._fds[name], bytes(4), 8 * libbpf.possible_cpus()) or b""
+        numbers: list[int] = np.frombuffer(raw, np.uint64).tolist()
+        return numbers
 
     # ---- counters ------------------------------------------------------------------------
 

@@ -373,7 +373,9 @@ def _detach_others(links: Sequence[HostLink], pin_path: Path) -> None:
 def _explain_attach(error: OSError, mode: str) -> str:
     if error.errno in (16, 17):  # EBUSY, EEXIST
         return (
-            "another XDP program is attached: detach it (ip link set dev NAME xdp off), or use another link"
+            "another XDP program is attached: detach it (ip link set dev NAME xdp off; if that is busy, by "
+            "whatever has attached it: another earshotd's by earshot datapath remove, with its --pin-path), "
+            "or use another link"
         )
     if mode == "native":
         return (

@@ -52,6 +52,10 @@ MAP_TYPES: dict[str, MapType] = {
     "sources_v2": MapType(None, "=u8", "when budgets of sources are whole again, ns of the monotonic clock"),
     "exempt_v1": MapType(abi.PREFIX_KEY, "=u1", "sources without a budget"),
     "bindings_v1": MapType(None, "=u8", "when each CPU's budget of new flows is whole again, likewise"),
+    "last_drops_v1": MapType(None, abi.LAST_DROPS, "what each CPU dropped last, by a hash of the 5-tuple"),
+    "taps_v1": MapType(None, abi.TAPS, "who looks at packets, and at which: earshot trace and capture"),
+    "tap_rings_v1": MapType(None, HIDDEN, "where packets go that somebody looks at"),
+    "tap_event_v1": MapType(None, HIDDEN, "what each CPU is about to tell of a packet"),
     "scratch_v2": MapType(None, HIDDEN, "where each CPU checks requests"),
     "reasons_v1": MapType(None, abi.REASON_COUNTER, "packets and bytes by reason"),
     # Of former layouts, as long as somebody may still have them (control/carry.py).

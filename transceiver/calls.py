@@ -7,7 +7,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,14 @@ class Calls:
         self._tracing = tracing
         self._calls: dict[str, Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._calls)
+
+    def obstacle(self) -> str | None:
+        """Why another call would be refused now; None if it would not."""
+        return self._admission.obstacle(len(self._calls))
 
     def states(self) -> Counter[str]:
         """How many calls are in each state."""
@@ -171,8 +179,11 @@ class Calls:
         event(logging.INFO, "ice_restarting", call=call.id)
         return call, answer
 
-    async def watch(self) -> None:
-        """Ends calls that do not come about and calls whose client has vanished; runs until cancelled."""
+    async def watch(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Ends calls that do not come about and calls whose client has vanished; runs until cancelled.
+
+        `beat` is called at each round.
+        """
         interval = min(1.0, self._limits.setup / 4, self._limits.silence / 4)
         while True:
             await asyncio.sleep(interval)
@@ -181,6 +192,7 @@ class Calls:
                 reason = call.overdue(now, self._limits.setup, self._limits.silence)
                 if reason is not None:
                     self._end_soon(call, reason)
+            beat()
 
     async def end_all(self) -> None:
         """Ends all calls, within the time that shutting down may take."""
@@ -254,7 +266,7 @@ class Calls:
         known = self._calls.pop(call.id, None) is not None
         if known and call.state is State.CONNECTING and reason is not End.NOT_REGISTERED:
             self._tally.setup(reason)
-        if call.state is State.CONNECTING:
+        if call.state is State.CONNECTING and reason is not End.NOT_REGISTERED:  # of that, set_up knows more
             call.connecting.end(error=reason)
             call.span.end(error=reason)
         call.state = State.ENDED

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from supervision.notify import Manager
 from telemetry import tracing
 from telemetry.tracing import TracingError
 from transceiver.calls import Limits
@@ -193,6 +194,12 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 )
 @click.option("--relay-timeout", default=Limits.relay, type=_seconds, help="Seconds for the relay to answer.")
 @click.option(
+    "--drain-timeout",
+    default=0.0,
+    type=click.FloatRange(0, 86400),
+    help="Seconds that calls may go on after SIGTERM; new ones are answered 503. A second SIGTERM ends them.",
+)
+@click.option(
     "--log-level",
     default="info",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -231,6 +238,7 @@ def main(
     setup_timeout: float,
     silence_timeout: float,
     relay_timeout: float,
+    drain_timeout: float,
     log_level: str,
 ) -> None:
     """Terminates WebRTC calls that an Earshot relay forwards; echoes them, or brings them to speech backends.
@@ -270,14 +278,16 @@ def main(
         policy=Policy(backend_failure == "retry", backend_start_timeout, backend_stall_timeout),
         limits=Limits(max_calls, max_load, max_setups, setup_timeout, silence_timeout, relay_timeout),
         log_level=log_level,
+        drain=drain_timeout,
     )
-    _run(serve(settings) if workers == 1 else serve_front(settings, workers, _work))
+    manager = Manager.of(os.environ)
+    _run(serve(settings, manager) if workers == 1 else serve_front(settings, workers, _work, manager))
 
 
 def _work(settings: Settings, parent: Connection) -> None:
     """The whole of a worker process."""
     configure(settings.log_level, settings.suffix)
-    _run(serve(settings, parent))
+    _run(serve(settings, Manager(), parent))
 
 
 def _run(serving: Coroutine[Any, Any, None]) -> None:

@@ -37,6 +37,7 @@ class Settings:
     policy: Policy
     limits: Limits
     log_level: str
+    drain: float = 0.0  # seconds that calls may go on once the process is asked to end
     suffix: str = ""
 
     def of_worker(self, number: int, socket: Path) -> Settings:

@@ -92,16 +92,20 @@ def list_flows(
 @form_option
 @pin_path_option
 def show_flow(flow_id: int, form: str, pin_path: Path) -> None:
-    """Show one flow, by the id that `flow list` and earshotd's log give it.
+    """Show everything that is known of one flow, by the id that `flow list` and earshotd's log give it.
 
     \b
     Examples:
       earshot flow show 1567421009944
       earshot flow show 1567421009944 -o json
     """
+    from control.cli import flow_details  # as in pinned_maps()
+
     with pinned_maps(pin_path) as datapath:
-        numbers = flow_rows.find(datapath.flows, flow_id)
-        row = next(flow_rows.rows(datapath, numbers, SessionTable(datapath), now()), None)
+        row = flow_details.details(datapath, pin_path, flow_id, SessionTable(datapath))
     if row is None:
         raise FailedError(f"there is no flow {flow_id}")
-    write_one(row, COLUMNS, form)
+    if form == "json":
+        write_one(row, (), form)
+    else:
+        click.echo("\n".join(flow_details.lines(row)))

@@ -58,6 +58,26 @@ class SessionTable:
         hits = (self._ufrags == wanted) | (self._values["id"] == wanted)
         return np.unique(np.searchsorted(self.numbers, self._values["number"][hits]))
 
+    def like(self, part: str) -> NDArray[np.intp]:
+        """Positions of the sessions of which an id, a ufrag or the transceiver's name has this in it."""
+        wanted = part.encode()
+        hits = np.char.find(self._ufrags, wanted) >= 0
+        hits |= np.char.find(self._values["id"], wanted) >= 0
+        hits |= np.isin(self._values["owner"], [number for number, name in self.owners if part in name])
+        return np.unique(np.searchsorted(self.numbers, self._values["number"][hits]))
+
+    def owner_places(self, numbers: Numbers) -> NDArray[np.int64]:
+        """Of sessions by number: the place of their transceivers in the order of names, gone ones last."""
+        places = np.full(abi.OWNER_MAX + 1, len(self.owners), np.int64)
+        for place, (number, _) in enumerate(sorted(self.owners, key=lambda owner: owner[1])):
+            places[number] = place
+        if not len(self.numbers):
+            return np.full(len(numbers), len(self.owners), np.int64)
+        positions = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
+        owners = self._values["owner"][self._first[positions]].astype(np.int64)
+        found: NDArray[np.int64] = places[np.where(self.numbers[positions] == numbers, owners, abi.OWNER_MAX)]
+        return found
+
     def of_transceiver(self, name: str) -> NDArray[np.intp]:
         """Positions of a transceiver's sessions."""
         owners = [number for number, known in self.owners if known == name]

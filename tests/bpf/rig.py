@@ -158,6 +158,7 @@ class Rig:
 
     def __init__(self, relay: Host, config: Config) -> None:
         self.relay = relay
+        self.pin_path = config.pin_path
         with relay.inside():
             self._loaded = _load(config)
             self.ifindex = {link: socket.if_nametoindex(link) for link in world.LINK_MACS}
@@ -165,21 +166,39 @@ class Rig:
         self.entries = Entries(self.datapath)
         self._fds = {
             name: libbpf.get_pinned(config.pin_path / name)
-            for name in ("locals_v2", "free_lists_v1", "sources_v2", "bindings_v1")
+            for name in (
+                "locals_v2",
+                "free_lists_v1",
+                "sources_v2",
+                "bindings_v1",
+                "taps_v1",
+                "last_drops_v1",
+            )
         }
         self.locals = ArrayMap(self._fds["locals_v2"], abi.LOCALS)
         self._first_locals = self.locals.get(0)
         self._free_lists = MappedArray(self._fds["free_lists_v1"], abi.FREE_LIST)
         self._sources = MappedArray(self._fds["sources_v2"], np.dtype("=u8"))
+        self._taps = MappedArray(self._fds["taps_v1"], abi.TAPS)
         with relay.inside():
             self._empty(self.datapath.free_hops)
 
     def close(self) -> None:
         self._free_lists.close()
         self._sources.close()
+        self._taps.close()
         for fd in self._fds.values():
             os.close(fd)
         self._loaded.close()
+
+    def taps(self) -> Array:
+        """The one record of taps_v1: the kernel's own memory."""
+        return self._taps.array
+
+    def last_drops(self) -> bytes | None:
+        """All that is remembered of drops, on all CPUs."""
+        size = abi.LAST_DROPS.itemsize * libbpf.possible_cpus()
+        return libbpf.lookup(self._fds["last_drops_v1"], bytes(4), size)
 
     # ---- state ---------------------------------------------------------------------------
 

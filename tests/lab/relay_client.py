@@ -20,7 +20,8 @@ class RelayClient:
     """What anyone may ask of a relay."""
 
     def __init__(self, target: str) -> None:
-        self._channel = grpc.insecure_channel(target)
+        # A connection of its own: another's failed attempts, and its pause after them, are not this one's.
+        self._channel = grpc.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
         self._stub: Any = relay_pb2_grpc.RelayServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> RelayClient:
