@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import forwardable, relayhost, sweeps
+from bench import forwardable, reads, relayhost, scrapes, sweeps
 from bench.relayhost import Size
 from bench.storm import calls, cpu_seconds, probe, probe_for, storm
 from control.batches import clock
@@ -138,6 +138,43 @@ def restart(plan: Plan) -> Row:
     }
 
 
+def scrape(plan: Plan) -> Row:
+    """Scrapes of a daemon with full maps, all flows measured, while callers ask something of it."""
+    size = Size.of(plan.flows, plan.restored)
+    with Lab() as lab:
+        site = two_armed(lab)
+        stop(relayhost.start_daemon(site, size, plan.cpu))
+        with relayhost.maps(lab.pins) as datapath:
+            relayhost.fill(datapath, plan.restored, clock())
+            scrapes.fill_quality(datapath)
+            daemon = relayhost.start_daemon(site, size, plan.cpu)
+            with calls(relay_target(site)) as asked:
+                probe_for(asked, 2 * plan.quiet_seconds)
+                quiet = probe_for(asked, 4 * plan.quiet_seconds)
+                used = cpu_seconds(daemon.pid)
+                with scrapes.scraped(site) as took:
+                    busy = probe_for(asked, 4 * plan.quiet_seconds)
+                used = cpu_seconds(daemon.pid) - used
+    return {
+        "flows": size.flows,
+        **scrapes.figures(took),
+        "daemon_cpu_seconds": round(used, 2),
+        "quiet": {name: one._asdict() for name, one in quiet.items()},
+        "busy": {name: one._asdict() for name, one in busy.items()},
+    }
+
+
+def read(plan: Plan) -> Row:
+    """Reads of full maps by `earshot`, with no daemon."""
+    size = Size.of(plan.flows, plan.restored)
+    with Lab() as lab:
+        site = two_armed(lab)
+        stop(relayhost.start_daemon(site, size, plan.cpu))
+        with relayhost.maps(lab.pins) as datapath:
+            relayhost.fill(datapath, plan.restored, clock())
+            return {"flows": size.flows, "sessions": plan.restored, **reads.measure(site)}
+
+
 ROWS: dict[str, Callable[[Plan], Row]] = {
     "register/1-stream": lambda plan: register(plan, 1),
     "register/streams": lambda plan: register(plan, plan.streams),
@@ -145,6 +182,8 @@ ROWS: dict[str, Callable[[Plan], Row]] = {
     "forwardable/storm": lambda plan: until_forwardable(plan, True),
     "sweep": sweep,
     "restart": restart,
+    "scrape": scrape,
+    "read": read,
 }
 
 

@@ -24,6 +24,7 @@ struct settings {
 	__u32 in_turn;	 /* 1: each flow once, in order; 0: any flow, uniformly */
 	__u32 scatter;	 /* 1: clients anywhere among 2^24 addresses, and at any port */
 	__u32 noise;	 /* 1: the first byte of the payload is any */
+	__u32 stride;	 /* not 0: each flow once a round, in steps of so many, and packets numbered by rounds */
 	__u32 state_at;	 /* offset of the state in the frame */
 	__u32 relays;	 /* flows are this many relay addresses ... */
 	__u32 span;	 /* ... times this many ports */
@@ -59,6 +60,30 @@ static __always_inline void put_address(__u32 *to, const volatile __u32 *base, _
 	}
 }
 
+/*
+ * The state is where the walk is, in its lower half, and the round that it is in.
+ * Where both ways are mixed, they alternate from round to round, for each flow.
+ */
+static __always_inline __u32 walk(__u64 *state, __u8 *rtp, __u32 *up)
+{
+	__u32 at = *state, round = *state >> 32, flows = settings.relays * settings.span, number = round;
+
+	at += settings.stride;
+	if (at >= flows)
+		at -= flows;
+	if (!at)
+		round++;
+	*state = (__u64)round << 32 | at;
+	*up = settings.up;
+	if (settings.up && settings.up < 256) {
+		*up = (round + at) & 1 ? 256 : 0;
+		number = round / 2;
+	}
+	*(__be16 *)(rtp + 2) = bpf_htons(number);
+	*(__be32 *)(rtp + 4) = bpf_htonl(number * 960);
+	return at;
+}
+
 SEC("xdp")
 int drive(struct xdp_md *ctx)
 {
@@ -66,11 +91,16 @@ int drive(struct xdp_md *ctx)
 	__u32 header = settings.ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	struct udphdr *udp = data + ETH_HLEN + header;
 	__u64 *state = data + settings.state_at;
-	__u32 *src, *dst, random, relay, port, record;
+	__u32 *src, *dst, random, relay, port, record, up = settings.up;
 
-	if ((void *)(state + 1) > end || (void *)(udp + 1) + 1 > end)
+	if ((void *)(state + 1) > end || (void *)(udp + 1) + 12 > end)
 		return XDP_ABORTED;
-	if (settings.in_turn) {
+	if (settings.stride) {
+		random = 0;
+		record = walk(state, (__u8 *)(udp + 1), &up);
+		relay = record / settings.span;
+		port = record - relay * settings.span;
+	} else if (settings.in_turn) {
 		random = 0;
 		relay = 0;
 		port = (*state)++;
@@ -103,7 +133,7 @@ int drive(struct xdp_md *ctx)
 		put_address(dst, settings.vip, 0);
 		udp->source = bpf_htons(settings.client_port_min + (random >> 24));
 		udp->dest = settings.vip_port;
-	} else if ((__u8)(*state >> 24) < settings.up) {
+	} else if (settings.stride ? up : (__u8)(*state >> 24) < settings.up) {
 		put_address(src, settings.client, record);
 		put_address(dst, settings.vip, 0);
 		udp->source = bpf_htons(settings.client_port_min + (record & 0x3fff));

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import sys
@@ -31,6 +32,7 @@ class Stream:
     strange: from as many clients without a flow as the table has with one.
     in_turn: each client once, in order, instead of any at random.
     noise: the first byte of the payload is drawn at random.
+    rounds: RTP without a loss: each flow once a round, in an order far from that of its records.
     """
 
     payload: bytes = RTP
@@ -39,6 +41,7 @@ class Stream:
     strange: bool = False
     in_turn: bool = False
     noise: bool = False
+    rounds: bool = False
 
 
 class Driver:
@@ -48,10 +51,13 @@ class Driver:
         plan = PLANS[shape.family]
         first = Datagram(plan.client, plan.vip, 1, 1, stream.payload).frame()
         client = plan.client + (1 << 24) * (stream.strange or stream.scattered)
+        self._flows = shape.flows
+        self._stride = _stride(shape.flows) if stream.rounds else 0
         words = [address.packed.ljust(16, b"\0") for address in (client, plan.relay, plan.backend, plan.vip)]
         settings = struct.pack(
-            "=9I16s16s16s16s",
-            *(shape.family == 6, stream.up, stream.in_turn, stream.scattered, stream.noise, len(first)),
+            "=10I16s16s16s16s",
+            *(shape.family == 6, stream.up, stream.in_turn, stream.scattered, stream.noise),
+            *(self._stride, len(first)),
             *(shape.relays, shape.span, tables.BACKENDS),
             *words,
         )
@@ -84,9 +90,11 @@ class Driver:
     def run(self, program_fd: int, repeat: int, start: int = 0) -> float:
         """Nanoseconds a packet, driver included: this thread's CPU time over all packets.
 
-        start: of a stream that goes through the clients in turn, the first one.
+        start: of a stream that goes through the clients in turn, or in rounds, how many packets came before.
         """
         libbpf.update(self._under_test, bytes(4), struct.pack("=I", program_fd))
+        if self._stride:
+            start = start // self._flows << 32 | start * self._stride % self._flows
         packet = self._frame + start.to_bytes(_STATE_BYTES, sys.byteorder)
         began = time.thread_time_ns()
         ran = libbpf.run_program(self._program, packet, repeat=repeat)
@@ -94,3 +102,11 @@ class Driver:
         if ran.action == "ABORTED":
             raise RuntimeError("the driver could not run the program")
         return elapsed / repeat
+
+
+def _stride(flows: int) -> int:
+    """A step by which a walk in a circle comes to each flow once, and to no neighbour of the last few."""
+    stride = int(flows * 0.618)
+    while math.gcd(stride, flows) != 1:
+        stride += 1
+    return stride

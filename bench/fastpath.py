@@ -12,6 +12,7 @@ one that does nothing. Each row has the medians of all rounds:
     driver_ns               loop and driver alone, by the program that does nothing
     net_ns, net_noop_ns     ns and noop_ns less driver_ns
 
+Rows named media/ are twice there, with the quality of flows measured and without; all others are without.
 That every packet took the path that its row is named after is checked by the relay's counters.
 """
 
@@ -27,7 +28,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from bench import binding
+from bench import binding, quality
 from bench.driver import Stream
 from bench.measure import Effort, Row, measure
 from bench.tables import Shape, Table
@@ -100,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     smallest_and_largest = list(dict.fromkeys((sizes[0], sizes[-1])))
     for source in (
         established(sizes, wanted, effort),
+        quality.rows([Shape(4, *SHAPES[size]) for size in sizes], wanted, effort),
         binding.rows([Shape(4, *SHAPES[size]) for size in smallest_and_largest], wanted, effort),
     ):
         for row in source:

@@ -9,13 +9,16 @@ from ipaddress import ip_address
 
 import numpy as np
 
-from control import abi, fitting, flow_index, libbpf, loader
+from control import abi, fitting, flow_index, libbpf, loader, routable
 from control.addresses import Endpoint, IPAddress, to_bytes
 from control.datapath import Datapath
 from control.hmac_keys import key_states
 from control.hostlinks import HostLink
 from control.layout import Layout
 from control.libbpf import Array
+from control.places import Place
+from control.records import write_places
+from transceiver.routable import FleetKey
 
 LO = 1  # where a test run's packets come from
 BACKENDS = 64
@@ -25,6 +28,7 @@ CLIENT_PORTS = 0x4000
 PORT_MIN = 1024
 UFRAG, PWD, SESSION = b"alice000", b"a-password-of-22-bytes", 7
 TO_CLIENTS, TO_BACKENDS = 1, 2
+FLEET_KEY, FLEET_NUMBER = FleetKey(1, bytes(32)), 1
 
 
 @dataclass(frozen=True)
@@ -99,17 +103,20 @@ KEPT = Budgets()
 class Table:
     """The relay, its maps just large enough for a shape."""
 
-    def __init__(self, shape: Shape, budgets: Budgets = KEPT) -> None:
+    def __init__(self, shape: Shape, budgets: Budgets = KEPT, *, quality: bool = False) -> None:
+        """`quality`: whether the relay measures that of its flows."""
         self.shape = shape
         layout = shape.layout
         with libbpf.BpfObject(loader.object_path()) as program:
             for name, entries in (
                 ("sessions_v1", 16),
                 ("backends_v1", BACKENDS + 1),
+                ("quality_v1", shape.flows if quality else 1),
                 *layout.sizes().items(),
             ):
                 program.set_max_entries(name, entries)
             settings = fitting.program_settings(layout)
+            settings["quality"] = quality
             for name, budget in vars(budgets).items():
                 settings[f"{name}_interval"], settings[f"{name}_burst"] = budget.interval, budget.burst
             program.set_rodata(settings.tobytes())
@@ -137,7 +144,7 @@ class Table:
         flows["backend"] = records % backends + 1
         flows["client_hop"] = TO_CLIENTS
         flows["session"] = SESSION
-        flows["state"] = abi.FlowState.LIVE
+        flows["state"] = 1 << abi.FLOW_STATE_BITS | abi.FlowState.LIVE
         # No sum is right in these packets, so none needs to come out right.
         flows["ip_delta"] = flows["udp_delta"] = 0x1234
         self.datapath.flows[records] = flows
@@ -153,6 +160,8 @@ class Table:
     def let_bind(self, clients: HostLink) -> None:
         """What binding needs besides: the session, free hops, and the link of the clients."""
         self.put_session(UFRAG, PWD, SESSION)
+        self.datapath.set_fleet_keys({FLEET_KEY.number: routable.FleetKey.of(FLEET_KEY.secret).record()})
+        write_places(self.datapath.fleet_owners, {FLEET_NUMBER: Place(FLEET_NUMBER, 0, (1, 1))})
         link = np.array([(clients.mac, clients.mtu)], abi.LINK_INFO)
         self.datapath.links.put(np.uint32(clients.ifindex).tobytes(), link.tobytes())
         for number in range(8, 16):

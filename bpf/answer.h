@@ -6,6 +6,7 @@
 #include "flow.h"
 #include "local.h"
 #include "provisional.h"
+#include "quality.h"
 #include "rewrite.h"
 
 static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *p, const struct local *local,
@@ -15,12 +16,14 @@ static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *
 	struct flow *flow = bpf_map_lookup_elem(&flows_v2, &number);
 	const struct backend *backend;
 	const struct vip *vip;
+	struct quality *quality;
 	struct rewrite r;
 	enum reason failed;
 	int provisional = 0;
 
 	if (!flow)
 		return REASON_ABORTED_BAD_NUMBER;
+	quality = expect_rtp(p, number, WAY_DOWN);
 	switch (state_before_fields(flow)) {
 	case FLOW_LIVE:
 		break;
@@ -46,6 +49,7 @@ static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *
 		if (failed != UNDECIDED)
 			return failed;
 	}
+	measure(ctx, p, quality, number, flow->state, WAY_DOWN, stun_type);
 
 	r.src = &vip->addr;
 	r.dst = &flow->client_addr;

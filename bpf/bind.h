@@ -18,6 +18,8 @@
 #include "maps.h"
 #include "parse.h"
 #include "provisional.h"
+#include "routable.h"
+#include "quality.h"
 #include "stun.h"
 #include "verdict.h"
 
@@ -31,6 +33,7 @@ struct binding {
 	__u32 number;	   /* of the record that it goes by, ... */
 	__u32 reason;	   /* ... which is there already if this is not UNDECIDED */
 	__u64 transaction; /* of the request, for provisional.h */
+	__u16 clock;	   /* of its RTP, for quality.h */
 };
 
 static __always_inline enum reason check_source(const struct packet *p)
@@ -143,6 +146,7 @@ static __always_inline enum reason new_flow(const struct packet *p, const struct
 	}
 	/* After the fields, which the compare-and-swap of entering it has seen to. */
 	seconds = now_ns() / 1000000000;
+	begin_quality(*number, state | seconds << FLOW_STATE_BITS, b->clock);
 	*(volatile __u32 *)&flow->state = state | seconds << FLOW_STATE_BITS;
 	if (reason != UNDECIDED)
 		return reason;
@@ -195,6 +199,7 @@ __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct
 	enum reason reason;
 	struct stun stun;
 	__u32 number = 0, backend;
+	__u64 *budget;
 	int hop;
 
 	if (!p || !b)
@@ -218,12 +223,22 @@ __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct
 	if (reason != UNDECIDED)
 		return reason;
 	session = bpf_map_lookup_elem(&sessions_v1, &scratch->ufrag);
-	if (!session)
-		return REASON_DROP_UNKNOWN_UFRAG;
-	if (b->live < 0 && (session->flags & SESSION_HAS_PWD) && session_spent(session))
+	if (session) {
+		budget = &session->full_at;
+	} else {
+		reason = derive_session(scratch);
+		if (reason != UNDECIDED)
+			return reason;
+		session = &scratch->derived;
+		budget = derived_budget(session);
+		if (!budget)
+			return REASON_ABORTED_BAD_NUMBER;
+	}
+	if (b->live < 0 && (session->flags & SESSION_HAS_PWD) && session_spent(budget))
 		return REASON_DROP_SESSION_BUDGET;
 	b->transaction = *(__u64 *)&scratch->words[2]; /* before it is spoiled */
 	b->confirmed = session->flags & SESSION_HAS_PWD;
+	b->clock = session->flags >> SESSION_CLOCK_SHIFT;
 	reason = check_integrity(scratch, &stun, session);
 	if (reason != UNDECIDED)
 		return reason;
@@ -242,7 +257,7 @@ __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct
 	b->number = number;
 	b->reason = reason;
 	if (reason == UNDECIDED)
-		return charge_binding(session);
+		return charge_binding(budget);
 	return is_forward(reason) ? UNDECIDED : reason;
 }
 

@@ -13,9 +13,11 @@
 #include "stun.h"
 #include "index.h"
 #include "flow.h"
+#include "quality.h"
 #include "bind.h"
 #include "answer.h"
 #include "verdict.h"
+#include "tap.h"
 
 /* A Binding Request: the record that it goes by, there already or new. */
 static __always_inline enum reason admit(struct xdp_md *ctx, const struct packet *p, struct binding *binding,
@@ -36,6 +38,7 @@ static __always_inline enum reason from_client(struct xdp_md *ctx, struct packet
 	enum reason reason = REASON_FORWARD_TO_TRANSCEIVER;
 	__u32 number = 0;
 	struct flow *flow = find_live(&key, &number);
+	struct quality *quality = expect_rtp(p, number, WAY_UP);
 
 	if (is_stun(p->first) && stun_type == STUN_BINDING_REQUEST) {
 		struct binding binding = { .key = key, .live = flow ? (int)number : NOT_FOUND };
@@ -49,6 +52,7 @@ static __always_inline enum reason from_client(struct xdp_md *ctx, struct packet
 	} else if (!flow) {
 		return unclaimed(p, REASON_DROP_NO_FLOW);
 	}
+	measure(ctx, p, quality, number, flow->state, WAY_UP, stun_type);
 	return to_transceiver(ctx, p, flow, number, reason);
 }
 
@@ -86,8 +90,14 @@ SEC("xdp")
 int earshot(struct xdp_md *ctx)
 {
 	struct packet p = {};
+	enum reason reason;
 
-	return finish(ctx, &p, relay_packet(ctx, &p));
+	if (somebody_looks())
+		tap_before(ctx);
+	reason = relay_packet(ctx, &p);
+	if (somebody_looks())
+		tap_after(ctx, &p, reason);
+	return finish(ctx, &p, reason);
 }
 
 /* The kernel asks whether GPL-only helpers may be called; the file is GPL-2.0 OR Apache-2.0. */

@@ -19,9 +19,23 @@ RELAY_MAX = 16
 HOP_MAX = 16384
 OWNER_MAX = 1024
 SOURCE_CELLS = 65536
+DERIVED_CELLS = 65536
+SESSION_DERIVED_BIT = 31
+FLEET_KEY_MAX = 16
+FLEET_OWNER_MAX = 65536
+LAST_DROPS_A_TICK = 256
+LAST_DROP_PLACES = 1024
+TAP_MAX = 4
+TAP_CPUS = 1024
+TAP_HEAD = 64
 FLOW_MAX = 1048576
 FLOW_STATE_BITS = 4
 FLOW_TICK_SHIFT = 20
+FLOW_STREAMS = 4
+CLOCK_UNIT = 25
+CLOCK_BITS = 12
+CLOCK_USUAL = 1920
+SESSION_CLOCK_SHIFT = 4
 
 
 class Reason(IntEnum):
@@ -77,6 +91,8 @@ class Reason(IntEnum):
     DROP_SESSION_BUDGET = 49
     DROP_INDEX_FULL = 50
     DROP_BUSY = 51
+    DROP_UFRAG_FORGED = 52
+    DROP_UNKNOWN_OWNER = 53
 
 
 class LocalKind(IntEnum):
@@ -123,6 +139,23 @@ class SlotBit(IntEnum):
     NUMBER_BITS = 20
     TAG_BITS = 11
     TURNS = 4
+
+
+class TapMatch(IntEnum):
+    CLIENT = 1
+    VIP = 2
+    UFRAG = 4
+
+
+class TapDirection(IntEnum):
+    ELSEWHERE = 0
+    TO_TRANSCEIVER = 1
+    TO_CLIENT = 2
+
+
+class Way(IntEnum):
+    UP = 0
+    DOWN = 1
 
 
 def _dtype(size: int, fields: list[tuple[str, object, int]]) -> np.dtype[np.void]:
@@ -237,6 +270,36 @@ SESSION = _dtype(
     ],
 )
 
+SCRATCH = _dtype(
+    8704,
+    [
+        ("words", ("<u4", (2048,)), 0),
+        ("schedule", ("<u8", (40,)), 8192),
+        ("state", ("<u4", (5,)), 8512),
+        ("tag", ("<u4", (5,)), 8532),
+        ("ufrag", UFRAG_KEY, 8552),
+        ("derived", SESSION, 8584),
+        ("pwd", ("<u4", (6,)), 8680),
+    ],
+)
+
+FLEET_KEY = _dtype(
+    40,
+    [
+        ("used", "<u4", 0),
+        ("secret", ("<u4", (5,)), 4),
+        ("mask", ("<u8", (2,)), 24),
+    ],
+)
+
+FLEET_OWNER = _dtype(
+    8,
+    [
+        ("backend", ("<u2", (2,)), 0),
+        ("owner", "<u2", 4),
+    ],
+)
+
 OWNER = _dtype(
     72,
     [
@@ -285,6 +348,49 @@ FLOW_KEY = _dtype(
     ],
 )
 
+STREAM = _dtype(
+    64,
+    [
+        ("identity", "<u8", 0),
+        ("arrival", "<u8", 8),
+        ("window", "<u8", 16),
+        ("received", "<u4", 24),
+        ("lost", "<u4", 28),
+        ("duplicates", "<u4", 32),
+        ("reordered", "<u4", 36),
+        ("timestamp", "<u4", 40),
+        ("jitter", "<u4", 44),
+        ("began", "<u4", 48),
+        ("highest", "<u2", 52),
+        ("suspect", "<u2", 54),
+        ("clock", "<u2", 56),
+        ("peak_jitter", "<u2", 58),
+        ("gaps", "<u2", 60),
+        ("longest_gap", "<u2", 62),
+    ],
+)
+
+TRIP = _dtype(
+    24,
+    [
+        ("transaction", "<u8", 0),
+        ("asked_at", "<u8", 8),
+        ("microseconds", "<u4", 16),
+        ("answered_at", "<u4", 20),
+    ],
+)
+
+QUALITY = _dtype(
+    320,
+    [
+        ("streams", (STREAM, (4,)), 0),
+        ("trips", (TRIP, (2,)), 256),
+        ("binding", "<u4", 304),
+        ("unmeasured", "<u4", 308),
+        ("clock", "<u2", 312),
+    ],
+)
+
 LAYOUT = _dtype(
     48,
     [
@@ -321,6 +427,67 @@ FREE_LINE = _dtype(
     ],
 )
 
+LAST_DROP = _dtype(
+    16,
+    [
+        ("check", "<u4", 0),
+        ("reason", "<u4", 4),
+        ("packets", "<u4", 8),
+        ("seen", "<u4", 12),
+    ],
+)
+
+LAST_DROPS = _dtype(
+    16392,
+    [
+        ("tick", "<u4", 0),
+        ("kept", "<u4", 4),
+        ("entries", (LAST_DROP, (1024,)), 8),
+    ],
+)
+
+TAP = _dtype(
+    104,
+    [
+        ("until", "<u8", 0),
+        ("lost", "<u8", 8),
+        ("reasons", ("<u8", (2,)), 16),
+        ("match", "<u4", 32),
+        ("sample", "<u4", 36),
+        ("snap", "<u4", 40),
+        ("session", "<u4", 44),
+        ("client", "V16", 48),
+        ("client_port", ">u2", 64),
+        ("vip", "<u2", 66),
+        ("ufrag", UFRAG_KEY, 72),
+    ],
+)
+
+TAPS = _dtype(
+    480,
+    [
+        ("until", "<u8", 0),
+        ("taps", (TAP, (4,)), 64),
+    ],
+)
+
+TAP_EVENT = _dtype(
+    112,
+    [
+        ("time", "<u8", 0),
+        ("client", "V16", 8),
+        ("client_port", ">u2", 24),
+        ("reason", "<u2", 26),
+        ("direction", "<u2", 28),
+        ("head_length", "<u2", 30),
+        ("ifindex", "<u4", 32),
+        ("egress", "<u4", 36),
+        ("length", "<u4", 40),
+        ("session", "<u4", 44),
+        ("head", "V64", 48),
+    ],
+)
+
 PREFIX_KEY = _dtype(
     20,
     [
@@ -330,7 +497,7 @@ PREFIX_KEY = _dtype(
 )
 
 SETTINGS = _dtype(
-    160,
+    176,
     [
         ("layout", LAYOUT, 0),
         ("relay_ratio", "<u8", 48),
@@ -342,5 +509,6 @@ SETTINGS = _dtype(
         ("binding_burst", "<u8", 96),
         ("session_interval", "<u8", 104),
         ("session_burst", "<u8", 112),
+        ("quality", "<u8", 120),
     ],
 )

@@ -13,11 +13,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from earshot.relay.v1 import relay_pb2 as pb
 
+from control import routable
 from control.addresses import Endpoint, IPAddress, IPNetwork
 from control.errors import UnreachableError
 from control.flows import Clock
@@ -35,6 +37,7 @@ from control.requests import (
 from control.sessions import Registry
 from control.store import Store
 from control.turns import Turns
+from telemetry.tracing import NO_SPAN, Span, Tracing, step
 
 # Some 3 ms of work.
 SLICE = 200
@@ -64,6 +67,7 @@ class Wish(NamedTuple):
 
     kind: str | None
     message: pb.Session | pb.Renew | pb.Remove | None
+    traceparent: str = ""
 
     @property
     def session_id(self) -> str:
@@ -72,7 +76,7 @@ class Wish(NamedTuple):
     @classmethod
     def of(cls, operation: pb.Operation) -> Wish:
         kind = operation.WhichOneof("operation")
-        return cls(kind, getattr(operation, kind) if kind else None)
+        return cls(kind, getattr(operation, kind) if kind else None, operation.traceparent)
 
 
 class Speaker(NamedTuple):
@@ -95,18 +99,49 @@ class Batches:
     """
 
     def __init__(
-        self, registry: Registry, store: Store, hops: HopResolver, local: LocalAddresses, turns: Turns
+        self,
+        registry: Registry,
+        store: Store,
+        hops: HopResolver,
+        local: LocalAddresses,
+        turns: Turns,
+        tracing: Tracing,
     ) -> None:
         self.outcomes = Counter[tuple[str, ...]]()
         self._turns = turns
+        self._tracing = tracing
         self._registry = registry
         self._store = store
         self._hops = hops
         self._local = local
+        self._fleet_keys: dict[int, routable.FleetKey] = {}
 
     def set_local(self, local: LocalAddresses) -> None:
         """The relay has other addresses from now on."""
         self._local = local
+
+    def set_fleet_keys(self, keys: Mapping[int, routable.FleetKey]) -> None:
+        """Ufrags that were made with these, by number, say which number their session has."""
+        self._fleet_keys = dict(keys)
+
+    async def place(self, speaker: Speaker, wanted: pb.Routable) -> None:
+        """Gives a transceiver its place in the fleet. Raises RequestError."""
+        try:
+            endpoints = EndpointChecks(self._local, speaker.prefixes).check(wanted.endpoints)
+            hops = _HopsOf(await self._resolve([endpoints])).of(endpoints)
+        except RequestError as refusal:
+            raise RequestError(refusal.code, refusal.message, f"hello.routable.{refusal.field}") from None
+        async with self._turns.slice():
+            now = clock()
+            owner = self._registry.owner_of(speaker.attachment)
+            self._registry.place(owner, wanted.number, endpoints, hops, now.seconds)
+            self._store.commit(now)
+
+    def displace(self, speaker: Speaker) -> None:
+        """Takes a transceiver's place in the fleet back, where it has one."""
+        now = clock()
+        self._registry.displace(self._registry.owner_of(speaker.attachment), now.seconds)
+        self._store.commit(now)
 
     async def carry_out(self, speaker: Speaker, wishes: Sequence[Wish]) -> list[pb.OperationResult]:
         """All operations in order, each with a result of its own.
@@ -114,22 +149,46 @@ class Batches:
         Raises:
             RequestError: ABORTED, another stream has taken over; the rest is left undone.
         """
-        wanted: list[_Wanted] = []
-        endpoints = EndpointChecks(self._local, speaker.prefixes)
-        for part in sliced(wishes):
-            async with self._turns.slice():
-                self._registry.owner_of(speaker.attachment)
-                wanted += [_check(wish, endpoints) for wish in part]
-        requests = [request for request in wanted if isinstance(request, SessionRequest)]
-        hops = _HopsOf(await self._resolve(requests))
-        async with self._turns.slice():
-            keys = iter(_keys_of(requests))
-        results: list[pb.OperationResult] = []
-        for pairs in sliced(list(zip(wishes, wanted, strict=True))):
-            async with self._turns.slice():
-                results += self._carry_out_some(speaker, pairs, hops, keys)
+        with ExitStack() as ended:
+            spans = [ended.enter_context(span) for span in self._spans(wishes)]
+            results = await self._carry_out(speaker, wishes, spans)
+            for span, result in zip(spans, results, strict=False):  # no span at all where there are no traces
+                span.end(Code(result.code).name if result.code else "")
         for wish, result in zip(wishes, results, strict=True):
             self.outcomes[wish.kind or "none", Code(result.code).name] += 1
+        return results
+
+    def _spans(self, wishes: Sequence[Wish]) -> Iterator[Span]:
+        """One for each operation, if any belongs to a trace; none otherwise."""
+        if not self._tracing.is_on or not any(wish.traceparent for wish in wishes):
+            return
+        for wish in wishes:
+            if wish.traceparent:
+                yield self._tracing.start(f"relay.{wish.kind or 'none'}", wish.traceparent)
+            else:
+                yield NO_SPAN
+
+    async def _carry_out(
+        self, speaker: Speaker, wishes: Sequence[Wish], spans: Sequence[Span]
+    ) -> list[pb.OperationResult]:
+        wanted: list[_Wanted] = []
+        endpoints = EndpointChecks(self._local, speaker.prefixes)
+        with step(spans, "relay.check"):
+            for part in sliced(wishes):
+                async with self._turns.slice():
+                    self._registry.owner_of(speaker.attachment)
+                    wanted += [_check(wish, endpoints) for wish in part]
+        requests = [request for request in wanted if isinstance(request, SessionRequest)]
+        with step(spans, "relay.next_hops"):
+            hops = _HopsOf(await self._resolve([request.endpoints for request in requests]))
+        with step(spans, "relay.keys"):
+            async with self._turns.slice():
+                keys = iter(_keys_of(requests))
+        results: list[pb.OperationResult] = []
+        with step(spans, "relay.maps"):
+            for pairs in sliced(list(zip(wishes, wanted, strict=True))):
+                async with self._turns.slice():
+                    results += self._carry_out_some(speaker, pairs, hops, keys)
         return results
 
     def _carry_out_some(
@@ -167,7 +226,9 @@ class Batches:
         try:
             if wanted is not None:
                 request_keys = next(keys)
-                self._registry.add(owner, wanted, request_keys, hops.of(wanted.endpoints), now.seconds)
+                number = routable.session_of(wanted.credentials, self._fleet_keys)
+                endpoints = hops.of(wanted.endpoints)
+                self._registry.add(owner, wanted, request_keys, endpoints, now.seconds, number)
             elif wish.kind == "renew":
                 self._registry.renew(owner, wish.session_id, now.seconds)
             else:
@@ -185,10 +246,10 @@ class Batches:
             return _without_frames(refusal)
         return None
 
-    async def _resolve(self, requests: Iterable[SessionRequest]) -> _Hops:
+    async def _resolve(self, endpoints: Iterable[Mapping[str, Endpoint]]) -> _Hops:
         """The next hop towards each address named, or why there is none; all looked for at once."""
-        sets = {id(request.endpoints): request.endpoints for request in requests}.values()
-        addresses = list({end.address for endpoints in sets for end in endpoints.values()})
+        sets = {id(one): one for one in endpoints}.values()
+        addresses = list({end.address for one in sets for end in one.values()})
 
         async def find(address: IPAddress) -> int | str:
             try:

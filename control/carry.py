@@ -25,7 +25,7 @@ from control.layout import Layout
 from control.libbpf import Array
 from control.maps import DType, HashMap, MappedArray
 
-FLOWS, BACKENDS, SESSIONS = "flows_v2", "backends_v1", "sessions_v1"
+FLOWS, BACKENDS, SESSIONS, QUALITY = "flows_v2", "backends_v1", "sessions_v1", "quality_v1"
 # None of them is of use without the others of the same table.
 TABLE = frozenset({FLOWS, "flow_index_v2", "free_flows_v2", "free_lists_v1", "layout_v1"})
 # Those that stay as large as they are when fewer entries are wanted.
@@ -60,7 +60,15 @@ class Former:
 FORMER: dict[str, Former] = {FLOWS: Former("flows_v1", abi.FLOW, table=ShiftTable)}
 # Maps of former layouts from which nothing is carried.
 LEFT_BEHIND = frozenset(
-    {"flow_index_v1", "free_flows4_v1", "free_flows6_v1", "locals_v1", "scratch_v1", "sources_v1"}
+    {
+        "flow_index_v1",
+        "free_flows4_v1",
+        "free_flows6_v1",
+        "locals_v1",
+        "scratch_v1",
+        "scratch_v2",
+        "sources_v1",
+    }
 )
 # Counters by reason, of which there are more in some versions than in others: they begin again at zero.
 BEGUN_AGAIN = frozenset({"reasons_v1"})
@@ -68,7 +76,11 @@ _TODAY = {
     FLOWS: Former(FLOWS, abi.FLOW),
     BACKENDS: Former(BACKENDS, abi.BACKEND),
     SESSIONS: Former(SESSIONS, abi.SESSION),
+    QUALITY: Former(QUALITY, abi.QUALITY),
 }
+
+# All that the configuration sizes: in other sizes they are filled from what is there.
+SIZED = TABLE | frozenset(_TODAY)
 
 
 def obsolete() -> set[str]:
@@ -139,7 +151,11 @@ class Carrier:
         """
         for name, (before, fd) in self._fds.items():
             if name == BACKENDS:
-                self._carry_backends(fd, before)
+                _carry_array(fd, before, self._datapath.backends)
+            elif name == QUALITY:
+                _carry_array(fd, before, self._datapath.quality)
+                # What the old program counts from here on is not seen: numbers begin anew, nothing was lost.
+                self._datapath.quality["streams"]["highest"] += np.uint16(1 << 15)
             else:
                 keys, values = HashMap(fd, abi.UFRAG_KEY, before.value).read()
                 self._datapath.put_sessions(keys, before.convert(values))
@@ -189,8 +205,10 @@ class Carrier:
         flow_index.enter(self._datapath.index, self._datapath.flows, self._numbers[held[fresh]], self._layout)
         self._entered[held[fresh]] = True
 
-    def _carry_backends(self, fd: int, before: Former) -> None:
-        old = MappedArray(fd, before.value, writable=False)
-        size = min(old.entries, len(self._datapath.backends))
-        self._datapath.backends[:size] = before.convert(old.array[:size])
-        old.close()
+
+def _carry_array(fd: int, before: Former, to: Array) -> None:
+    """As many of the entries as there are in both."""
+    old = MappedArray(fd, before.value, writable=False)
+    size = min(old.entries, len(to))
+    to[:size] = before.convert(old.array[:size])
+    old.close()

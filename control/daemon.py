@@ -19,15 +19,18 @@ import click
 
 from control import config_file, garbage, logs, run_time, settings
 from control.batches import clock
+from control.check import start
 from control.config import Config
 from control.errors import ConfigError, EarshotError
 from control.loader import Loaded, open_datapath
 from control.metrics.collector import RelayCollector
 from control.metrics.serving import serving
 from control.nexthops import NextHops
-from control.occupancy import Watch
+from control.occupancy import Table, Watch
 from control.reaper import SCAN_SECONDS
 from control.relay import Relay
+from supervision.notify import Manager, Pulse
+from telemetry import tracing
 
 SWEEP_SECONDS = 0.5
 WATCH_SECONDS = 2.0
@@ -40,8 +43,11 @@ EXIT_CONFIG = 2
 _log = logging.getLogger(__name__)
 
 
-async def run(config: Config, loaded: Loaded, read: Callable[[], Config]) -> None:
+async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manager: Manager) -> None:
     """Serves until SIGTERM or SIGINT; SIGHUP has the configuration read again, by `read`.
+
+    `manager` is told how it goes. It hears that the daemon is alive when all of what must come round
+    again and again has done so: who is asked by no caller, and hangs, is noticed too.
 
     Raises:
         EarshotError: it cannot start.
@@ -62,9 +68,10 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config]) -> Non
     datapath = loaded.datapath
     async with AsyncExitStack() as stack:
         hops = await stack.enter_async_context(NextHops(datapath, config.interfaces))
-        relay = Relay(config, datapath, hops)
+        traces = tracing.opened(os.environ, "earshotd", version("earshot"), config.name)
+        relay = Relay(config, datapath, hops, stack.enter_context(traces))
         entrance = server.Entrance.of(config)
-        reloader = Reloader(config, read, loaded, relay, hops)
+        reloader = Reloader(config, read, loaded, relay, hops, manager)
         sampler = run_time.Sampler(loaded.program, config.run_time_stats)
         reloader.attend(entrance, sampler)
         loop.add_signal_handler(signal.SIGHUP, reloader.reload_on_signal)
@@ -72,41 +79,62 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config]) -> Non
         sources = (RelayCollector(relay), DaemonCollector(loaded, reloader, entrance, sampler))
         stack.enter_context(serving(sources, config.metrics_listen))
         await stack.enter_async_context(server.serving(relay, config, entrance, operations))
+        pulse = Pulse(manager, frozenset({"scan", "sweep", "watch"}))
         async with asyncio.TaskGroup() as tasks:
             chores = [
-                tasks.create_task(_scan(relay)),
-                tasks.create_task(_sweep(relay)),
-                tasks.create_task(_watch(relay)),
+                tasks.create_task(_scan(relay, pulse)),
+                tasks.create_task(_sweep(relay, pulse)),
+                tasks.create_task(_watch(relay, manager, pulse)),
                 tasks.create_task(sampler.run()),
                 tasks.create_task(garbage.collect_now_and_then(lambda: relay.streams.ended)),
             ]
             garbage.settle()
             _say_ready(config, relay)
+            manager.ready()
             await stopping.wait()
             logs.event(_log, logging.INFO, "stopping")
+            manager.stopping()
             for chore in chores:
                 chore.cancel()
 
 
-async def _watch(relay: Relay) -> None:
+async def _watch(relay: Relay, manager: Manager, pulse: Pulse) -> None:
     watch = Watch()
     while True:
-        watch.look(relay.tables())
+        tables = relay.tables()
+        watch.look(tables)
+        manager.status(_status(relay, tables))
+        pulse.beat("watch")
         await asyncio.sleep(WATCH_SECONDS)
 
 
-async def _scan(relay: Relay) -> None:
+async def _scan(relay: Relay, pulse: Pulse) -> None:
     while True:
         await asyncio.sleep(SCAN_SECONDS)
         await relay.scan()
+        pulse.beat("scan")
 
 
-async def _sweep(relay: Relay) -> None:
+async def _sweep(relay: Relay, pulse: Pulse) -> None:
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         if ended := await relay.sweep():
             logs.event(_log, logging.INFO, "sessions_expired", sessions=ended)
         relay.leaving.look(clock())
+        pulse.beat("sweep")
+
+
+def _status(relay: Relay, tables: list[Table]) -> str:
+    """The daemon's state in a line."""
+    flows = sum(table.used for table in tables if table.name.startswith("flows_"))
+    draining = "" if relay.draining_since is None else "draining, "
+    vips = ", ".join(map(str, relay.vips))
+    return f"{draining}{relay.registry.session_count()} sessions, {flows} flows; {vips}"
+
+
+def _first_line(error: EarshotError) -> str:
+    """For a status of one line: the verifier's words, for one, have many."""
+    return str(error).partition("\n")[0]
 
 
 def _allow_descriptors(streams: int) -> None:
@@ -136,6 +164,13 @@ def _say_ready(config: Config, relay: Relay) -> None:
     )
 
 
+def _check_tracing() -> None:
+    try:
+        tracing.check(os.environ)
+    except tracing.TracingError as error:
+        raise ConfigError(error.variable, error.message) from error
+
+
 def _read_file(path: Path | None) -> dict[str, Any]:
     if path is None and not config_file.DEFAULT.exists():
         return {}
@@ -145,7 +180,7 @@ def _read_file(path: Path | None) -> dict[str, Any]:
 def _flags(command: Callable[..., None]) -> Callable[..., None]:
     for key in reversed(settings.KEYS):
         command = click.option(
-            settings.flag_name(key),
+            settings.flag_name(key) + (f"/--no-{key}" if key in settings.ON else ""),
             key,
             multiple=key in settings.LIST_FLAGS,
             is_flag=key in settings.BOOLEANS,
@@ -180,6 +215,7 @@ def main(config_path: Path | None, **flags: Any) -> None:
     # Until there is a configuration to be read again, it would end us.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     given = {key: value for key, value in flags.items() if value not in (None, ())}
+    manager = Manager.of(os.environ)
     try:
 
         def read() -> Config:
@@ -187,14 +223,18 @@ def main(config_path: Path | None, **flags: Any) -> None:
 
         config = read()
         run_time.check(config.run_time_stats)
+        _check_tracing()
         logs.set_up(config.log_level)
         _allow_descriptors(config.max_streams)
+        start.say(config)
         with closing(open_datapath(config)) as loaded:
-            asyncio.run(run(config, loaded, read))
+            asyncio.run(run(config, loaded, read, manager))
         logs.event(_log, logging.INFO, "stopped", datapath="left in place")
     except ConfigError as error:
         logs.event(_log, logging.ERROR, "bad_configuration", field=error.field, message=error.message)
+        manager.status(f"bad configuration: {error}")
         sys.exit(EXIT_CONFIG)
     except EarshotError as error:
         logs.event(_log, logging.ERROR, "failed", message=error)
+        manager.status(_first_line(error))
         sys.exit(EXIT_FAILED)

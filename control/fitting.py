@@ -12,7 +12,7 @@ import numpy as np
 
 from control import abi, carry, jiffies, libbpf, local_table, memory, relay_numbers
 from control.addresses import IPAddress, from_bytes
-from control.carry import Flows, Former
+from control.carry import QUALITY, Flows, Former
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import DatapathError
@@ -228,6 +228,7 @@ def map_sizes(config: Config, layout: Layout) -> dict[str, int]:
         "sessions_v1": config.max_sessions,
         "backends_v1": config.max_backends + 1,  # entry 0 is not used
         **layout.sizes(),
+        QUALITY: layout.records if config.quality else 1,
     }
 
 
@@ -242,6 +243,7 @@ def program_settings(layout: Layout) -> Array:
 
 def _settings(layout: Layout, config: Config) -> Array:
     settings = program_settings(layout)
+    settings["quality"] = config.quality
     for budget, tokens, seconds in (
         ("source", 2 * config.source_requests_per_second, 2),
         ("binding", 2 * config.bindings_per_second, 2),

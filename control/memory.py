@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from control.libbpf import MapShape
 
 # enum bpf_map_type
-HASH, ARRAY, PERCPU_ARRAY, LRU_HASH, LPM_TRIE, QUEUE = 1, 2, 6, 9, 11, 22
+HASH, ARRAY, PERF_EVENT_ARRAY, PERCPU_ARRAY, LRU_HASH, LPM_TRIE, QUEUE = 1, 2, 4, 6, 9, 11, 22
 _MMAPABLE = 1 << 10  # of map_flags
 _HASH_ELEMENT, _HASH_BUCKET = 48, 16  # struct htab_elem and struct bucket, of 64-bit kernels
 
@@ -82,7 +82,7 @@ def need(shapes: Iterable[MapShape], made: Collection[str], sessions: int, flows
 
 def _field_of(name: str) -> str:
     """The setting that a map's size follows from; empty: none."""
-    if "flow" in name:
+    if "flow" in name or name.startswith("quality_"):
         return "relay_ports"
     return {"sessions": "max_sessions", "backends": "max_backends"}.get(name.rpartition("_v")[0], "")
 
@@ -99,6 +99,8 @@ def map_bytes(shape: MapShape, cpus: int) -> int:
         return (entries + cpus) * (
             _HASH_ELEMENT + _rounded(shape.key_size, 8) + value
         ) + buckets * _HASH_BUCKET
+    if shape.type == PERF_EVENT_ARRAY:
+        return entries * 8
     if shape.type == QUEUE:
         return (entries + 1) * shape.value_size
     return 0  # made entry by entry

@@ -18,6 +18,7 @@ from control.nexthops import NextHops
 from control.relay import Relay
 from control.run_time import Sampler
 from control.server import Entrance
+from supervision.notify import Manager
 
 # All others shape the maps, or are where somebody is connected right now.
 HOT = frozenset(
@@ -38,6 +39,7 @@ HOT = frozenset(
         "source_exempt",
         "bindings_per_second",
         "flows_per_session",
+        "fleet_keys",
         "run_time_stats",
         "log_level",
     }
@@ -70,7 +72,13 @@ class Reloader:
     """
 
     def __init__(
-        self, config: Config, read: Callable[[], Config], loaded: Loaded, relay: Relay, hops: NextHops
+        self,
+        config: Config,
+        read: Callable[[], Config],
+        loaded: Loaded,
+        relay: Relay,
+        hops: NextHops,
+        manager: Manager,
     ) -> None:
         """`read` makes a configuration of all its sources; it raises ConfigError."""
         self.config = config
@@ -79,6 +87,7 @@ class Reloader:
         self._loaded = loaded
         self._relay = relay
         self._hops = hops
+        self._manager = manager
         self._entrance: Entrance | None = None
         self._sampler: Sampler | None = None
         self._turn = asyncio.Lock()  # one after the other
@@ -97,7 +106,7 @@ class Reloader:
             DatapathError: the kernel refused it.
         """
         async with self._turn:
-            with self.reloads.counted():
+            with self._manager.reloading(), self.reloads.counted():
                 names = await self._take_over()
         event(_log, logging.INFO, "reloaded", changed=",".join(names) or "nothing")
         return names

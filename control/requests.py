@@ -23,6 +23,8 @@ from control.unicast import unicast_fault
 
 # One ufrag, two in an ICE restart; more only if restarts overtake each other.
 MAX_CREDENTIALS = 4
+# What the record of a session has room for.
+CLOCK_RATE_MAX = ((1 << abi.CLOCK_BITS) - 1) * abi.CLOCK_UNIT
 # Keeps `expires`, in seconds since boot, far from the end of its 32 bits.
 MAX_TTL_SECONDS = 30 * 86400
 
@@ -87,6 +89,7 @@ class SessionRequest:
     endpoints: Mapping[str, Endpoint]
     ttl_seconds: int
     fingerprint_optional: bool = False
+    rtp_clock_rate: int = 0  # Hz; 0: the usual one
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +152,15 @@ def check_session(session: pb.Session, endpoints: EndpointChecks) -> SessionRequ
         raise _invalid("session_id", f"is not 1 to {abi.SESSION_ID_MAX} of A-Za-z0-9._-")
     if session.ttl_seconds > MAX_TTL_SECONDS:
         raise _invalid("ttl_seconds", f"is more than {MAX_TTL_SECONDS}")
+    if session.rtp_clock_rate % abi.CLOCK_UNIT or session.rtp_clock_rate > CLOCK_RATE_MAX:
+        raise _invalid("rtp_clock_rate", f"is not a multiple of {abi.CLOCK_UNIT} up to {CLOCK_RATE_MAX}")
     return SessionRequest(
         session_id=session.session_id,
         credentials=_check_credentials(session.credentials),
         endpoints=endpoints.check(session.endpoints),
         ttl_seconds=session.ttl_seconds,
         fingerprint_optional=session.fingerprint_optional,
+        rtp_clock_rate=session.rtp_clock_rate,
     )
 
 

@@ -14,6 +14,7 @@ from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSess
 from aiortc.exceptions import InvalidStateError
 from earshot.relay.v1 import relay_pb2 as pb
 
+from telemetry.tracing import NO_SPAN, Span
 from transceiver.agent import Credentials
 from transceiver.errors import OfferError
 from transceiver.etag import new_etag
@@ -57,7 +58,8 @@ class Call:
     """One WebRTC session.
 
     `changed` is called whenever its connection state may have changed, `renewed` when an ICE restart has come
-    to its end. Neither may block. It is the `Client` of a conversation, and asks for its end by `hung_up`.
+    to its end; neither may block. `fresh` makes its credentials. It is the `Client` of a conversation, and
+    asks for its end by `hung_up`.
     """
 
     def __init__(
@@ -70,8 +72,12 @@ class Call:
         changed: Callable[[Call], None],
         renewed: Callable[[Call], None],
         hung_up: Callable[[Call, End], None],
+        span: Span,
+        fresh: Callable[[], Credentials],
     ) -> None:
         self.id = call_id
+        self.span = span  # until the client is connected
+        self.connecting: Span = NO_SPAN  # from the registration on
         self.metadata = metadata
         self.etag = new_etag()
         self.patching = asyncio.Lock()
@@ -80,7 +86,7 @@ class Call:
         self._hung_up = hung_up
         self._channel: Any = None  # that the client opened first, or used last
         self._untold: deque[str] = deque(maxlen=UNTOLD)
-        self._link = MediaLink(routes, traffic, lambda: renewed(self))
+        self._link = MediaLink(routes, traffic, lambda: renewed(self), fresh)
         self._answer = ""
         self._client: Credentials | None = None
         self._peer = RTCPeerConnection(
@@ -138,6 +144,7 @@ class Call:
     def finish_restart(self, client: Credentials) -> None:
         """The relay knows of the new credentials."""
         self._client = client
+        self._connection.follow_client(client)
         self.etag = new_etag()
 
     def undo_restart(self) -> None:

@@ -7,13 +7,15 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from earshot.relay.v1 import relay_pb2 as pb
 
+from telemetry.tracing import Role, Span, Tracing
 from transceiver.admission import Admission
+from transceiver.agent import Credentials
 from transceiver.call import Call, End, State
 from transceiver.errors import (
     BusyError,
@@ -30,6 +32,7 @@ from transceiver.media import Traffic
 from transceiver.metrics import Tally
 from transceiver.mux import MediaPort, Route
 from transceiver.relay_client import RelayClient
+from transceiver.routable import Mint
 from transceiver.sdpfrag import read_credentials
 from transceiver.speech.conversation import Converse
 
@@ -60,7 +63,11 @@ class Calls:
         tally: Tally,
         traffic: Traffic,
         suffix: str,
+        tracing: Tracing,
+        mint: Mint | None = None,
     ) -> None:
+        """`mint` makes routable credentials; without one they are random."""
+        self._mint = mint
         self._relay = relay
         self._ports = ports
         self._converse = converse
@@ -69,8 +76,17 @@ class Calls:
         self._tally = tally
         self._traffic = traffic
         self._suffix = suffix
+        self._tracing = tracing
         self._calls: dict[str, Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._calls)
+
+    def obstacle(self) -> str | None:
+        """Why another call would be refused now; None if it would not."""
+        return self._admission.obstacle(len(self._calls))
 
     def states(self) -> Counter[str]:
         """How many calls are in each state."""
@@ -80,23 +96,30 @@ class Calls:
         """What the relay is to know when it is attached anew."""
         return [call.registration() for call in self._calls.values()]
 
-    async def set_up(self, offer: str, metadata: Mapping[str, str]) -> tuple[Call, str]:
+    async def set_up(
+        self, offer: str, metadata: Mapping[str, str], traceparent: str = ""
+    ) -> tuple[Call, str]:
         """A call for an offer, known to the relay, and the answer. `metadata` is for the backend.
+
+        Its trace, which goes on with `traceparent`, ends when the client is connected, or the call is over.
 
         Raises:
             OfferError: the offer cannot be served.
             BusyError: no room for another call.
             RelayError: the relay is away, or refused.
         """
+        span = self._tracing.start("transceiver.call", traceparent)
         try:
-            call, answer = await self._set_up(offer, metadata)
-        except TransceiverError as error:
-            self._tally.setup(_result(error))
+            call, answer = await self._set_up(offer, metadata, span)
+        except (TransceiverError, asyncio.CancelledError) as error:
+            span.end(error=type(error).__name__)
+            if isinstance(error, TransceiverError):
+                self._tally.setup(_result(error))
             raise
         event(logging.INFO, "call_answered", call=call.id)
         return call, answer
 
-    async def _set_up(self, offer: str, metadata: Mapping[str, str]) -> tuple[Call, str]:
+    async def _set_up(self, offer: str, metadata: Mapping[str, str], span: Span) -> tuple[Call, str]:
         refusal = self._admission.refusal(len(self._calls))
         if refusal is not None:
             raise BusyError(refusal)
@@ -111,11 +134,16 @@ class Calls:
             self._changed,
             self._renewed,
             self._hung_up,
+            span,
+            self._mint.session() if self._mint else Credentials.fresh,
         )
         try:
-            answer = await call.negotiate(offer)
+            with span.child("transceiver.answer"):
+                answer = await call.negotiate(offer)
             self._calls[call.id] = call  # before registering: a snapshot sent meanwhile must name it
-            await self._relay.register(call.registration(), self._limits.relay)
+            with span.child("transceiver.register", Role.CLIENT) as registering:
+                await self._relay.register(call.registration(), self._limits.relay, registering.traceparent)
+            call.connecting = span.child("transceiver.connect")
             if call.state is State.ENDED:
                 raise BusyError("the call was ended while it was being set up")
         except (TransceiverError, asyncio.CancelledError):
@@ -157,8 +185,11 @@ class Calls:
         event(logging.INFO, "ice_restarting", call=call.id)
         return call, answer
 
-    async def watch(self) -> None:
-        """Ends calls that do not come about and calls whose client has vanished; runs until cancelled."""
+    async def watch(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Ends calls that do not come about and calls whose client has vanished; runs until cancelled.
+
+        `beat` is called at each round.
+        """
         interval = min(1.0, self._limits.setup / 4, self._limits.silence / 4)
         while True:
             await asyncio.sleep(interval)
@@ -167,6 +198,7 @@ class Calls:
                 reason = call.overdue(now, self._limits.setup, self._limits.silence)
                 if reason is not None:
                     self._end_soon(call, reason)
+            beat()
 
     async def end_all(self) -> None:
         """Ends all calls, within the time that shutting down may take."""
@@ -204,6 +236,8 @@ class Calls:
             call.state = State.CONNECTED
             seconds = asyncio.get_running_loop().time() - call.started_at
             self._tally.setup("connected", seconds)
+            call.connecting.end()
+            call.span.end()
             event(logging.INFO, "call_connected", call=call.id, setup_seconds=seconds)
             call.begin()
         elif call.connection_state == "failed":
@@ -238,6 +272,9 @@ class Calls:
         known = self._calls.pop(call.id, None) is not None
         if known and call.state is State.CONNECTING and reason is not End.NOT_REGISTERED:
             self._tally.setup(reason)
+        if call.state is State.CONNECTING and reason is not End.NOT_REGISTERED:  # of that, set_up knows more
+            call.connecting.end(error=reason)
+            call.span.end(error=reason)
         call.state = State.ENDED
         return self._start(self._end(call, reason, known))
 

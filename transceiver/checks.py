@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from aioice import stun
+from aioice.candidate import candidate_priority
 
 from transceiver.media import Address
 
@@ -37,6 +39,21 @@ def fault(request: Any, pwd: str) -> tuple[int, str] | None:
 def nominates(request: Any) -> bool:
     """Whether the client says that this is the path to use."""
     return "USE-CANDIDATE" in request.attributes
+
+
+def question(theirs: str, ours: str, pwd: str) -> bytes:
+    """A check of the path in use (RFC 7675, 5.1), by both ufrags and the client's pwd; it nominates none."""
+    request = stun.Message(
+        stun.Method.BINDING,
+        stun.Class.REQUEST,
+        attributes={
+            "USERNAME": f"{theirs}:{ours}",
+            "PRIORITY": candidate_priority(1, "prflx"),
+            "ICE-CONTROLLED": secrets.randbits(64),
+        },
+    )
+    request.add_message_integrity(pwd.encode())
+    return bytes(request)
 
 
 def success(request: Any, source: Address, pwd: str) -> bytes:

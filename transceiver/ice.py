@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ICE as a relayed endpoint needs it: it answers checks and sends none (RFC 8445's lite agents).
+"""ICE as a relayed endpoint needs it: it answers checks, and sends none to find a path (as RFC 8445's lite).
 
 A packet sent to an address that the client named would go past the relay. So the only peer ever sent to
 is one that an authenticated check came from, which behind a relay is the relay. The first such check is
 enough (RFC 8445, 8.1.1 would wait for USE-CANDIDATE), and the local candidates are the relay's VIPs.
+
+On the path that is in use it asks, every few seconds, as full agents do (RFC 7675): not to learn anything
+itself, but so that the relay can tell by the client's answer how long the way to it is (docs/quality.md).
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,16 +33,26 @@ INBOX = 500  # datagrams that wait for aiortc; 10 s of speech
 RATE = 1000.0  # datagrams a second of a call; speech has 50, and all messages that are taken of a client 700
 BURST = 1000.0  # at once
 TURN = 8  # datagrams, after which other calls get their turn
+# Seconds. The first question waits until a client has enough to do with DTLS.
+ASK_AFTER, ASK_EVERY = 1.0, 5.0
 
 
 class MediaLink:
     """A call's handle on its own ICE connection, which aiortc makes deep inside.
 
-    `renewed` is called when an ICE restart has come to its end: the old credentials hold no more.
+    `renewed` is called when an ICE restart has come to its end: the old credentials hold no more. `fresh`
+    makes new ones.
     """
 
-    def __init__(self, routes: Sequence[Route], traffic: Traffic, renewed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        traffic: Traffic,
+        renewed: Callable[[], None],
+        fresh: Callable[[], Credentials] = Credentials.fresh,
+    ) -> None:
         self.routes = routes
+        self.fresh = fresh
         self.traffic = traffic
         self.renewed = renewed
         self.connection: LiteConnection | None = None
@@ -70,7 +84,7 @@ def linked(link: MediaLink) -> Iterator[None]:
 class LiteConnection:
     """Has all of `aioice.Connection` that aiortc uses, and stands in for it; made inside `linked`."""
 
-    # What aiortc sets. A lite agent sends no checks, and so needs none of it.
+    # What aiortc sets. A lite agent needs no role, and the rest for questions alone.
     ice_controlling = False
     remote_is_lite = False
     remote_username: str | None = None
@@ -81,13 +95,14 @@ class LiteConnection:
         self._link.connection = self
         self._traffic = self._link.traffic
         self._clock = asyncio.get_running_loop().time
-        self._agent: Agent[Path] = Agent()
+        self._agent: Agent[Path] = Agent(self._link.fresh)
         self._budget = Bucket(RATE, BURST, self._clock())
         self._taken = 0
         self._inbox: deque[bytes] = deque(maxlen=INBOX)
         self._arrival = asyncio.Event()
         self._shown = asyncio.Event()  # the client has shown an address
         self._closed = asyncio.Event()
+        self._asking: asyncio.TimerHandle | None = None
 
     # What aiortc uses.
 
@@ -121,6 +136,7 @@ class LiteConnection:
         await self._shown.wait()
         if self._closed.is_set():
             raise ConnectionError("closed before a check came")
+        self._ask_in(ASK_AFTER)
 
     async def recv(self) -> bytes:
         """The next datagram that is not STUN. Raises `ConnectionError` once closed."""
@@ -155,6 +171,8 @@ class LiteConnection:
             for held in self._agent.credentials:
                 route.port.remove(held.ufrag)
             route.port.forget(self)
+        if self._asking is not None:
+            self._asking.cancel()
         self._closed.set()
         self._shown.set()
         self._arrival.set()
@@ -181,6 +199,10 @@ class LiteConnection:
         before = self._agent.credentials
         self._agent.withdraw()
         self._register(before)
+
+    def follow_client(self, client: Credentials) -> None:
+        """The client has these credentials now."""
+        self.remote_username, self.remote_password = client.ufrag, client.pwd
 
     # What the ports use.
 
@@ -226,6 +248,18 @@ class LiteConnection:
             return True
         self._traffic.drops[Drop.TOO_MANY] += 1
         return False
+
+    def _ask_in(self, seconds: float) -> None:
+        """Not all calls at once, nor in step with anything (RFC 7675, 5.1)."""
+        loop = asyncio.get_running_loop()
+        self._asking = loop.call_later(seconds * random.uniform(0.8, 1.2), self._ask)
+
+    def _ask(self) -> None:
+        path = self._agent.path
+        if path is not None and self.remote_username and self.remote_password:
+            question = checks.question(self.remote_username, self.local_username, self.remote_password)
+            path.port.send(question, path.address)
+        self._ask_in(ASK_EVERY)
 
     def _register(self, before: Sequence[Credentials]) -> None:
         """Tells the ports which ufrags are ours now, unless all has ended meanwhile."""

@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+
+from transceiver import catalogue
 
 
 def merged(pages: Mapping[str, str], alive: int, restarts: int) -> bytes:
@@ -25,11 +27,8 @@ class _Merged(Collector):
         self._restarts = restarts
 
     def collect(self) -> Iterator[Metric]:
-        prefix = "earshot_transceiver"
-        yield GaugeMetricFamily(f"{prefix}_workers", "Worker processes that run.", self._alive)
-        yield CounterMetricFamily(
-            f"{prefix}_worker_restarts", "Worker processes started again after a death.", self._restarts
-        )
+        yield catalogue.WORKERS.one(self._alive)
+        yield catalogue.WORKER_RESTARTS.one(self._restarts)
         families: dict[str, Metric] = {}
         for worker, page in self._pages.items():
             for family in text_string_to_metric_families(page):

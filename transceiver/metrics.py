@@ -5,17 +5,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from telemetry.declared import Labels
+from transceiver import catalogue
 from transceiver.admission import Admission
 from transceiver.media import Drop, Traffic
 from transceiver.speech.pool import Backend
 from transceiver.speech.remote import SpeechTally
-
-SETUP_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class Tally:
@@ -27,12 +28,9 @@ class Tally:
         self.ended: Counter[str] = Counter()
         self.flow_events: Counter[str] = Counter()
         self.restarts = 0  # ICE restarts that came to their end
-        self._seconds = Histogram(
-            "earshot_transceiver_setup_seconds",
-            "From the offer's arrival to a connected call (DTLS done).",
-            buckets=SETUP_BUCKETS,
-            registry=self.registry,
-        )
+        self._seconds = catalogue.SETUP_SECONDS.observing()
+        self.registry.register(self._seconds)
+        ProcessCollector(registry=self.registry)
 
     def setup(self, result: str, seconds: float | None = None) -> None:
         """A call was set up, or not; `seconds` if it was."""
@@ -53,42 +51,18 @@ class CallCollector(Collector):
         self._attached = attached
 
     def collect(self) -> Iterator[Metric]:
-        prefix = "earshot_transceiver"
-        yield GaugeMetricFamily(
-            f"{prefix}_relay_attached", "1 while attached to the relay.", int(self._attached())
-        )
-        sessions = GaugeMetricFamily(f"{prefix}_sessions", "Calls by state.", labels=["state"])
+        yield catalogue.BUILD_INFO.of({(version("earshot"),): 1})
+        yield catalogue.RELAY_ATTACHED.one(int(self._attached()))
         states = self._states()
-        for state in ("connecting", "connected"):
-            sessions.add_metric([state], states[state])
-        yield sessions
-        for name, text, label, counts in (
-            ("setups", "Offers by what became of them.", "result", self._tally.setups),
-            ("calls_ended", "Ended calls by reason.", "reason", self._tally.ended),
-            ("flow_events", "What the relay told of clients' flows.", "event", self._tally.flow_events),
-        ):
-            family = CounterMetricFamily(f"{prefix}_{name}", text, labels=[label])
-            for value, count in sorted(counts.items()):
-                family.add_metric([value], count)
-            yield family
+        yield catalogue.SESSIONS.of({(state,): states[state] for state in ("connecting", "connected")})
+        yield catalogue.SETUPS.of(_by_word(self._tally.setups))
+        yield catalogue.CALLS_ENDED.of(_by_word(self._tally.ended))
+        yield catalogue.FLOW_EVENTS.of(_by_word(self._tally.flow_events))
         traffic = self._traffic
-        for unit, text, incoming, outgoing in (
-            ("packets", "UDP datagrams of calls.", traffic.packets_in, traffic.packets_out),
-            ("bytes", "UDP payload bytes of calls.", traffic.bytes_in, traffic.bytes_out),
-        ):
-            family = CounterMetricFamily(f"{prefix}_{unit}", text, labels=["direction"])
-            family.add_metric(["in"], incoming)
-            family.add_metric(["out"], outgoing)
-            yield family
-        dropped = CounterMetricFamily(
-            f"{prefix}_dropped_packets", "UDP datagrams that went no further, by reason.", labels=["reason"]
-        )
-        for reason in Drop:
-            dropped.add_metric([reason], traffic.drops[reason])
-        yield dropped
-        yield CounterMetricFamily(
-            f"{prefix}_ice_restarts", "Completed ICE restarts of calls.", self._tally.restarts
-        )
+        yield catalogue.PACKETS.of({("in",): traffic.packets_in, ("out",): traffic.packets_out})
+        yield catalogue.BYTES.of({("in",): traffic.bytes_in, ("out",): traffic.bytes_out})
+        yield catalogue.DROPPED.of({(reason,): traffic.drops[reason] for reason in Drop})
+        yield catalogue.ICE_RESTARTS.one(self._tally.restarts)
 
 
 class SpeechCollector(Collector):
@@ -100,32 +74,20 @@ class SpeechCollector(Collector):
         self._admission = admission
 
     def collect(self) -> Iterator[Metric]:
-        prefix = "earshot_transceiver"
-        yield GaugeMetricFamily(
-            f"{prefix}_load_ratio", "Share of a core that was used lately.", self._admission.share
+        yield catalogue.LOAD.one(self._admission.share)
+        backends = self._backends
+        yield catalogue.BACKEND_UP.of({(backend.name,): int(backend.healthy) for backend in backends})
+        yield catalogue.BACKEND_SESSIONS.of({(backend.name,): backend.sessions for backend in backends})
+        yield catalogue.BACKEND_FAILURES.of(
+            {
+                (backend.name, kind): count
+                for backend in backends
+                for kind, count in sorted(backend.failures.items())
+            }
         )
-        up = GaugeMetricFamily(f"{prefix}_backend_up", "1 while healthy.", labels=["backend"])
-        sessions = GaugeMetricFamily(
-            f"{prefix}_backend_sessions", "Sessions that a speech backend has from here.", labels=["backend"]
-        )
-        failures = CounterMetricFamily(
-            f"{prefix}_backend_failures",
-            "Sessions that a backend failed, by kind.",
-            labels=["backend", "kind"],
-        )
-        for backend in self._backends:
-            up.add_metric([backend.name], int(backend.healthy))
-            sessions.add_metric([backend.name], backend.sessions)
-            for kind, count in sorted(backend.failures.items()):
-                failures.add_metric([backend.name, kind], count)
-        yield up
-        yield sessions
-        yield failures
-        yield CounterMetricFamily(
-            f"{prefix}_backend_dropped_audio_seconds",
-            "Clients' sound that backends were too slow for, of sessions that are over.",
-            self._tally.dropped_us / 1e6,
-        )
-        yield CounterMetricFamily(
-            f"{prefix}_interruptions", "Times that a backend stopped speech.", self._tally.interruptions
-        )
+        yield catalogue.BACKEND_DROPPED.one(self._tally.dropped_us / 1e6)
+        yield catalogue.INTERRUPTIONS.one(self._tally.interruptions)
+
+
+def _by_word(counts: Counter[str]) -> dict[Labels, float]:
+    return {(word,): count for word, count in sorted(counts.items())}

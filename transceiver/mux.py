@@ -2,7 +2,7 @@
 """One UDP socket for all calls of a process (and address family).
 
 STUN request           the session that its USERNAME names, which then authenticates it
-other STUN             dropped: this side sends no requests, so no answer is waited for
+other STUN             dropped: what this side asks, it asks for the relay's sake, which sees the answers pass
 all else (DTLS, SRTP)  the session that an authenticated request came for from the same address
 """
 
@@ -129,7 +129,7 @@ class MediaPort:
             self._traffic.drops[Drop.MALFORMED] += 1
             return
         if message.message_class is not stun.Class.REQUEST:
-            return  # a keep-alive (RFC 8445, 11), or the answer to what nobody asked
+            return  # a keep-alive (RFC 8445, 11), or the answer to a question, which the relay has timed
         session = self._sessions.by_ufrag(ufrag_of(message))
         if session is None:
             self._traffic.drops[Drop.UNKNOWN_UFRAG] += 1

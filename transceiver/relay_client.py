@@ -20,6 +20,7 @@ import grpc.aio
 from earshot.relay.v1 import relay_pb2 as pb
 from earshot.relay.v1 import relay_pb2_grpc
 
+from telemetry.tracing import Role, Tracing, metadata_of
 from transceiver.errors import RefusedError, RelayAwayError
 from transceiver.log import event
 from transceiver.media import Endpoint
@@ -33,7 +34,8 @@ BACKOFF_MOST = 5.0
 class RelayClient:
     """One relay, as a transceiver sees it.
 
-    `snapshot` says which sessions there are; `on_flow` gets FlowBound and FlowEnded. Neither may block.
+    `snapshot` says which sessions there are, `routable` the transceiver's place in the fleet; `on_flow` gets
+    FlowBound and FlowEnded. None of them may block.
     """
 
     def __init__(
@@ -43,12 +45,16 @@ class RelayClient:
         software: str,
         snapshot: Callable[[], Sequence[pb.Session]],
         on_flow: Callable[[pb.AttachResponse], None],
+        routable: Callable[[], pb.Routable | None] = lambda: None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._routable = routable
         self._target = target
         self._name = name
         self._software = software
         self._snapshot = snapshot
         self._on_flow = on_flow
+        self._tracing = tracing or Tracing()
         self._stream: RelayStream | None = None
         self._vips: list[Endpoint] = []
         self._attached = asyncio.Event()
@@ -69,11 +75,11 @@ class RelayClient:
         """Returns when attached; the caller sets the deadline."""
         await self._attached.wait()
 
-    async def register(self, session: pb.Session, timeout: float) -> None:
-        """Adds a session. Raises `RelayAwayError` or `RefusedError`."""
+    async def register(self, session: pb.Session, timeout: float, traceparent: str = "") -> None:
+        """Adds a session, as a part of that trace if any. Raises `RelayAwayError` or `RefusedError`."""
         if not self.attached:
             raise RelayAwayError("not attached to a relay")
-        await self._submit(pb.Operation(add=session), timeout)
+        await self._submit(pb.Operation(add=session, traceparent=traceparent), timeout)
 
     async def unregister(self, session_id: str, timeout: float) -> None:
         """Removes a session. Raises `RelayAwayError` or `RefusedError`."""
@@ -101,10 +107,11 @@ class RelayClient:
         """One attachment, until it breaks; raises what broke it."""
         async with self._target.channel() as channel:
             stub: Any = relay_pb2_grpc.RelayServiceStub(channel)  # type: ignore[no-untyped-call]
-            call = stub.Attach()
+            attaching = self._tracing.start("transceiver.attach", role=Role.CLIENT)
+            call = stub.Attach(metadata=metadata_of(attaching))
             stream = RelayStream(call, self._on_flow)
             try:
-                welcome = await stream.greet(self._name, self._software)
+                welcome = await stream.greet(self._name, self._software, self._routable())
                 self._vips = [_endpoint(vip) for vip in welcome.vips]
                 # From here on removals go to this stream: they are sent after the snapshot, which may
                 # still name what they remove.
@@ -112,6 +119,7 @@ class RelayClient:
                 sessions = self._snapshot()
                 await stream.send_snapshot(sessions)
                 self._attached.set()
+                attaching.end()
                 event(
                     logging.INFO,
                     "relay_attached",
@@ -121,6 +129,7 @@ class RelayClient:
                 )
                 await stream.run()
             finally:
+                attaching.end(error="not attached")
                 self._attached.clear()
                 self._stream = None
                 stream.abandon()

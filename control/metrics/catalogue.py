@@ -77,6 +77,31 @@ OCCUPANCY = Declared(
     ("table",),
 )
 
+# ---- quality: how live calls fare ----------------------------------------------------------------
+
+STREAM_LOSS = Declared(
+    Kind.GAUGE_HISTOGRAM,
+    "earshot_stream_loss_ratio",
+    "RTP streams that flow now, by the share of their packets that never reached the relay. Like "
+    "what follows, of 100,000 flows at the most, evenly chosen.",
+    ("direction",),
+    (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+)
+STREAM_JITTER = Declared(
+    Kind.GAUGE_HISTOGRAM,
+    "earshot_stream_jitter_seconds",
+    "RTP streams that flow now, by their jitter at the relay (RFC 3550).",
+    ("direction",),
+    (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2),
+)
+ROUND_TRIP = Declared(
+    Kind.GAUGE_HISTOGRAM,
+    "earshot_round_trip_seconds",
+    "Live flows, by the time from the relay to one of their sides and back.",
+    ("side",),
+    (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0),
+)
+
 # ---- sessions and who registers them -----------------------------------------------------------
 
 SESSIONS = Declared(_GAUGE, "earshot_sessions", "Sessions registered.")

@@ -11,7 +11,7 @@ from prometheus_client.core import Metric
 
 from control import abi, port_states
 from control.batches import clock
-from control.metrics import catalogue
+from control.metrics import catalogue, quality
 from control.metrics.reasons import BINDINGS, direction
 from control.reaper import WHYS
 from control.relay import Relay
@@ -33,6 +33,7 @@ class RelayCollector:
     def collect(self) -> Iterator[Metric]:
         yield from self._packets()
         yield from self._flows()
+        yield from quality.collect(self._relay.datapath, clock())
         yield from self._sessions()
         relay = self._relay
         yield catalogue.DRAINING.one(float(relay.draining_since is not None))

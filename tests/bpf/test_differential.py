@@ -78,5 +78,6 @@ def test_program_and_model_agree(twin: Twin, tellings: Tellings, case: tuple[Sta
 
 
 def test_the_cases_reach_every_reason(tellings: Tellings) -> None:
-    """Else they say nothing about it."""
-    assert tellings.reasons.keys() == {reason.name.lower() for reason in Reason}
+    """Else they say nothing about it. The model knows nothing of routable ufrags: rows_routable.py does."""
+    routable = {Reason.DROP_UFRAG_FORGED, Reason.DROP_UNKNOWN_OWNER}
+    assert tellings.reasons.keys() == {reason.name.lower() for reason in set(Reason) - routable}

@@ -39,7 +39,7 @@ def reaper(rig: Rig) -> Reaper:
         for ufrag in (ALICE, CAROL)
     ]
     backends = [Backend(number, world.BACKEND_ENDPOINTS[number]) for number in used]
-    registry.restore([(0, "transceiver")], backends, sessions, 100, 0.0)
+    registry.restore([(0, "transceiver")], backends, sessions, [], 100, 0.0)
     return Reaper(rig.datapath, registry, Streams(), idle_seconds=3600)
 
 

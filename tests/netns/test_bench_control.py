@@ -68,3 +68,12 @@ def test_restart(rows: dict[str, Any]) -> None:
     assert row["resident_mib"] >= row["own_mib"] > 0
     assert row["kernel_memory"]["bytes_per_session"] > 176  # an element of the map
     assert row["first_calls"]["health"]["calls"] > 0
+
+
+def test_scrape(rows: dict[str, Any]) -> None:
+    row = rows["scrape"]
+    assert row["flows"] == 20_000
+    assert row["scrapes"] > 0
+    assert 0 < row["median_seconds"] <= row["longest_seconds"]
+    for state in ("quiet", "busy"):
+        assert row[state]["GetCounters"]["longest_ms"] > 0

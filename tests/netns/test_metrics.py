@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 
 import grpc
@@ -184,3 +185,32 @@ def test_transceiver_that_does_not_read(site: Site, relay: RelayClient) -> None:
             assert next(other.events()).HasField("flow_bound")
         assert deaf.batch(remove("deaf")) == [(0, "")]
         wait_for(lambda: relay.flows("deaf") == [], "the end of all its flows")
+
+
+def test_quality_is_of_calls_that_live(site: Site, attachment: Attachment) -> None:
+    """Ten packets and every second one lost on the way up; ten whole ones down."""
+
+    def streams(values: Values, direction: str, end: str) -> float:
+        return values["earshot_stream_loss_ratio_bucket", direction, end]
+
+    with call(site, attachment, 4) as made:
+        made.bind(4)
+        before = scrape(site)
+        for number in range(0, 20, 2):
+            made.up(rtp(1, number))
+        for number in range(10):
+            made.down(rtp(2, number))
+        after = scrape(site)
+    up, down = "to_transceiver", "to_client"
+    assert streams(after, up, "+Inf") - streams(before, up, "+Inf") == 1
+    assert streams(after, up, "0.2") - streams(before, up, "0.2") == 0
+    assert streams(after, up, "0.5") - streams(before, up, "0.5") == 1  # 9 of 19
+    assert streams(after, down, "0.001") - streams(before, down, "0.001") == 1
+    jitter = ("earshot_stream_jitter_seconds_bucket", up, "+Inf")
+    assert after[jitter] - before[jitter] == 1
+    assert after["earshot_stream_loss_ratio_gsum", up] == pytest.approx(9 / 19)
+
+
+def rtp(ssrc: int, number: int) -> bytes:
+    """A packet of Opus (RFC 3550, 5.1), 20 ms each."""
+    return struct.pack("!BBHII", 0x80, 111, number, 960 * number, ssrc) + bytes(80)

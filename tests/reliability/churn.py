@@ -54,7 +54,7 @@ class Churn:
 
     def _serve(self) -> None:
         """Until it ends, or loses the relay: then it comes back with nothing, and its calls are over."""
-        with RelayClient(relay_target(self._site)) as relay, relay.attach("churn") as attachment:
+        with RelayClient(relay_target(self._site)) as relay, relay.attach("churn", None) as attachment:
             attachment.snapshot()
             while not self._ending.wait(1 / RATE):
                 self._begin(attachment)

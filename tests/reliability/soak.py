@@ -169,7 +169,7 @@ class Soak:
 
     def _attach(self) -> None:
         self._attached.close()
-        self._attachment = self._attached.enter_context(self._stage.attached())
+        self._attachment = self._attached.enter_context(self._stage.attached(timeout=None))
 
     # ---- faults ---------------------------------------------------------------------------
 
@@ -244,7 +244,14 @@ def run(minutes: float, seed: int) -> Result:
         stage.configure(**USUAL)
         stage.end()
         stage.start()
-        return Soak(stage, seed).run(minutes * 60)
+        soak = Soak(stage, seed)
+        try:
+            return soak.run(minutes * 60)
+        except BaseException:
+            # With the lab goes what would tell why.
+            print(f"faults so far: {soak.result.faults}", stage.log()[-6000:], sep="\n")
+            print(stage.earshot("stats").out, stage.earshot("transceiver", "list").out, sep="\n")
+            raise
 
 
 def main() -> int:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 
@@ -20,7 +18,7 @@ from control import abi
 from control.cli.options import pinned_maps
 from tests.lab.crowd import CALLS, Crowd, talking
 from tests.lab.netns import Lab
-from tests.lab.relay_client import Attachment, RelayClient
+from tests.lab.relay_client import STREAM_TIMEOUT, Attachment, RelayClient
 from tests.lab.services import BIN, endpoint, relay_command, relay_target, start, start_relay
 from tests.lab.topology import VIP_PORT, Site, two_armed
 from tests.lab.traffic import RATE, Phase, Traffic
@@ -127,9 +125,9 @@ class Stage:
             yield relay
 
     @contextmanager
-    def attached(self) -> Iterator[Attachment]:
-        """The transceiver's stream, with a snapshot of its sessions. Its end may find no relay."""
-        with self.client() as relay, contextlib.suppress(grpc.RpcError), relay.attach("crowd") as attachment:
+    def attached(self, timeout: float | None = STREAM_TIMEOUT) -> Iterator[Attachment]:
+        """The transceiver's stream, with a snapshot of its sessions. Its end does not ask for the relay."""
+        with self.client() as relay, relay.attach("crowd", timeout) as attachment:
             self.crowd.register(attachment)
             yield attachment
 

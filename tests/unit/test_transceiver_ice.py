@@ -187,12 +187,53 @@ async def test_closing_ends_the_wait(world: World) -> None:
         await world.connection.send(b"\x80late")
 
 
-async def test_it_never_speaks_first(world: World) -> None:
-    first, _ = world.peers
+async def test_it_never_speaks_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor asks anybody before there is a path."""
+    monkeypatch.setattr(ice, "ASK_AFTER", 0.01)
+    await asyncio.sleep(0.2)
+    assert world.traffic.packets_out == 0
+
+
+async def test_it_asks_on_the_path_in_use(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a full agent would, every few seconds, with the client's credentials, also after an ICE restart."""
+    monkeypatch.setattr(ice, "ASK_AFTER", 0.01)
+    monkeypatch.setattr(ice, "ASK_EVERY", 0.05)
+    first, second = world.peers
     await first.check()
+
+    async def question(peer: Peer, pwd: str) -> stun.Message:
+        peer.received.clear()
+        await eventually(lambda: any(data[:2] == b"\0\1" for data in peer.received))
+        asked: stun.Message = stun.parse_message(next(data for data in peer.received if data[:2] == b"\0\1"))
+        assert asked.check_message_integrity(pwd.encode())
+        assert "FINGERPRINT" in asked.attributes
+        assert "USE-CANDIDATE" not in asked.attributes
+        assert "ICE-CONTROLLED" in asked.attributes
+        return asked
+
+    asked = await question(first, REMOTE_PWD)
+    assert asked.attributes["USERNAME"] == f"{REMOTE_UFRAG}:{world.connection.local_username}"
+    assert (await question(first, REMOTE_PWD)).transaction_id != asked.transaction_id
+    assert not second.received
+    await second.check(USE_CANDIDATE=None)
+    world.connection.follow_client(agent.Credentials("renewed", "r" * 24))
+    asked = await question(second, "r" * 24)
+    assert asked.attributes["USERNAME"] == f"renewed:{world.connection.local_username}"
+    await world.connection.close()
     sent = world.traffic.packets_out
     await asyncio.sleep(0.2)
-    assert sent == world.traffic.packets_out == 1
+    assert world.traffic.packets_out == sent
+
+
+async def test_an_answer_to_what_it_asked_is_left_to_the_relay(world: World) -> None:
+    first, _ = world.peers
+    await first.check()
+    answer = stun.Message(stun.Method.BINDING, stun.Class.RESPONSE)
+    answer.add_message_integrity(REMOTE_PWD.encode())
+    first.send(bytes(answer))
+    await eventually(lambda: world.traffic.packets_in == 2)
+    assert not world.traffic.drops
+    assert world.traffic.packets_out == 1
 
 
 def test_the_libraries_are_as_needed() -> None:

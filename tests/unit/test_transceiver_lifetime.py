@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
+from urllib.parse import urljoin
 
 import aiohttp
 from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
@@ -17,7 +18,15 @@ from click.testing import CliRunner
 from tests.lab.caller import CallResult, bind_to, place_call
 from tests.lab.restart import connection_of
 from tests.unit.test_transceiver_sdp import OFFER
-from tests.unit.transceiver_world import CLIENT, Transceiver, eventually, running_relay, running_transceiver
+from tests.unit.transceiver_world import (
+    CLIENT,
+    Transceiver,
+    eventually,
+    open_socket,
+    running_relay,
+    running_transceiver,
+)
+from transceiver import checks
 from transceiver.main import main
 
 SDP = {"Content-Type": "application/sdp"}
@@ -55,6 +64,28 @@ async def test_a_call_that_never_connects_is_cleaned_up() -> None:
         assert len(relay.sessions) == 1
         await eventually(lambda: not relay.sessions)
         assert "reason=setup_timeout" in transceiver.log
+
+
+async def test_a_call_that_ends_before_its_handshake_leaves_nothing_to_trip_over() -> None:
+    """ICE finds the client, which never speaks DTLS, and hangs up."""
+    async with running_relay() as relay, running_transceiver(relay) as transceiver:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(transceiver.whip, data=OFFER, headers=SDP) as response,
+        ):
+            url = urljoin(transceiver.whip, response.headers["Location"])
+            lines = (await response.text()).splitlines()
+            ufrag, pwd = (
+                next(line.removeprefix(name) for line in lines if line.startswith(name))
+                for name in ("a=ice-ufrag:", "a=ice-pwd:")
+            )
+            answers: list[bytes] = []
+            client = await open_socket(CLIENT, lambda data, _: answers.append(data))
+            client.sendto(checks.question(ufrag, "abcd", pwd), (relay.vip.address, relay.vip.port))
+            await eventually(lambda: bool(answers))
+            client.close()
+            assert (await http.delete(url)).status == 200
+        assert not relay.sessions
 
 
 async def test_a_client_that_vanishes_is_cleaned_up() -> None:

@@ -6,12 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from telemetry.tracing import Span
+
 
 class Client(Protocol):
     """A call, as a conversation sees it. No method blocks."""
 
     id: str
     metadata: Mapping[str, str]
+    span: Span  # of its set-up, which a backend's own may go on with
 
     def tell(self, text: str) -> None:
         """Sends a text over the client's data channel, once it has one."""

@@ -20,6 +20,7 @@ from typing import Any
 from aiortc.mediastreams import MediaStreamError
 from earshot.speech.v1 import speech_pb2 as pb
 
+from telemetry.tracing import metadata_of
 from transceiver.errors import BackendStalledError, SpeechError
 from transceiver.log import event
 from transceiver.speech.codec import OPUS_RATE
@@ -167,7 +168,12 @@ class RemoteConversation:
             attempt=attempt,
         )
         backend.sessions += 1
-        stream = Stream(backend.stub.Converse(), self._playout, self, self._policy.stall)
+        stream = Stream(
+            backend.stub.Converse(metadata=metadata_of(self._client.span)),
+            self._playout,
+            self,
+            self._policy.stall,
+        )
         try:
             await stream.open(start, self._policy.start)
             self._stream = stream
