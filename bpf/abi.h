@@ -28,6 +28,15 @@ enum limit {
 	HOP_MAX = 16384,
 	OWNER_MAX = 1024,
 	SOURCE_CELLS = 65536, /* budgets of sources */
+	DERIVED_CELLS = 65536, /* budgets of sessions that nobody has registered */
+	SESSION_DERIVED_BIT = 31, /* of a session's number: its ufrag is routable, and says the other bits */
+	FLEET_KEY_MAX = 16,
+	FLEET_OWNER_MAX = 65536,
+	LAST_DROPS_A_TICK = 256, /* kept by a CPU: a flood is not worth more */
+	LAST_DROP_PLACES = 1024, /* 5-tuples whose last drop is kept, on each CPU; a power of two */
+	TAP_MAX = 4, /* who may look at packets at a time */
+	TAP_CPUS = 1024,
+	TAP_HEAD = 64, /* bytes of a frame that are kept before it is changed: all that rewrite.h writes to, and more */
 	FLOW_MAX = 1 << 20,  /* records that an entry of the index can name */
 	FLOW_STATE_BITS = 4, /* of flow.state; the second of binding is above them */
 	FLOW_TICK_SHIFT = 20, /* a tick is 2^20 ns of CLOCK_MONOTONIC, 1.05 ms */
@@ -96,6 +105,8 @@ enum reason {
 	REASON_DROP_SESSION_BUDGET,   /* too many new flows of one session */
 	REASON_DROP_INDEX_FULL,       /* no slot for a new flow: many of its neighbours have ended just now */
 	REASON_DROP_BUSY,             /* other CPUs were binding in the same place all the while */
+	REASON_DROP_UFRAG_FORGED,     /* reads as a routable one, but was not made with the fleet's key */
+	REASON_DROP_UNKNOWN_OWNER,    /* a routable ufrag of a transceiver that is not here */
 	REASON_MAX,
 };
 
@@ -204,6 +215,20 @@ struct session {
 	__u32 outer[5];	    /* SHA-1 state after the block of pwd ^ opad */
 	char id[SESSION_ID_MAX];
 	__u64 full_at;	    /* XDP's: when its budget of new flows is whole again (budget.h) */
+};
+
+/* A key that routable ufrags are made with, in its two parts. */
+struct fleet_key {
+	__u32 used;
+	__u32 secret[5]; /* of the key that tags and pwds come from: a state of SHA-1 */
+	__u64 mask[2];	 /* SipHash's key: it hides owners */
+};
+
+/* Where the sessions of a transceiver go that routable ufrags name by its number in the fleet. */
+struct fleet_owner {
+	__u16 backend[2]; /* for IPv4, for IPv6 clients; both 0: not here */
+	__u16 owner;	  /* index in owners */
+	__u16 pad;
 };
 
 struct owner {
@@ -321,6 +346,8 @@ struct scratch {
 	__u32 state[5];
 	__u32 tag[5];
 	struct ufrag_key ufrag;
+	struct session derived;	    /* of a routable ufrag, and */
+	__u32 pwd[6];		    /* its 22 characters, as words of SHA-1 */
 };
 
 /* The hop that a CPU came upon last: most clients are behind one router. */
@@ -377,6 +404,73 @@ struct free_line {
 	__u32 numbers[FREE_LINE];
 };
 
+/* The last packet of a 5-tuple that was dropped (last_drop.h). Another 5-tuple may have had the same place. */
+struct last_drop {
+	__u32 check;   /* of the 5-tuple's hash; 0: none yet */
+	__u32 reason;  /* enum reason */
+	__u32 packets; /* dropped one after the other for this reason */
+	__u32 seen;    /* ticks, modulo 2^32, of the last */
+};
+
+struct last_drops {
+	__u32 tick; /* of the last one */
+	__u32 kept; /* in that tick */
+	struct last_drop entries[LAST_DROP_PLACES];
+};
+
+/* ---- taps: who looks at packets while they pass (tap.h) ------------------- */
+
+enum tap_match {
+	TAP_MATCH_CLIENT = 1, /* client, and client_port unless that is 0 */
+	TAP_MATCH_VIP = 2,
+	TAP_MATCH_UFRAG = 4, /* a request for it, or a packet of its session's flow */
+};
+
+enum tap_direction {
+	TAP_ELSEWHERE,
+	TAP_TO_TRANSCEIVER,
+	TAP_TO_CLIENT,
+};
+
+/* What one of them wants to see: of what is set, all. Written by who looks, but for lost. */
+struct tap {
+	__u64 until;	  /* ns of CLOCK_MONOTONIC, up to which somebody is there; 0: nobody */
+	__u64 lost;	  /* packets that there was no room for */
+	__u64 reasons[2]; /* a bit each */
+	__u32 match;	  /* enum tap_match */
+	__u32 sample;	  /* one of so many, by chance; 0 and 1: each */
+	__u32 snap;	  /* bytes of a frame, at most */
+	__u32 session;	  /* that has the ufrag; NO_SESSION: none */
+	struct address client;
+	__be16 client_port;
+	__u16 vip;	  /* number */
+	__u32 pad;
+	struct ufrag_key ufrag;
+};
+
+struct taps {
+	__u64 until; /* the latest of all taps', or later: what every packet looks at */
+	__u64 pad[7];
+	struct tap taps[TAP_MAX];
+};
+
+/* What is told of a packet. Behind it stands the frame as the program left it, `snap` bytes at most. */
+struct tap_event {
+	__u64 time;	       /* ns of CLOCK_MONOTONIC, after the program has decided */
+	struct address client; /* the packet's source; of one to a relay port, its flow's client */
+	__be16 client_port;    /* 0: not known */
+	__u16 reason;
+	__u16 direction;       /* enum tap_direction */
+	__u16 head_length;
+	__u32 ifindex;	       /* of the link that it came by */
+	__u32 egress;	       /* of the link that it leaves by; 0: none */
+	__u32 length;	       /* of the frame */
+	__u32 session;	       /* of its flow; NO_SESSION: it has none */
+	__u8 head[TAP_HEAD];   /* the frame's first bytes, as it came */
+};
+
+#define NO_SESSION 0xffffffff
+
 /* Sources that no budget holds for; the longest prefix counts. */
 struct prefix_key {
 	__u32 bits; /* of the mapped address: an IPv4 /24 has 120 */
@@ -390,11 +484,16 @@ _Static_assert(sizeof(struct vip) == 24, "vip");
 _Static_assert(sizeof(struct hop_key) == 20, "hop_key");
 _Static_assert(sizeof(struct hop) == 32, "hop");
 _Static_assert(sizeof(struct session) == 96, "session");
+_Static_assert(sizeof(struct fleet_key) == 40, "fleet_key");
+_Static_assert(sizeof(struct fleet_owner) == 8, "fleet_owner");
 _Static_assert(sizeof(struct backend) == 32, "backend");
 _Static_assert(sizeof(struct flow) == 64, "one flow, one cache line");
 _Static_assert(sizeof(struct stream) == 64, "one stream, one cache line");
 _Static_assert(sizeof(struct quality) == 320, "five cache lines");
 _Static_assert(sizeof(struct flow_key) == 20, "flow_key has no padding");
+_Static_assert(sizeof(struct last_drop) == 16, "last_drop");
+_Static_assert(sizeof(struct tap) == 104, "tap");
+_Static_assert(sizeof(struct tap_event) == 112, "tap_event has no padding");
 _Static_assert(sizeof(struct layout) == 48, "layout has no padding");
 _Static_assert(sizeof(struct bucket) == 64, "a bucket is a cache line");
 _Static_assert(sizeof(struct free_list) == 128, "head and tail have a cache line each");

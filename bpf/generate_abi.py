@@ -27,6 +27,9 @@ STRUCTS = (
     "last_hop",
     "ufrag_key",
     "session",
+    "scratch",
+    "fleet_key",
+    "fleet_owner",
     "owner",
     "backend",
     "flow",
@@ -38,6 +41,11 @@ STRUCTS = (
     "bucket",
     "free_list",
     "free_line",
+    "last_drop",
+    "last_drops",
+    "tap",
+    "taps",
+    "tap_event",
     "prefix_key",
     "settings",
 )
@@ -51,6 +59,8 @@ ENUMS = {
     "bucket_word": ("BucketWord", "BUCKET_"),
     "bucket_bit": ("BucketBit", "BUCKET_"),
     "slot_bit": ("SlotBit", "SLOT_"),
+    "tap_match": ("TapMatch", "TAP_MATCH_"),
+    "tap_direction": ("TapDirection", "TAP_"),
     "way": ("Way", "WAY_"),
 }
 

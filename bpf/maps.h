@@ -22,6 +22,8 @@ struct abi_enums {
 	enum bucket_word bucket_word;
 	enum bucket_bit bucket_bit;
 	enum slot_bit slot_bit;
+	enum tap_match tap_match;
+	enum tap_direction tap_direction;
 	enum way way;
 };
 
@@ -132,6 +134,32 @@ struct {
 	__uint(max_entries, 1);
 } sessions_v1 SEC(".maps");
 
+/* By key number. Written by the daemon; read for requests whose ufrag nobody has registered. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct fleet_key);
+	__uint(max_entries, FLEET_KEY_MAX);
+} fleet_keys_v1 SEC(".maps");
+
+/* By a transceiver's number in the fleet. Written by the daemon; read likewise. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct fleet_owner);
+	__uint(max_entries, FLEET_OWNER_MAX);
+} fleet_owners_v1 SEC(".maps");
+
+/* Budgets of new flows of sessions that nobody has registered: XDP's alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE); /* as sources_v2 */
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, DERIVED_CELLS);
+} derived_v1 SEC(".maps");
+
 /* Transceivers by number. The daemon's alone: XDP never looks at a name. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -227,13 +255,49 @@ struct {
 	__uint(max_entries, 1);
 } bindings_v1 SEC(".maps");
 
+/* What was dropped last, by 5-tuple. Written by XDP for every drop; read by the CLI. 16 KiB a CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct last_drops);
+	__uint(max_entries, 1);
+} last_drops_v1 SEC(".maps");
+
+/* Who looks at packets. Written by the CLI (control/taps); its first word is read for every packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct taps);
+	__uint(max_entries, 1);
+} taps_v1 SEC(".maps");
+
+/*
+ * Where packets go to that somebody looks at: a ring for each tap and CPU, which are the
+ * CLI's. They are gone from here as soon as its process is, however it ended.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, TAP_MAX * TAP_CPUS);
+} tap_rings_v1 SEC(".maps");
+
+/* XDP's alone: what is to be told of the packet at hand. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct tap_event);
+	__uint(max_entries, 1);
+} tap_event_v1 SEC(".maps");
+
 /* XDP's alone: see integrity.h. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__type(key, __u32);
 	__type(value, struct scratch);
 	__uint(max_entries, 1);
-} scratch_v2 SEC(".maps");
+} scratch_v3 SEC(".maps");
 
 /* By enum reason. Written by XDP for every packet; read by daemon and CLI. */
 struct {

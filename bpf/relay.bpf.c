@@ -17,6 +17,7 @@
 #include "bind.h"
 #include "answer.h"
 #include "verdict.h"
+#include "tap.h"
 
 /* A Binding Request: the record that it goes by, there already or new. */
 static __always_inline enum reason admit(struct xdp_md *ctx, const struct packet *p, struct binding *binding,
@@ -89,8 +90,14 @@ SEC("xdp")
 int earshot(struct xdp_md *ctx)
 {
 	struct packet p = {};
+	enum reason reason;
 
-	return finish(ctx, &p, relay_packet(ctx, &p));
+	if (somebody_looks())
+		tap_before(ctx);
+	reason = relay_packet(ctx, &p);
+	if (somebody_looks())
+		tap_after(ctx, &p, reason);
+	return finish(ctx, &p, reason);
 }
 
 /* The kernel asks whether GPL-only helpers may be called; the file is GPL-2.0 OR Apache-2.0. */

@@ -6,6 +6,7 @@
 #ifndef EARSHOT_VERDICT_H
 #define EARSHOT_VERDICT_H
 
+#include "last_drop.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -33,6 +34,7 @@ static __always_inline int finish(struct xdp_md *ctx, const struct packet *p, en
 	}
 	if (reason <= REASON_PASS_NOT_OURS)
 		return XDP_PASS;
+	remember_drop(p, reason);
 	return reason == REASON_ABORTED_BAD_NUMBER ? XDP_ABORTED : XDP_DROP;
 }
 

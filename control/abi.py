@@ -19,6 +19,15 @@ RELAY_MAX = 16
 HOP_MAX = 16384
 OWNER_MAX = 1024
 SOURCE_CELLS = 65536
+DERIVED_CELLS = 65536
+SESSION_DERIVED_BIT = 31
+FLEET_KEY_MAX = 16
+FLEET_OWNER_MAX = 65536
+LAST_DROPS_A_TICK = 256
+LAST_DROP_PLACES = 1024
+TAP_MAX = 4
+TAP_CPUS = 1024
+TAP_HEAD = 64
 FLOW_MAX = 1048576
 FLOW_STATE_BITS = 4
 FLOW_TICK_SHIFT = 20
@@ -82,6 +91,8 @@ class Reason(IntEnum):
     DROP_SESSION_BUDGET = 49
     DROP_INDEX_FULL = 50
     DROP_BUSY = 51
+    DROP_UFRAG_FORGED = 52
+    DROP_UNKNOWN_OWNER = 53
 
 
 class LocalKind(IntEnum):
@@ -128,6 +139,18 @@ class SlotBit(IntEnum):
     NUMBER_BITS = 20
     TAG_BITS = 11
     TURNS = 4
+
+
+class TapMatch(IntEnum):
+    CLIENT = 1
+    VIP = 2
+    UFRAG = 4
+
+
+class TapDirection(IntEnum):
+    ELSEWHERE = 0
+    TO_TRANSCEIVER = 1
+    TO_CLIENT = 2
 
 
 class Way(IntEnum):
@@ -244,6 +267,36 @@ SESSION = _dtype(
         ("outer", ("<u4", (5,)), 36),
         ("id", "S32", 56),
         ("full_at", "<u8", 88),
+    ],
+)
+
+SCRATCH = _dtype(
+    8704,
+    [
+        ("words", ("<u4", (2048,)), 0),
+        ("schedule", ("<u8", (40,)), 8192),
+        ("state", ("<u4", (5,)), 8512),
+        ("tag", ("<u4", (5,)), 8532),
+        ("ufrag", UFRAG_KEY, 8552),
+        ("derived", SESSION, 8584),
+        ("pwd", ("<u4", (6,)), 8680),
+    ],
+)
+
+FLEET_KEY = _dtype(
+    40,
+    [
+        ("used", "<u4", 0),
+        ("secret", ("<u4", (5,)), 4),
+        ("mask", ("<u8", (2,)), 24),
+    ],
+)
+
+FLEET_OWNER = _dtype(
+    8,
+    [
+        ("backend", ("<u2", (2,)), 0),
+        ("owner", "<u2", 4),
     ],
 )
 
@@ -374,6 +427,67 @@ FREE_LINE = _dtype(
     ],
 )
 
+LAST_DROP = _dtype(
+    16,
+    [
+        ("check", "<u4", 0),
+        ("reason", "<u4", 4),
+        ("packets", "<u4", 8),
+        ("seen", "<u4", 12),
+    ],
+)
+
+LAST_DROPS = _dtype(
+    16392,
+    [
+        ("tick", "<u4", 0),
+        ("kept", "<u4", 4),
+        ("entries", (LAST_DROP, (1024,)), 8),
+    ],
+)
+
+TAP = _dtype(
+    104,
+    [
+        ("until", "<u8", 0),
+        ("lost", "<u8", 8),
+        ("reasons", ("<u8", (2,)), 16),
+        ("match", "<u4", 32),
+        ("sample", "<u4", 36),
+        ("snap", "<u4", 40),
+        ("session", "<u4", 44),
+        ("client", "V16", 48),
+        ("client_port", ">u2", 64),
+        ("vip", "<u2", 66),
+        ("ufrag", UFRAG_KEY, 72),
+    ],
+)
+
+TAPS = _dtype(
+    480,
+    [
+        ("until", "<u8", 0),
+        ("taps", (TAP, (4,)), 64),
+    ],
+)
+
+TAP_EVENT = _dtype(
+    112,
+    [
+        ("time", "<u8", 0),
+        ("client", "V16", 8),
+        ("client_port", ">u2", 24),
+        ("reason", "<u2", 26),
+        ("direction", "<u2", 28),
+        ("head_length", "<u2", 30),
+        ("ifindex", "<u4", 32),
+        ("egress", "<u4", 36),
+        ("length", "<u4", 40),
+        ("session", "<u4", 44),
+        ("head", "V64", 48),
+    ],
+)
+
 PREFIX_KEY = _dtype(
     20,
     [
@@ -383,7 +497,7 @@ PREFIX_KEY = _dtype(
 )
 
 SETTINGS = _dtype(
-    168,
+    176,
     [
         ("layout", LAYOUT, 0),
         ("relay_ratio", "<u8", 48),

@@ -8,12 +8,13 @@ may read.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
 import numpy as np
 
-from control import abi, flow_index, local_table
+from control import abi, flow_index, libbpf, local_table
 from control.addresses import Endpoint, IPAddress, from_bytes, to_bytes
 from control.errors import DatapathError
 from control.free_lists import FreeLists
@@ -30,14 +31,15 @@ _MAPPED = {
     "free_lists_v1": abi.FREE_LIST,
     "backends_v1": abi.BACKEND,
     "hops_v1": abi.HOP,
+    "fleet_owners_v1": abi.FLEET_OWNER,
 }
 
 
 class Datapath:
     """The kernel's side as one object.
 
-    flows, quality, index, backends and hops are the kernel's own memory: reads see what XDP writes, and
-    writes are seen by the next packet.
+    flows, quality, index, backends, hops and fleet_owners are the kernel's own memory: reads see what XDP
+    writes, and writes are seen by the next packet.
 
     Attributes:
         vips, relays: by the number that flows and records name them with.
@@ -67,6 +69,8 @@ class Datapath:
         self.free_hops = Queue(fds["free_hops_v1"])
         self._exempt = HashMap(fds["exempt_v1"], abi.PREFIX_KEY, "=u1")
         self._owners = ArrayMap(fds["owners_v1"], abi.OWNER)
+        self.fleet_owners = arrays["fleet_owners_v1"]
+        self._fleet_keys = ArrayMap(fds["fleet_keys_v1"], abi.FLEET_KEY)
         self._vips = ArrayMap(fds["vips_v1"], abi.VIP)
         self._relays = ArrayMap(fds["relays_v1"], abi.RELAY)
         self._locals = ArrayMap(fds["locals_v2"], abi.LOCALS)
@@ -84,7 +88,7 @@ class Datapath:
 
     def close(self) -> None:
         """Lets go of the maps. What is pinned or attached stays."""
-        del self.flows, self.quality, self.index, self.free, self.backends, self.hops
+        del self.flows, self.quality, self.index, self.free, self.backends, self.hops, self.fleet_owners
         for mapping in self._mappings.values():
             mapping.close()
         for fd in self._fds.values():
@@ -168,6 +172,11 @@ class Datapath:
 
     def put_owner(self, number: int, owner: Array) -> None:
         self._owners.put(number, owner)
+
+    def set_fleet_keys(self, keys: Mapping[int, Array]) -> None:
+        """The keys of routable ufrags by their numbers, one abi.FLEET_KEY each; no others hold any more."""
+        for number in range(abi.FLEET_KEY_MAX):
+            self._fleet_keys.put(number, keys.get(number, np.zeros(1, abi.FLEET_KEY)))
 
     # ---- flows ---------------------------------------------------------------------------
 
@@ -302,6 +311,19 @@ class Datapath:
         """Undoes what a daemon that died halfway has left in the index."""
         self.end_flows(np.flatnonzero(self.states() == abi.FlowState.DEAD).astype(np.uint32))
         flow_index.count_again(self.index, self.flows, self.layout)
+
+    # ---- budgets -------------------------------------------------------------------------
+
+    def read_number(self, name: str, index: int) -> int:
+        """An entry of an array of 64-bit numbers, by the map's name."""
+        raw = libbpf.lookup(self._fds[name], np.uint32(index).tobytes(), 8)
+        return int.from_bytes(raw or b"", sys.byteorder)
+
+    def read_numbers_by_cpu(self, name: str) -> list[int]:
+        """The only entry of a per-CPU array of such."""
+        raw = libbpf.lookup(self._fds[name], bytes(4), 8 * libbpf.possible_cpus()) or b""
+        numbers: list[int] = np.frombuffer(raw, np.uint64).tolist()
+        return numbers
 
     # ---- counters ------------------------------------------------------------------------
 

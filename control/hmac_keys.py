@@ -38,9 +38,25 @@ def key_states(keys: Sequence[bytes]) -> tuple[Words, Words]:
         part = keys[start : start + _CHUNK]
         end = start + len(part)
         blocks = _key_blocks(part)
-        both = _compress_first(np.concatenate((blocks ^ np.uint8(0x36), blocks ^ np.uint8(0x5C))))
+        both = _compress(np.concatenate((blocks ^ np.uint8(0x36), blocks ^ np.uint8(0x5C))), _INITIAL)
         inner[start:end], outer[start:end] = both[: len(part)], both[len(part) :]
     return inner, outer
+
+
+def hmac_sha1(inner: Words, outer: Words, message: bytes) -> bytes:
+    """The HMAC of a message, of a key of which there are the two states alone."""
+    first = _finish(inner, message)
+    return _finish(outer, first.astype(">u4").tobytes()).astype(">u4").tobytes()
+
+
+def _finish(state: Words, message: bytes) -> Words:
+    """The SHA-1 state after a key's block and a message behind it, padded (FIPS 180-4, 5.1.1)."""
+    bits = 8 * (BLOCK_BYTES + len(message))
+    padded = message + b"\x80" + bytes(-(len(message) + 9) % BLOCK_BYTES) + bits.to_bytes(8, "big")
+    for start in range(0, len(padded), BLOCK_BYTES):
+        block = np.frombuffer(padded[start : start + BLOCK_BYTES], np.uint8).reshape(1, BLOCK_BYTES)
+        state = _compress(block, state.tolist())[0]
+    return state
 
 
 def _key_blocks(keys: Sequence[bytes]) -> NDArray[np.uint8]:
@@ -50,15 +66,15 @@ def _key_blocks(keys: Sequence[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(padded, np.uint8).reshape(len(keys), BLOCK_BYTES)
 
 
-def _compress_first(blocks: NDArray[np.uint8]) -> Words:
-    """The SHA-1 state after one block each, from the initial state."""
+def _compress(blocks: NDArray[np.uint8], before: Sequence[int]) -> Words:
+    """The SHA-1 state after one more block each."""
     schedule: list[Words] = list(blocks.view(">u4").astype(np.uint32).T.copy())
     for t in range(16, 80):
         mixed = schedule[t - 3] ^ schedule[t - 8]
         mixed ^= schedule[t - 14]
         mixed ^= schedule[t - 16]
         schedule.append(_rotated_left(mixed, 1))
-    a, b, c, d, e = (np.full(len(blocks), word, np.uint32) for word in _INITIAL)
+    a, b, c, d, e = (np.full(len(blocks), word, np.uint32) for word in before)
     for t, word in enumerate(schedule):
         if t < 20:
             mixed = d ^ (b & (c ^ d))
@@ -72,7 +88,7 @@ def _compress_first(blocks: NDArray[np.uint8]) -> Words:
         mixed += np.uint32(_ROUND_CONSTANTS[t // 20])
         a, b, c, d, e = mixed, a, _rotated_left(b, 30), c, d
     state = np.stack((a, b, c, d, e), axis=1)
-    state += np.array(_INITIAL, np.uint32)
+    state += np.array(before, np.uint32)
     return state
 
 

@@ -32,7 +32,7 @@ XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 XDP_ACTIONS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
 
 _ENOENT, _ENOSPC = 2, 28
-_MAP_TYPE_ARRAY, _MAP_TYPE_QUEUE = 2, 22
+_MAP_TYPE_HASH, _MAP_TYPE_ARRAY, _MAP_TYPE_QUEUE = 1, 2, 22
 _LIVE_FRAMES = 1 << 1
 _STATS_RUN_TIME = 0  # enum bpf_stats_type
 _BATCH = 8192
@@ -95,6 +95,30 @@ class _LinkInfo(ct.Structure):  # struct bpf_link_info of an XDP link
     ]
 
 
+class _PerfEventAttr(ct.Structure):  # the first fields of struct perf_event_attr, as of its first version
+    _fields_ = [
+        ("type", ct.c_uint32),
+        ("size", ct.c_uint32),
+        ("config", ct.c_uint64),
+        ("sample_period", ct.c_uint64),
+        ("sample_type", ct.c_uint64),
+        ("read_format", ct.c_uint64),
+        ("flags", ct.c_uint64),
+        ("wakeup_events", ct.c_uint32),
+        ("bp_type", ct.c_uint32),
+        ("config1", ct.c_uint64),
+    ]
+
+
+class _PerfBufferOpts(ct.Structure):  # struct perf_buffer_raw_opts
+    _fields_ = [
+        ("sz", ct.c_size_t),
+        ("cpu_cnt", ct.c_int),
+        ("cpus", ct.POINTER(ct.c_int)),
+        ("map_keys", ct.POINTER(ct.c_int)),
+    ]
+
+
 class _ProgramInfo(ct.Structure):  # struct bpf_prog_info up to run_cnt
     _fields_ = [
         ("type", ct.c_uint32),
@@ -135,6 +159,8 @@ _map_value_size = _declare("bpf_map__value_size", _U32, _P)
 _map_max_entries = _declare("bpf_map__max_entries", _U32, _P)
 _map_flags = _declare("bpf_map__map_flags", _U32, _P)
 _set_max_entries = _declare("bpf_map__set_max_entries", _I, _P, _U32)
+_set_type = _declare("bpf_map__set_type", _I, _P, _I)
+_set_flags = _declare("bpf_map__set_map_flags", _I, _P, _U32)
 _set_initial_value = _declare("bpf_map__set_initial_value", _I, _P, _P, _Z)
 _initial_value = _declare("bpf_map__initial_value", _P, _P, ct.POINTER(_Z))
 _reuse_fd = _declare("bpf_map__reuse_fd", _I, _P, _I)
@@ -145,6 +171,7 @@ _possible_cpus = _declare("libbpf_num_possible_cpus", _I)
 _obj_pin = _declare("bpf_obj_pin", _I, _I, _S)
 _obj_get = _declare("bpf_obj_get", _I, _S)
 _program_by_id = _declare("bpf_prog_get_fd_by_id", _I, _U32)
+_map_by_id = _declare("bpf_map_get_fd_by_id", _I, _U32)
 _info_by_fd = _declare("bpf_obj_get_info_by_fd", _I, _I, _P, ct.POINTER(_U32))
 _link_create = _declare("bpf_link_create", _I, _I, _I, _I, ct.POINTER(_LinkCreateOpts))
 _link_update = _declare("bpf_link_update", _I, _I, _I, _P)
@@ -159,6 +186,20 @@ _lookup_batch = _declare(
 )
 _update_batch = _declare("bpf_map_update_batch", _I, _I, _P, _P, ct.POINTER(_U32), ct.POINTER(_BatchOpts))
 _delete_batch = _declare("bpf_map_delete_batch", _I, _I, _P, ct.POINTER(_U32), ct.POINTER(_BatchOpts))
+
+_PERF_FN = ct.CFUNCTYPE(_I, _P, _I, _P)
+_perf_new = _declare(
+    "perf_buffer__new_raw",
+    _P,
+    _I,
+    _Z,
+    ct.POINTER(_PerfEventAttr),
+    _PERF_FN,
+    _P,
+    ct.POINTER(_PerfBufferOpts),
+)
+_perf_consume = _declare("perf_buffer__consume", _I, _P)
+_perf_free = _declare("perf_buffer__free", None, _P)
 
 _vsnprintf = ct.CDLL(None).vsnprintf
 _vsnprintf.argtypes = [_P, _Z, _S, _P]
@@ -257,6 +298,15 @@ class BpfObject:
 
     def set_max_entries(self, name: str, entries: int) -> None:
         _check(_set_max_entries(self._map(name), entries), f"size of map {name}")
+
+    def make_sparse(self, name: str, entries: int) -> None:
+        """Makes a hash of an array, before it is loaded: entries that are not there cost nothing.
+
+        The program's look-ups are the same; one of an entry that is not there finds none.
+        """
+        _check(_set_type(self._map(name), _MAP_TYPE_HASH), f"type of map {name}")
+        _check(_set_flags(self._map(name), 0), f"flags of map {name}")
+        self.set_max_entries(name, entries)
 
     def set_rodata(self, value: bytes) -> None:
         """Replaces the start of .rodata by value."""
@@ -411,6 +461,42 @@ def enable_run_time_statistics() -> int:
     return _check(_enable_stats(_STATS_RUN_TIME), "run-time statistics")
 
 
+class _ProgInfo(ct.Structure):  # the first fields of struct bpf_prog_info
+    _fields_ = [
+        ("type", ct.c_uint32),
+        ("id", ct.c_uint32),
+        ("tag", ct.c_uint8 * 8),
+        ("lengths", ct.c_uint32 * 2),
+        ("instructions", ct.c_uint64 * 2),
+        ("load_time", ct.c_uint64),
+        ("created_by_uid", ct.c_uint32),
+        ("nr_map_ids", ct.c_uint32),
+        ("map_ids", ct.c_uint64),
+    ]
+
+
+def program_tag(fd: int) -> str:
+    """A hash of a program's instructions: alike in two loads of the same object."""
+    info = _ProgInfo()
+    size = _U32(ct.sizeof(info))
+    _check(_info_by_fd(fd, ct.byref(info), ct.byref(size)), "program info")
+    return bytes(info.tag).hex()
+
+
+def program_map_ids(fd: int) -> list[int]:
+    """The kernel's numbers of the maps that a program uses, .rodata among them."""
+    numbers = (_U32 * 128)()
+    info = _ProgInfo(nr_map_ids=len(numbers), map_ids=ct.addressof(numbers))
+    size = _U32(ct.sizeof(info))
+    _check(_info_by_fd(fd, ct.byref(info), ct.byref(size)), "program info")
+    return list(numbers)[: info.nr_map_ids]
+
+
+def open_map(map_id: int) -> int:
+    """A new descriptor of a map, by the kernel's number for it. Needs CAP_SYS_ADMIN."""
+    return _check(_map_by_id(map_id), f"open map {map_id}")
+
+
 class LinkInfo(NamedTuple):
     id: int
     program_id: int
@@ -427,6 +513,64 @@ def link_info(fd: int) -> LinkInfo:
 def open_program(program_id: int) -> int:
     """A new descriptor of a program, by the kernel's number for it. Needs CAP_SYS_ADMIN."""
     return _check(_program_by_id(program_id), f"open program {program_id}")
+
+
+# ---- perf rings --------------------------------------------------------------------------
+
+
+class PerfRings:
+    """A ring of the kernel's for each CPU, entered in a map of type PERF_EVENT_ARRAY.
+
+    They leave the map when they are closed, and when this process ends, however it does. See
+    perf_event_open(2). Needs CAP_PERFMON.
+    """
+
+    _SOFTWARE, _BPF_OUTPUT = 1, 10  # type and config
+    _SAMPLE_RAW = 1 << 10
+    _RECORD_SAMPLE = 9
+    _NEVER = (1 << 32) - 1  # who reads does not wait: to be woken would cost each packet more than the copy
+    _CONTINUE = -2  # enum bpf_perf_event_ret
+
+    def __init__(self, map_fd: int, keys: dict[int, int], pages: int) -> None:
+        """
+        Args:
+            map_fd: must stay open until close().
+            keys: where in the map each CPU's ring is entered.
+            pages: of each ring, a power of two.
+        """
+        self._records: list[bytes] = []
+        self._callback = _PERF_FN(self._take)  # kept: the C side holds no reference to it
+        attr = _PerfEventAttr(
+            type=self._SOFTWARE,
+            size=ct.sizeof(_PerfEventAttr),
+            config=self._BPF_OUTPUT,
+            sample_period=1,
+            sample_type=self._SAMPLE_RAW,
+            wakeup_events=self._NEVER,
+        )
+        numbers = ct.c_int * len(keys)
+        opts = _PerfBufferOpts(ct.sizeof(_PerfBufferOpts), len(keys), numbers(*keys), numbers(*keys.values()))
+        self._handle = _perf_new(map_fd, pages, ct.byref(attr), self._callback, None, ct.byref(opts))
+        if not self._handle:
+            number = ct.get_errno()
+            raise OSError(number, f"perf rings: {os.strerror(number)}")
+
+    def _take(self, context: int | None, cpu: int, record: int) -> int:
+        kind, size = _U32.from_address(record).value, ct.c_uint16.from_address(record + 6).value
+        if kind == self._RECORD_SAMPLE:
+            self._records.append(ct.string_at(record + 12, size - 12))
+        return self._CONTINUE
+
+    def read(self) -> list[bytes]:
+        """The records that wait, CPU by CPU, with what the kernel has padded them with. Does not wait."""
+        _check(_perf_consume(self._handle), "perf rings")
+        records, self._records = self._records, []
+        return records
+
+    def close(self) -> None:
+        if self._handle:
+            _perf_free(self._handle)
+            self._handle = None
 
 
 # ---- test runs ---------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class MapReader:
         self.is_shown = known is not None and known.value is not HIDDEN
         self.key = np.dtype("=u4") if self.is_numbered else _sized(known and known.key, self.info.key_size)
         self.value = _sized(known and known.value if self.is_shown else None, self.info.value_size)
+        self._bytes = np.dtype(f"V{self.info.value_size}")
         self._cpus = libbpf.possible_cpus() if self.is_per_cpu else 1
         self._stride = -(-self.info.value_size // 8) * 8 if self.is_per_cpu else self.info.value_size
 
@@ -63,7 +64,7 @@ class MapReader:
         `key`: an array of one, of dtype self.key. Of an LPM trie, the longest prefix that covers it counts.
         """
         raw = libbpf.lookup(self._fd, key.tobytes(), self._stride * self._cpus)
-        return None if raw is None else self._values(raw)
+        return None if raw is None else self._values(raw).view(self.value)
 
     def entries(self) -> Iterator[tuple[Array, Array]]:
         """Keys, and a row of values for each: one, or one for each CPU.
@@ -89,22 +90,28 @@ class MapReader:
             yield self._looked_up(np.frombuffer(raw, self.key))
 
     def _mapped(self) -> Iterator[tuple[Array, Array]]:
-        mapping = MappedArray(self._fd, self.value, writable=False)
+        # As bytes: numpy copies fields alone, and leaves what is between them as it happens to be.
+        mapping = MappedArray(self._fd, self._bytes, writable=False)
         for start in range(0, mapping.entries, _CHUNK):
             values = mapping.array[start : start + _CHUNK].copy()
-            yield np.arange(start, start + len(values), dtype=np.uint32), values.reshape(-1, 1)
+            yield (
+                np.arange(start, start + len(values), dtype=np.uint32),
+                values.view(self.value).reshape(-1, 1),
+            )
         mapping.close()
 
     def _looked_up(self, keys: Array) -> tuple[Array, Array]:
         """These entries, without those that have gone meanwhile."""
-        read = [self.get(keys[number : number + 1]) for number in range(len(keys))]
-        values = [value for value in read if value is not None]
-        rows = np.stack(values) if values else np.empty((0, self._cpus), self.value)
-        return keys[[value is not None for value in read]], rows
+        size = self._stride * self._cpus
+        read = [libbpf.lookup(self._fd, key.tobytes(), size) for key in keys]
+        values = [self._values(raw) for raw in read if raw is not None]
+        rows = np.stack(values) if values else np.empty((0, self._cpus), self._bytes)
+        return keys[[raw is not None for raw in read]], rows.view(self.value)
 
     def _values(self, raw: bytes) -> Array:
+        """One for each CPU, as bytes."""
         rows = np.frombuffer(raw, np.uint8).reshape(self._cpus, self._stride)[:, : self.info.value_size]
-        return np.ascontiguousarray(rows).view(self.value).ravel()
+        return np.ascontiguousarray(rows).view(self._bytes).ravel()
 
     def _fits(self, known: MapType) -> bool:
         pairs = [(known.key, self.info.key_size), (known.value, self.info.value_size)]

@@ -97,8 +97,12 @@ def _name_of(kind: type[IntEnum]) -> Convert:
     return lambda value: names.get(value, value)
 
 
-def _flags(value: int) -> list[str]:
-    return [flag.name.lower() for flag in abi.SessionFlag if value & flag]
+def _flags(value: int) -> dict[str, Any]:
+    clock = (value >> abi.SESSION_CLOCK_SHIFT) or abi.CLOCK_USUAL
+    return {
+        "flags": [flag.name.lower() for flag in abi.SessionFlag if value & flag],
+        "clock_rate": clock * abi.CLOCK_UNIT,
+    }
 
 
 def _state(word: int) -> dict[str, Any]:

@@ -35,10 +35,15 @@ def in_milliseconds(count: int) -> str:
     return f"{count / 1000:.1f}s" if count < 9950 else in_time(round(count / 1000))
 
 
-def in_rate(per_second: float) -> str:
-    """``0.3/s``, ``17/s``, ``1.2k/s``, ``3.4M/s``: at most four characters before the unit."""
+def in_count(count: float) -> str:
+    """``0``, ``0.3``, ``17``, ``1.2k``, ``3.4M``: four characters, and a unit of thousands."""
     for unit, scale in (("", 1), ("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)):
-        value = per_second / scale
+        value = count / scale
         if value < 999.5 or unit == "G":
             break
-    return f"{value:.0f}{unit}/s" if value >= 9.95 or not value else f"{value:.1f}{unit}/s"
+    return f"{value:.0f}{unit}" if value >= 9.95 or not value else f"{value:.1f}{unit}"
+
+
+def in_rate(per_second: float) -> str:
+    """The same, ``1.2k/s``."""
+    return f"{in_count(per_second)}/s"

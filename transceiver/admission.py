@@ -44,6 +44,7 @@ class Admission:
         self._most_load = load
         self._setups = setups
         self._available = available
+        self._closed: str | None = None
         self._load = Load(time.monotonic(), time.process_time())
         self._recent = 0.0  # calls that the load does not show yet
         self._tokens = max(1.0, setups)
@@ -54,8 +55,22 @@ class Admission:
         """Of a core, used lately."""
         return self._load.share
 
+    def close(self, reason: str) -> None:
+        """From now on there is no room, for that reason."""
+        self._closed = reason
+
     def refusal(self, calls: int) -> str | None:
         """Why there is no room beside so many calls; None if there is, and then it counts as taken."""
+        reason = self.obstacle(calls)
+        if reason is None:
+            self._tokens -= 1
+            self._recent += 1
+        return reason
+
+    def obstacle(self, calls: int) -> str | None:
+        """The same, for who only asks."""
+        if self._closed is not None:
+            return self._closed
         if calls >= self._most_calls:
             return f"{self._most_calls} calls are all that this process carries"
         missing = self._available()
@@ -68,8 +83,6 @@ class Admission:
         self._filled_at = now
         if self._tokens < 1:
             return f"more than {self._setups:g} calls a second"
-        self._tokens -= 1
-        self._recent += 1
         return None
 
     def _busy(self, calls: int) -> bool:
@@ -77,10 +90,11 @@ class Admission:
         cost = min(max(COST[0], self._load.share / max(calls, 1)), COST[1])
         return self._load.share + self._recent * cost > self._most_load or self._load.late > LATE
 
-    async def watch(self) -> None:
-        """Samples the load; runs until cancelled."""
+    async def watch(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Samples the load; runs until cancelled. `beat` is called at each round."""
         while True:
             expected = time.monotonic() + INTERVAL
             await asyncio.sleep(INTERVAL)
             self._load.sample(time.monotonic(), time.process_time(), expected)
             self._recent *= 1 - 1 / MEMORY
+            beat()

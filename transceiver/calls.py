@@ -7,7 +7,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from earshot.relay.v1 import relay_pb2 as pb
 
 from telemetry.tracing import Role, Span, Tracing
 from transceiver.admission import Admission
+from transceiver.agent import Credentials
 from transceiver.call import Call, End, State
 from transceiver.errors import (
     BusyError,
@@ -31,6 +32,7 @@ from transceiver.media import Traffic
 from transceiver.metrics import Tally
 from transceiver.mux import MediaPort, Route
 from transceiver.relay_client import RelayClient
+from transceiver.routable import Mint
 from transceiver.sdpfrag import read_credentials
 from transceiver.speech.conversation import Converse
 
@@ -62,7 +64,10 @@ class Calls:
         traffic: Traffic,
         suffix: str,
         tracing: Tracing,
+        mint: Mint | None = None,
     ) -> None:
+        """`mint` makes routable credentials; without one they are random."""
+        self._mint = mint
         self._relay = relay
         self._ports = ports
         self._converse = converse
@@ -74,6 +79,14 @@ class Calls:
         self._tracing = tracing
         self._calls: dict[str, Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._calls)
+
+    def obstacle(self) -> str | None:
+        """Why another call would be refused now; None if it would not."""
+        return self._admission.obstacle(len(self._calls))
 
     def states(self) -> Counter[str]:
         """How many calls are in each state."""
@@ -122,6 +135,7 @@ class Calls:
             self._renewed,
             self._hung_up,
             span,
+            self._mint.session() if self._mint else Credentials.fresh,
         )
         try:
             with span.child("transceiver.answer"):
@@ -171,8 +185,11 @@ class Calls:
         event(logging.INFO, "ice_restarting", call=call.id)
         return call, answer
 
-    async def watch(self) -> None:
-        """Ends calls that do not come about and calls whose client has vanished; runs until cancelled."""
+    async def watch(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Ends calls that do not come about and calls whose client has vanished; runs until cancelled.
+
+        `beat` is called at each round.
+        """
         interval = min(1.0, self._limits.setup / 4, self._limits.silence / 4)
         while True:
             await asyncio.sleep(interval)
@@ -181,6 +198,7 @@ class Calls:
                 reason = call.overdue(now, self._limits.setup, self._limits.silence)
                 if reason is not None:
                     self._end_soon(call, reason)
+            beat()
 
     async def end_all(self) -> None:
         """Ends all calls, within the time that shutting down may take."""
@@ -254,7 +272,7 @@ class Calls:
         known = self._calls.pop(call.id, None) is not None
         if known and call.state is State.CONNECTING and reason is not End.NOT_REGISTERED:
             self._tally.setup(reason)
-        if call.state is State.CONNECTING:
+        if call.state is State.CONNECTING and reason is not End.NOT_REGISTERED:  # of that, set_up knows more
             call.connecting.end(error=reason)
             call.span.end(error=reason)
         call.state = State.ENDED

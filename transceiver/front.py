@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -25,16 +24,19 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from supervision.notify import Manager
 from transceiver.cross_origin import cors
 from transceiver.listening import addresses, listening
 from transceiver.log import event
 from transceiver.merge import merged
 from transceiver.problem import problem, problems
 from transceiver.settings import Settings
+from transceiver.stopping import Stop
 from transceiver.whip import MAX_OFFER, RETRY_AFTER
 from transceiver.workers import Workers
 
 GRACE = 10.0  # seconds that a worker has to answer, beyond what its relay has
+STATUS_SECONDS = 2.0
 LOOK_TIMEOUT = aiohttp.ClientTimeout(total=2.0)  # for metrics and health
 _OF_ONE_HOP = {  # what concerns one hop (RFC 9110, 7.6.1), and what each hop says for itself
     name.lower()
@@ -45,35 +47,44 @@ _OF_ONE_HOP = {  # what concerns one hop (RFC 9110, 7.6.1), and what each hop sa
 }
 
 
-async def serve_front(settings: Settings, count: int, work: Callable[[Settings, Connection], None]) -> None:
-    """Runs workers, and HTTP in front of them, until SIGTERM or SIGINT.
+async def serve_front(
+    settings: Settings, count: int, work: Callable[[Settings, Connection], None], manager: Manager
+) -> None:
+    """Runs workers, and HTTP in front of them, until SIGTERM or SIGINT, and then as long as calls may go on.
+
+    `manager` is told how it goes; it is asked after this process, which looks after its workers itself.
 
     Raises:
         OSError: it cannot listen.
         WorkerError: a worker cannot start.
     """
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with tempfile.TemporaryDirectory(prefix="earshot-transceiver-") as folder:
         sockets = [Path(folder) / str(number) for number in range(count)]
         workers = Workers(
-            [partial(work, settings.of_worker(number, socket)) for number, socket in enumerate(sockets)]
+            [partial(work, settings.of_worker(number, socket)) for number, socket in enumerate(sockets)],
+            settings.drain,
         )
+        stop = Stop(workers.hurry)
+        stop.listen()
         front = Front(sockets, workers, settings.limits.relay + GRACE, settings.web.origins)
         runner = await listening(front.app, settings.http, settings.web)
         running = asyncio.create_task(workers.run())
-        stopping = asyncio.create_task(stop.wait())
+        stopping = asyncio.create_task(stop.asked())
         announcing = asyncio.create_task(_announce(workers, runner))
+        telling = asyncio.create_task(_tell(manager, workers, count))
+        manager.ready()
         try:
             await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
         finally:
             event(logging.INFO, "stopping")
+            manager.stopping()
             announcing.cancel()
             stopping.cancel()
-            await runner.cleanup()
+            # As long as they drain, requests for calls that are there have to reach them.
             running.cancel()
             await asyncio.wait([running])
+            telling.cancel()
+            await runner.cleanup()
     if not running.cancelled():
         running.result()
     event(logging.INFO, "stopped")
@@ -95,6 +106,7 @@ class Front:
         self.app.cleanup_ctx.append(self._clients_open)
         self.app.router.add_get("/metrics", self._metrics)
         self.app.router.add_get("/healthz", self._health)
+        self.app.router.add_get("/readyz", self._ready)
         self.app.router.add_route("*", "/whip/sessions/{id}", self._to_owner)
         self.app.router.add_route("*", "/{path:.*}", self._to_any)
 
@@ -158,6 +170,13 @@ class Front:
         text = f"{attached} of {len(self._clients)} workers are attached"
         return web.Response(text=f"{text}\n") if attached else problem(503, f"{text} to a relay")
 
+    async def _ready(self, _: web.Request) -> web.Response:
+        """As long as one worker would take a call."""
+        answers = await self._look("/readyz")
+        ready = sum(status == HTTPStatus.OK for status, _ in answers.values())
+        text = f"{ready} of {len(self._clients)} workers would take a call"
+        return web.Response(text=f"{text}\n") if ready else problem(503, text, RETRY_AFTER)
+
     async def _look(self, path: str) -> dict[int, tuple[int, str]]:
         """Status and text that those workers answer which are there."""
 
@@ -174,6 +193,13 @@ class Front:
 
 def _end_to_end(name: str) -> bool:
     return name.lower() not in _OF_ONE_HOP
+
+
+async def _tell(manager: Manager, workers: Workers, count: int) -> None:
+    while True:
+        manager.status(f"{workers.alive} of {count} workers run")
+        manager.alive()
+        await asyncio.sleep(STATUS_SECONDS)
 
 
 async def _announce(workers: Workers, runner: web.AppRunner) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from supervision.notify import Manager, Pulse
 from telemetry import tracing
 from telemetry.tracing import Tracing
 from transceiver.admission import Admission
@@ -31,14 +31,17 @@ from transceiver.speech.conversation import Client, Conversation
 from transceiver.speech.echo import EchoConversation
 from transceiver.speech.pool import Pool, pool_of
 from transceiver.speech.remote import RemoteConversation, SpeechTally
+from transceiver.stopping import Stop
 from transceiver.whip import make_app
 from transceiver.workers import READY, orphaned
 
 RELAY_STOP_TIMEOUT = 2.0
+STATUS_SECONDS = 2.0
 
 
-async def serve(settings: Settings, parent: Connection | None = None) -> None:
-    """Runs until SIGTERM or SIGINT; a worker, also until its parent is gone.
+async def serve(settings: Settings, manager: Manager, parent: Connection | None = None) -> None:
+    """Runs until SIGTERM or SIGINT, and then as long as its calls may go on; a worker, also until its
+    parent is gone. `manager` is told how it goes.
 
     Raises:
         LibraryError: aiortc is not as needed.
@@ -48,19 +51,20 @@ async def serve(settings: Settings, parent: Connection | None = None) -> None:
     """
     name = settings.name + settings.suffix
     with tracing.opened(os.environ, "earshot-transceiver", version("earshot"), name) as traces:
-        await _serve(settings, name, parent, traces)
+        await _serve(settings, name, manager, parent, traces)
 
 
-async def _serve(settings: Settings, name: str, parent: Connection | None, traces: Tracing) -> None:
+async def _serve(
+    settings: Settings, name: str, manager: Manager, parent: Connection | None, traces: Tracing
+) -> None:
     prepare()
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_unhandled)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    asyncio.get_running_loop().set_exception_handler(_unhandled)
+    stop = Stop()
+    stop.listen()
     if parent is not None:
-        orphaned(parent, stop.set)
+        orphaned(parent, stop.at_once)
     traffic, tally, spoken = Traffic(), Tally(), SpeechTally()
+    fleet = settings.fleet
     relay = RelayClient(
         settings.relay,
         name,
@@ -68,6 +72,7 @@ async def _serve(settings: Settings, name: str, parent: Connection | None, trace
         snapshot=lambda: calls.registrations(),
         on_flow=lambda response: calls.flow_event(response),
         tracing=traces,
+        routable=lambda: fleet.place([port.endpoint for port in ports]) if fleet else None,
     )
     async with _backends(settings) as pool:
         with media_ports(settings.media_addresses, settings.media_port, traffic) as ports:
@@ -82,7 +87,10 @@ async def _serve(settings: Settings, name: str, parent: Connection | None, trace
 
             limits = settings.limits
             admission = Admission(limits.calls, limits.load, limits.setups, missing)
-            calls = Calls(relay, ports, converse, admission, limits, tally, traffic, settings.suffix, traces)
+            mint = fleet.mint() if fleet else None
+            calls = Calls(
+                relay, ports, converse, admission, limits, tally, traffic, settings.suffix, traces, mint
+            )
             tally.registry.register(CallCollector(tally, traffic, calls.states, lambda: relay.attached))
             tally.registry.register(SpeechCollector(spoken, pool.backends if pool else (), admission))
             runner = await listening(
@@ -90,9 +98,19 @@ async def _serve(settings: Settings, name: str, parent: Connection | None, trace
             )
             try:
                 attaching = asyncio.create_task(relay.run())
-                watching = [asyncio.create_task(work) for work in (calls.watch(), admission.watch())]
+                pulse = Pulse(manager, frozenset({"calls", "load"}))
+                watching = [
+                    asyncio.create_task(calls.watch(lambda: pulse.beat("calls"))),
+                    asyncio.create_task(admission.watch(lambda: pulse.beat("load"))),
+                    asyncio.create_task(_tell(manager, relay, calls)),
+                ]
                 announcing = asyncio.create_task(_announce(relay, runner, parent))
-                await stop.wait()
+                # With or without a relay: it waits for one, and attaches again to one that was away.
+                manager.ready()
+                await stop.asked()
+                manager.stopping()
+                admission.close("this process is about to end")
+                await stop.drained(settings.drain, calls.count)
                 event(logging.INFO, "stopping")
                 announcing.cancel()
                 for task in watching:
@@ -119,6 +137,13 @@ async def _backends(settings: Settings) -> AsyncIterator[Pool | None]:
         finally:
             watching.cancel()
             await asyncio.wait([watching])
+
+
+async def _tell(manager: Manager, relay: RelayClient, calls: Calls) -> None:
+    while True:
+        relay_is = "attached to the relay" if relay.attached else "not attached to the relay"
+        manager.status(f"{relay_is}, {calls.count()} calls")
+        await asyncio.sleep(STATUS_SECONDS)
 
 
 def _unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -7,7 +7,9 @@
                                   candidates: 204, and not used, since the client alone sends checks
     DELETE /whip/sessions/ID      ends the call
     OPTIONS /whip/sessions/ID     what may be patched (Accept-Patch), and CORS
-    GET /metrics, GET /healthz    for Prometheus and for whoever balances load
+    GET /metrics                  for Prometheus
+    GET /healthz                  200 when it is attached to a relay
+    GET /readyz                   200 when it would take a call now, else 503 and why: for load balancers
     GET /, /page/...              a page to call from
 
 The query of the address that is posted to goes to the speech backend, as metadata. Where there are tokens,
@@ -111,6 +113,10 @@ def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry, how:
     async def health(_: web.Request) -> web.Response:
         return web.Response(text="attached\n") if relay.attached else problem(503, "not attached to a relay")
 
+    async def ready(_: web.Request) -> web.Response:
+        missing = "not attached to a relay" if not relay.attached else calls.obstacle()
+        return web.Response(text="ready\n") if missing is None else problem(503, missing, RETRY_AFTER)
+
     app = web.Application(middlewares=[cors(how.origins), problems], client_max_size=MAX_OFFER)
     app.router.add_post("/whip", let_in(post))
     app.router.add_options("/whip", options)
@@ -119,6 +125,7 @@ def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry, how:
     app.router.add_options("/whip/sessions/{id}", options)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", health)
+    app.router.add_get("/readyz", ready)
     if how.page:
         add_page(app)
     return app

@@ -32,8 +32,10 @@ _spawn = multiprocessing.get_context("spawn")
 class Workers:
     """One process for each entry, which must be picklable; it gets its end of the pipe."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry], drain: float = 0.0) -> None:
+        """`drain`: seconds that a worker may take for its calls before it ends them."""
         self._entries = entries
+        self._stop_timeout = drain + STOP_TIMEOUT
         self._processes: dict[int, SpawnProcess] = {}
         self._ready: set[int] = set()  # those that have been, at any time
         self._all_ready = asyncio.Event()
@@ -60,6 +62,11 @@ class Workers:
                     keepers.create_task(self._keep(number))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
+
+    def hurry(self) -> None:
+        """Asks them once more to end: who drains does not wait for its calls any longer."""
+        for process in self._processes.values():
+            process.terminate()
 
     async def _keep(self, number: int) -> None:
         backoff = BACKOFF_FIRST
@@ -95,8 +102,10 @@ class Workers:
                 process.terminate()
                 raise
             finally:
-                del self._processes[number]
-                await _reap(process)
+                try:
+                    await _reap(process, self._stop_timeout)
+                finally:
+                    del self._processes[number]
         return process.exitcode
 
     async def _hear(self, number: int, pipe: Connection) -> None:
@@ -128,10 +137,10 @@ async def _received(pipe: Connection) -> bool:
     return True
 
 
-async def _reap(process: SpawnProcess) -> None:
+async def _reap(process: SpawnProcess, timeout: float) -> None:
     """Waits for a process to end, and ends it when it does not."""
     try:
-        async with asyncio.timeout(STOP_TIMEOUT):
+        async with asyncio.timeout(timeout):
             await _readable(process.sentinel)
     except TimeoutError:
         process.kill()

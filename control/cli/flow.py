@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from control.cli import flow_rows
+from control.cli import fields, flow_rows
 from control.cli.completion import complete_flow, complete_session, complete_transceiver
 from control.cli.flow_rows import Client
 from control.cli.options import Command, FailedError, form_option, now, pin_path_option, pinned_maps
-from control.cli.output import Column, number, write_list, write_one
+from control.cli.output import Column, number, write_one
 from control.cli.session_table import SessionTable
 from control.units import in_bytes, in_milliseconds, in_time
 
@@ -84,7 +84,7 @@ def list_flows(
             numbers = flow_rows.of_sessions(datapath.flows, numbers, wanted)
         if client is not None:
             numbers = flow_rows.of_client(datapath.flows, numbers, client)
-        write_list(flow_rows.rows(datapath, numbers, sessions, now()), COLUMNS, form, "flows")
+        fields.write_list(flow_rows.chunks(datapath, numbers, sessions, now()), COLUMNS, form, "flows")
 
 
 @group.command("show", cls=Command)
@@ -92,16 +92,20 @@ def list_flows(
 @form_option
 @pin_path_option
 def show_flow(flow_id: int, form: str, pin_path: Path) -> None:
-    """Show one flow, by the id that `flow list` and earshotd's log give it.
+    """Show everything that is known of one flow, by the id that `flow list` and earshotd's log give it.
 
     \b
     Examples:
       earshot flow show 1567421009944
       earshot flow show 1567421009944 -o json
     """
+    from control.cli import flow_details  # as in pinned_maps()
+
     with pinned_maps(pin_path) as datapath:
-        numbers = flow_rows.find(datapath.flows, flow_id)
-        row = next(flow_rows.rows(datapath, numbers, SessionTable(datapath), now()), None)
+        row = flow_details.details(datapath, pin_path, flow_id, SessionTable(datapath))
     if row is None:
         raise FailedError(f"there is no flow {flow_id}")
-    write_one(row, COLUMNS, form)
+    if form == "json":
+        write_one(row, (), form)
+    else:
+        click.echo("\n".join(flow_details.lines(row)))

@@ -9,7 +9,21 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from control.cli import check, datapath, drain, drops, flow, maps, pki, relay, session
+from control.cli import (
+    capture,
+    check,
+    datapath,
+    drain,
+    drops,
+    flow,
+    maps,
+    pki,
+    relay,
+    session,
+    top,
+    trace,
+    why,
+)
 from control.cli.options import Command, FailedError, NoDatapathError, write_exit_status
 from control.errors import DatapathError
 
@@ -66,6 +80,7 @@ def completion(shell: str) -> None:
     click.echo(made(cli, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source())
 
 
+cli.add_command(capture.capture)
 cli.add_command(check.check)
 cli.add_command(datapath.group)
 cli.add_command(drain.drain)
@@ -78,6 +93,9 @@ cli.add_command(relay.stats)
 cli.add_command(relay.transceivers)
 cli.add_command(relay.vips)
 cli.add_command(session.group)
+cli.add_command(top.top)
+cli.add_command(trace.trace)
+cli.add_command(why.why)
 
 
 def main() -> None:

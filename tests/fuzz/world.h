@@ -199,6 +199,20 @@ static void world_free_flows(void)
 }
 
 /* The same maps before each input. */
+/* Somebody looks at all packets, and somebody at those of a ufrag that has no session. */
+static void world_taps(void)
+{
+	static struct taps taps = { .until = ~0ull };
+	__u32 zero = 0, slot;
+
+	for (slot = 0; slot < 2; slot++)
+		taps.taps[slot] = (struct tap){ .until = ~0ull, .reasons = { ~0ull, ~0ull }, .snap = 4096,
+						.session = NO_SESSION };
+	taps.taps[1].match = TAP_MATCH_UFRAG;
+	memcpy(taps.taps[1].ufrag.ufrag, "nobody", 6);
+	bpf_map_update_elem(&taps_v1, &zero, &taps, BPF_ANY);
+}
+
 static void world_begin(void)
 {
 	const struct hop to_backends = { .dmac = { 2, 0, 0, 0, 0, 0xb1 }, .resolved = HOP_RESOLVED, .mtu = 1500,
@@ -234,6 +248,7 @@ static void world_begin(void)
 		bpf_map_push_elem(&free_hops_v1, &number, 0);
 	world_index();
 	world_free_flows();
+	world_taps();
 }
 
 #define WORLD_CHECK(condition)                                                             \

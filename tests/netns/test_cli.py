@@ -22,7 +22,8 @@ from tests.lab.netns import Lab
 from tests.lab.relay_client import RelayClient
 from tests.lab.services import BIN, endpoint, relay_target, start_relay
 from tests.lab.topology import Site, two_armed
-from tests.netns.command import earshot, load, site_with_program
+from tests.netns.command import earshot, earshot_here, load, site_with_program
+from tests.netns.schema import assert_fits
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
@@ -147,10 +148,11 @@ def test_flow_filters(entered: Entered, filters: list[str], sessions: list[str])
 def test_flow_show(entered: Entered) -> None:
     listed = earshot(entered.site, "flow", "list", "-o", "json").json[1]
     shown = earshot(entered.site, "flow", "show", listed["flow_id"], "-o", "json").json
-    for changing in ("age_seconds", "idle_milliseconds"):
-        del listed[changing], shown[changing]
-    assert shown == listed
-    assert ["CLIENT", "198.51.100.7:40000"] in earshot(entered.site, "flow", "show", listed["flow_id"]).table
+    assert_fits("flow show", shown)
+    assert {key: shown[key] for key in listed if key not in ("age_seconds", "idle_milliseconds")} == {
+        key: value for key, value in listed.items() if key not in ("age_seconds", "idle_milliseconds")
+    }
+    assert ["client", "198.51.100.7:40000"] in earshot(entered.site, "flow", "show", listed["flow_id"]).table
     gone = earshot(entered.site, "flow", "show", str(int(listed["flow_id"]) + 1))
     assert (gone.status, gone.out) == (1, "")
     assert gone.err.startswith("Error: there is no flow ")
@@ -360,17 +362,23 @@ def test_a_full_disk(entered: Entered) -> None:
 def test_the_manual_has_every_key(entered: Entered) -> None:
     manual = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
     site = entered.site
-    reports = [
-        earshot(site, *argv, "-o", "json").json
-        for argv in (
-            ["session", "show", "aaaa"],
-            ["transceiver", "list"],
-            ["vip", "list"],
-            ["datapath", "status"],
-            ["check", "--no-attach"],
-        )
-    ]
-    usage = earshot(site, "stats", "-o", "json").json
+    flow_id = earshot_here(site, "flow", "list", "-o", "json").json[1]["flow_id"]
+    reports = []
+    for command, *arguments in (
+        ["flow list"],
+        ["flow show", flow_id],
+        ["session list"],
+        ["session show", "aaaa"],
+        ["transceiver list"],
+        ["vip list"],
+        ["datapath status"],
+        ["check", "--no-attach"],
+        ["top", "--once", "--interval", "0.2"],
+    ):
+        reports.append(earshot_here(site, *command.split(), *arguments, "-o", "json").json)
+        assert_fits(command, reports[-1])
+    usage = earshot_here(site, "stats", "-o", "json").json
+    assert_fits("stats", usage)
     del usage["reasons"]  # their names are those of bpf/README.md
     assert not {key for key in keys([*reports, usage]) if f"`{key}`" not in manual}
 

@@ -25,8 +25,10 @@ COMMANDS = dict(commands(cli))
 READS = [path for path, command in COMMANDS.items() if any(p.name == "form" for p in command.params)]
 PINNED = [path for path, command in COMMANDS.items() if any(p.name == "pin_path" for p in command.params)]
 ARGUMENTS = {
+    ("capture",): ["x.pcapng"],
     ("flow", "show"): ["1"],
     ("session", "show"): ["aaaa"],
+    ("why",): ["00" * 14],
     ("map", "dump"): ["x"],
     ("map", "get"): ["x", "1"],
 }
@@ -40,6 +42,7 @@ def run(*argv: str, stdin: str = "", **environment: str) -> tuple[int, str, str]
 
 def test_what_there_is() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
+        "capture",
         "check",
         "completion",
         "datapath reload",
@@ -58,11 +61,15 @@ def test_what_there_is() -> None:
         "session list",
         "session show",
         "stats",
+        "top",
+        "trace",
         "transceiver list",
         "undrain",
         "vip list",
+        "why",
     }
     assert {" ".join(path) for path in set(COMMANDS) - set(READS)} == {
+        "capture",
         "completion",
         "datapath reload",
         "datapath remove",

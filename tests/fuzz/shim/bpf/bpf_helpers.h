@@ -56,5 +56,8 @@ long bpf_fib_lookup(void *ctx, struct bpf_fib_lookup *fib, int size, __u32 flags
 long bpf_redirect(__u32 ifindex, __u64 flags);
 __u64 bpf_jiffies64(void);
 __u64 bpf_ktime_get_ns(void);
+__u32 bpf_get_prandom_u32(void);
+__u32 bpf_get_smp_processor_id(void);
+long bpf_perf_event_output(void *ctx, const void *map, __u64 flags, const void *data, __u64 size);
 
 #endif
