@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -121,9 +122,11 @@ def _arrived(ready: Ready) -> tuple[int, int]:
 
 def _tasks(ready: Ready) -> list[Path]:
     """Threads of the candidate, and the kernel's that take over where soft interrupts last too long."""
-    kernel = [
-        path.parent for path in Path("/proc").glob("[0-9]*/comm") if path.read_text().startswith("ksoftirqd/")
-    ]
+    kernel = []
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):  # others' processes end meanwhile
+            if path.read_text().startswith("ksoftirqd/"):
+                kernel.append(path.parent)
     tasks = [task for pid in ready.pids for task in Path(f"/proc/{pid}/task").iterdir()]
     return [*kernel, *tasks]
 

@@ -4,26 +4,30 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from tests.lab.host import Host, run
+from tests.lab.host import Host, LabError, run
 from tests.lab.leftovers import BPFFS, KEPT, RUN, remove
 
 _numbers = itertools.count()
+TRACES = ("Traceback", "event=unhandled")
 
 
 class Lab:
     """Hosts, links and processes that vanish together.
 
     Use as a context manager: everything goes at its end, on an exception, on
-    Ctrl-C and on SIGTERM.
+    Ctrl-C and on SIGTERM. If all went well but for the logs of Earshot's
+    programs, which have a stack trace, its end raises `LabError`.
     """
 
     def __init__(self) -> None:
@@ -48,12 +52,16 @@ class Lab:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with _uninterrupted():
+            traces: list[str] = []
             if not self.kept:
                 for process in reversed(self._processes):
                     stop(process)
+                traces = self._traces()
                 remove(self.prefix)
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
+        if kind is None and traces:
+            raise LabError("\n".join(["Earshot's programs logged what nobody had foreseen:", *traces[:5]]))
 
     def keep(self) -> None:
         """Leaves everything running at the end of the block; `leftovers.remove` ends it."""
@@ -120,13 +128,20 @@ class Lab:
     def log(self, name: str) -> Path:
         return self.dir / f"{name}.log"
 
+    def _traces(self) -> list[str]:
+        """Lines of Earshot's logs with a stack trace: what a test does to it on purpose must leave none."""
+        return [
+            f"{log.name}: {line[:2000]}"
+            for log in sorted(self.dir.glob("earshot*.log"))
+            for line in log.read_text(errors="replace").splitlines()
+            if any(sign in line for sign in TRACES)
+        ]
+
     def _pass_program(self) -> Path:
-        """The XDP program for the ends of links that no relay has, compiled when first needed."""
+        """The XDP program for the ends of links that no relay has."""
         program = self.dir / "pass.o"
         if not program.exists():
-            source = Path(__file__).with_name("pass.bpf.c")
-            clang = os.environ.get("CLANG", "clang-19")
-            run([clang, "-O2", "-Wall", "-target", "bpf", "-c", str(source), "-o", str(program)])
+            program.write_bytes(_pass_object())
         return program
 
 
@@ -138,6 +153,17 @@ def stop(process: subprocess.Popen[bytes], timeout: float = 5) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(timeout)
+
+
+@functools.cache
+def _pass_object() -> bytes:
+    """Compiled when a process first needs it."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, "pass.o")
+        source = Path(__file__).with_name("pass.bpf.c")
+        clang = os.environ.get("CLANG", "clang-19")
+        run([clang, "-O2", "-Wall", "-target", "bpf", "-c", str(source), "-o", str(made)])
+        return made.read_bytes()
 
 
 def mount_bpffs() -> None:

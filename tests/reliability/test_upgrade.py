@@ -208,7 +208,7 @@ def test_a_program_that_does_not_load_changes_nothing(
 
 
 def test_a_program_that_does_not_load_is_refused_by_the_running_daemon(
-    own_stage: Stage, tmp_path: Path, record_property: Record
+    own_stage: Stage, broken: Path, tmp_path: Path, record_property: Record
 ) -> None:
     """Installed under a daemon that runs: it says why, keeps its own, and takes a good one the next time."""
     stage = own_stage
@@ -220,8 +220,7 @@ def test_a_program_that_does_not_load_is_refused_by_the_running_daemon(
         running = {link.program_id for link in loader.attached(stage.lab.pins)}
         with stage.attached():
             kept = program.read_bytes()
-            release.make(tmp_path / "broken", BROKEN)
-            program.write_bytes((tmp_path / "broken" / "control" / "relay.bpf.o").read_bytes())
+            program.write_bytes((broken.parent / "control" / "relay.bpf.o").read_bytes())
             said = stage.earshot("datapath", "upgrade")
             assert (said.status, "invalid mem access" in said.err) == (1, True), said.err
             assert {link.program_id for link in loader.attached(stage.lab.pins)} == running
