@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from control.libbpf import MapShape
 
 # enum bpf_map_type
-HASH, ARRAY, PERCPU_ARRAY, LRU_HASH, LPM_TRIE, QUEUE = 1, 2, 6, 9, 11, 22
+HASH, ARRAY, PERF_EVENT_ARRAY, PERCPU_ARRAY, LRU_HASH, LPM_TRIE, QUEUE = 1, 2, 4, 6, 9, 11, 22
 _MMAPABLE = 1 << 10  # of map_flags
 _HASH_ELEMENT, _HASH_BUCKET = 48, 16  # struct htab_elem and struct bucket, of 64-bit kernels
 
@@ -92,6 +92,8 @@ def map_bytes(shape: MapShape, cpus: int) -> int:
     entries, value = shape.max_entries, _rounded(shape.value_size, 8)
     if shape.type == ARRAY:
         return _rounded(entries * value, mmap.PAGESIZE) if shape.flags & _MMAPABLE else entries * value
+    if shape.type == PERF_EVENT_ARRAY:
+        return entries * 8  # a pointer each
     if shape.type == PERCPU_ARRAY:
         return entries * (8 + value * cpus)
     if shape.type in (HASH, LRU_HASH):
