@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 from bench.driver import RTP, Stream
 from bench.measure import Effort, Row, measure
-from bench.tables import KEPT, PWD, UFRAG, Budget, Budgets, Shape, Table
+from bench.tables import FLEET_KEY, FLEET_NUMBER, KEPT, PWD, UFRAG, Budget, Budgets, Shape, Table
 from control import hostlinks
 from control.abi import Reason
 from control.hostlinks import HostLink
 from tests.bpf import stun
 from tests.lab.netns import Lab
+from transceiver.routable import Mint
 
 _REFILLS = 20
 _LINK = "clients"
@@ -32,6 +33,9 @@ def request(ufrag: bytes, pwd: bytes) -> bytes:
 
 
 GOOD = request(UFRAG, PWD)
+# Of a session that nobody has registered: its pwd is derived from the ufrag.
+_ROUTABLE = Mint(FLEET_KEY, FLEET_NUMBER).credentials_of(1, 1)
+ROUTABLE = request(_ROUTABLE[0].encode(), _ROUTABLE[1].encode())
 UNKNOWN = request(b"mallory0", PWD)
 FORGED = request(UFRAG, b"guessed")
 DAMAGED = GOOD[:-1] + bytes([GOOD[-1] ^ 1])
@@ -77,7 +81,7 @@ REJECTED = (
         Budgets(source=Budget.of(2, seconds=1000)),
     ),
 )
-NAMES = ("bind/good", "bind/again", *(kind.name for kind in REJECTED))
+NAMES = ("bind/good", "bind/routable", "bind/again", *(kind.name for kind in REJECTED))
 
 
 @contextmanager
@@ -102,7 +106,9 @@ def rows(shapes: Sequence[Shape], wanted: Callable[[str], bool], effort: Effort)
     with host() as clients:
         for shape in shapes:
             if wanted("bind/good"):
-                yield _new_flows(clients, shape, effort)
+                yield _new_flows(clients, shape, effort, "bind/good", GOOD)
+            if wanted("bind/routable"):
+                yield _new_flows(clients, shape, effort, "bind/routable", ROUTABLE)
             if wanted("bind/again"):
                 yield _again(clients, shape, effort)
         for kind in REJECTED:
@@ -110,7 +116,7 @@ def rows(shapes: Sequence[Shape], wanted: Callable[[str], bool], effort: Effort)
                 yield _rejected(clients, kind, shapes[0], effort)
 
 
-def _new_flows(clients: HostLink, shape: Shape, effort: Effort) -> Row:
+def _new_flows(clients: HostLink, shape: Shape, effort: Effort, name: str, message: bytes) -> Row:
     """In a table that is a tenth full at first and at most nine tenths full at last.
 
     A small table is filled so often that as many packets are measured as elsewhere, or nearly. The
@@ -121,9 +127,9 @@ def _new_flows(clients: HostLink, shape: Shape, effort: Effort) -> Row:
     with closing(Table(shape)) as table:
         table.let_bind(clients)
         return measure(
-            "bind/good",
+            name,
             table,
-            Stream(GOOD, in_turn=True),
+            Stream(message, in_turn=True),
             (Reason.FORWARD_BOUND,),
             Effort(count, rounds, warm_up=shape.flows // 10),
             prepare=table.empty,

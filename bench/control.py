@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import forwardable, relayhost, scrapes, sweeps
+from bench import forwardable, reads, relayhost, scrapes, sweeps
 from bench.relayhost import Size
 from bench.storm import calls, cpu_seconds, probe, probe_for, storm
 from control.batches import clock
@@ -164,6 +164,17 @@ def scrape(plan: Plan) -> Row:
     }
 
 
+def read(plan: Plan) -> Row:
+    """Reads of full maps by `earshot`, with no daemon."""
+    size = Size.of(plan.flows, plan.restored)
+    with Lab() as lab:
+        site = two_armed(lab)
+        stop(relayhost.start_daemon(site, size, plan.cpu))
+        with relayhost.maps(lab.pins) as datapath:
+            relayhost.fill(datapath, plan.restored, clock())
+            return {"flows": size.flows, "sessions": plan.restored, **reads.measure(site)}
+
+
 ROWS: dict[str, Callable[[Plan], Row]] = {
     "register/1-stream": lambda plan: register(plan, 1),
     "register/streams": lambda plan: register(plan, plan.streams),
@@ -172,6 +183,7 @@ ROWS: dict[str, Callable[[Plan], Row]] = {
     "sweep": sweep,
     "restart": restart,
     "scrape": scrape,
+    "read": read,
 }
 
 

@@ -12,6 +12,7 @@ one that does nothing. Each row has the medians of all rounds:
     driver_ns               loop and driver alone, by the program that does nothing
     net_ns, net_noop_ns     ns and noop_ns less driver_ns
 
+Rows named media/ are twice there, with the quality of flows measured and without; all others are without.
 That every packet took the path that its row is named after is checked by the relay's counters.
 """
 

@@ -45,7 +45,10 @@ class Session:
         self.resource = resource
         self._packets = packets
         self._dtls = sender.transport
-        pair = self._dtls.transport._connection._nominated[1]
+        connection = self._dtls.transport._connection
+        # A client that has no time for its own checks would hang up, and end the measurement.
+        connection._query_consent_task.cancel()
+        pair = connection._nominated[1]
         self._send = pair.protocol.transport.sendto
         self._address = pair.remote_addr
         self._ssrc = sender._ssrc
@@ -76,13 +79,13 @@ class Session:
         """Measures anew."""
         self._sent_at, self._came_at = [], []
 
-    def late(self) -> tuple[int, int]:
+    def late(self, tail: float) -> tuple[int, int]:
         """How many frames were late or missing, and how many there should have been.
 
         What is sent comes back in order and at the pace that it was sent, later by a time that is the same
-        for all: that of the quickest. The last second is not looked at: it may be on its way.
+        for all: that of the quickest. The last `tail` seconds are not looked at: they may be on their way.
         """
-        due = [at for at in self._sent_at if at < self._sent_at[-1] - 1.0]
+        due = [at for at in self._sent_at if at < self._sent_at[-1] - tail]
         came = self._came_at[: len(due)]
         missing = len(due) - len(came)
         if not came:
@@ -122,14 +125,16 @@ class Load:
         self.slips = 0  # times that the sender itself was late: then nothing was measured
         self._task = asyncio.create_task(self._drive())
 
-    async def measure(self, settle: float, seconds: float) -> float:
-        """The share of frames that were not late."""
+    async def measure(self, settle: float, seconds: float, tail: float) -> float:
+        """The share of frames that were not late. Takes all of these seconds together."""
         await asyncio.sleep(settle)
         self.slips = 0
         for session in self.sessions:
             session.reset()
-        await asyncio.sleep(seconds + 1.0)
-        counts = [session.late() for session in self.sessions]
+        await asyncio.sleep(seconds + tail)
+        if self._task.done():
+            self._task.result()  # raises what ended it: nothing was sent any more
+        counts = [session.late(tail) for session in self.sessions]
         return 1 - sum(late for late, _ in counts) / sum(due for _, due in counts)
 
     async def close(self) -> None:

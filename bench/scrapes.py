@@ -32,7 +32,8 @@ def fill_quality(datapath: Datapath) -> None:
         records["binding"] = binding
         streams = records["streams"]
         for way in (abi.Way.UP, abi.Way.DOWN):
-            streams["binding"][:, way] = binding | np.uint32(way)
+            ssrc = np.uint64(1 + way) << np.uint64(32)
+            streams["identity"][:, way] = ssrc | binding.astype(np.uint64) | np.uint64(way)
         streams["arrival"] = now
         streams["received"], streams["lost"] = 1000, np.arange(4) * 10
         streams["jitter"], streams["clock"] = 48 * 256 * 5, 48000 // abi.CLOCK_UNIT

@@ -31,6 +31,7 @@ def measure(datapath: Datapath, sessions: int) -> dict[str, Any]:
         owners_of(datapath.read_owners()),
         backends_of(datapath.backends),
         sessions_of(*datapath.read_sessions(), now.seconds),
+        [],
         sessions,
         now.seconds,
     )

@@ -9,13 +9,16 @@ from ipaddress import ip_address
 
 import numpy as np
 
-from control import abi, fitting, flow_index, libbpf, loader
+from control import abi, fitting, flow_index, libbpf, loader, routable
 from control.addresses import Endpoint, IPAddress, to_bytes
 from control.datapath import Datapath
 from control.hmac_keys import key_states
 from control.hostlinks import HostLink
 from control.layout import Layout
 from control.libbpf import Array
+from control.places import Place
+from control.records import write_places
+from transceiver.routable import FleetKey
 
 LO = 1  # where a test run's packets come from
 BACKENDS = 64
@@ -25,6 +28,7 @@ CLIENT_PORTS = 0x4000
 PORT_MIN = 1024
 UFRAG, PWD, SESSION = b"alice000", b"a-password-of-22-bytes", 7
 TO_CLIENTS, TO_BACKENDS = 1, 2
+FLEET_KEY, FLEET_NUMBER = FleetKey(1, bytes(32)), 1
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,8 @@ class Table:
     def let_bind(self, clients: HostLink) -> None:
         """What binding needs besides: the session, free hops, and the link of the clients."""
         self.put_session(UFRAG, PWD, SESSION)
+        self.datapath.set_fleet_keys({FLEET_KEY.number: routable.FleetKey.of(FLEET_KEY.secret).record()})
+        write_places(self.datapath.fleet_owners, {FLEET_NUMBER: Place(FLEET_NUMBER, 0, (1, 1))})
         link = np.array([(clients.mac, clients.mtu)], abi.LINK_INFO)
         self.datapath.links.put(np.uint32(clients.ifindex).tobytes(), link.tobytes())
         for number in range(8, 16):

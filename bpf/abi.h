@@ -28,6 +28,10 @@ enum limit {
 	HOP_MAX = 16384,
 	OWNER_MAX = 1024,
 	SOURCE_CELLS = 65536, /* budgets of sources */
+	DERIVED_CELLS = 65536, /* budgets of sessions that nobody has registered */
+	SESSION_DERIVED_BIT = 31, /* of a session's number: its ufrag is routable, and says the other bits */
+	FLEET_KEY_MAX = 16,
+	FLEET_OWNER_MAX = 65536,
 	LAST_DROPS_A_TICK = 256, /* kept by a CPU: a flood is not worth more */
 	LAST_DROP_PLACES = 1024, /* 5-tuples whose last drop is kept, on each CPU; a power of two */
 	TAP_MAX = 4, /* who may look at packets at a time */
@@ -101,6 +105,8 @@ enum reason {
 	REASON_DROP_SESSION_BUDGET,   /* too many new flows of one session */
 	REASON_DROP_INDEX_FULL,       /* no slot for a new flow: many of its neighbours have ended just now */
 	REASON_DROP_BUSY,             /* other CPUs were binding in the same place all the while */
+	REASON_DROP_UFRAG_FORGED,     /* reads as a routable one, but was not made with the fleet's key */
+	REASON_DROP_UNKNOWN_OWNER,    /* a routable ufrag of a transceiver that is not here */
 	REASON_MAX,
 };
 
@@ -209,6 +215,20 @@ struct session {
 	__u32 outer[5];	    /* SHA-1 state after the block of pwd ^ opad */
 	char id[SESSION_ID_MAX];
 	__u64 full_at;	    /* XDP's: when its budget of new flows is whole again (budget.h) */
+};
+
+/* A key that routable ufrags are made with, in its two parts. */
+struct fleet_key {
+	__u32 used;
+	__u32 secret[5]; /* of the key that tags and pwds come from: a state of SHA-1 */
+	__u64 mask[2];	 /* SipHash's key: it hides owners */
+};
+
+/* Where the sessions of a transceiver go that routable ufrags name by its number in the fleet. */
+struct fleet_owner {
+	__u16 backend[2]; /* for IPv4, for IPv6 clients; both 0: not here */
+	__u16 owner;	  /* index in owners */
+	__u16 pad;
 };
 
 struct owner {
@@ -326,6 +346,8 @@ struct scratch {
 	__u32 state[5];
 	__u32 tag[5];
 	struct ufrag_key ufrag;
+	struct session derived;	    /* of a routable ufrag, and */
+	__u32 pwd[6];		    /* its 22 characters, as words of SHA-1 */
 };
 
 /* The hop that a CPU came upon last: most clients are behind one router. */
@@ -462,6 +484,8 @@ _Static_assert(sizeof(struct vip) == 24, "vip");
 _Static_assert(sizeof(struct hop_key) == 20, "hop_key");
 _Static_assert(sizeof(struct hop) == 32, "hop");
 _Static_assert(sizeof(struct session) == 96, "session");
+_Static_assert(sizeof(struct fleet_key) == 40, "fleet_key");
+_Static_assert(sizeof(struct fleet_owner) == 8, "fleet_owner");
 _Static_assert(sizeof(struct backend) == 32, "backend");
 _Static_assert(sizeof(struct flow) == 64, "one flow, one cache line");
 _Static_assert(sizeof(struct stream) == 64, "one stream, one cache line");

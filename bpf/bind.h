@@ -18,6 +18,7 @@
 #include "maps.h"
 #include "parse.h"
 #include "provisional.h"
+#include "routable.h"
 #include "quality.h"
 #include "stun.h"
 #include "verdict.h"
@@ -198,6 +199,7 @@ __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct
 	enum reason reason;
 	struct stun stun;
 	__u32 number = 0, backend;
+	__u64 *budget;
 	int hop;
 
 	if (!p || !b)
@@ -221,9 +223,18 @@ __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct
 	if (reason != UNDECIDED)
 		return reason;
 	session = bpf_map_lookup_elem(&sessions_v1, &scratch->ufrag);
-	if (!session)
-		return REASON_DROP_UNKNOWN_UFRAG;
-	if (b->live < 0 && (session->flags & SESSION_HAS_PWD) && session_spent(session))
+	if (session) {
+		budget = &session->full_at;
+	} else {
+		reason = derive_session(scratch);
+		if (reason != UNDECIDED)
+			return reason;
+		session = &scratch->derived;
+		budget = derived_budget(session);
+		if (!budget)
+			return REASON_ABORTED_BAD_NUMBER;
+	}
+	if (b->live < 0 && (session->flags & SESSION_HAS_PWD) && session_spent(budget))
 		return REASON_DROP_SESSION_BUDGET;
 	b->transaction = *(__u64 *)&scratch->words[2]; /* before it is spoiled */
 	b->confirmed = session->flags & SESSION_HAS_PWD;
@@ -246,7 +257,7 @@ __noinline int accept_request(struct xdp_md *ctx, const struct packet *p, struct
 	b->number = number;
 	b->reason = reason;
 	if (reason == UNDECIDED)
-		return charge_binding(session);
+		return charge_binding(budget);
 	return is_forward(reason) ? UNDECIDED : reason;
 }
 

@@ -63,10 +63,10 @@ static __always_inline enum reason charge_source(const struct packet *p)
 	return REASON_DROP_SOURCE_BUDGET;
 }
 
-/* A session that could not have another flow anyway: no need to check its requests for one. */
-static __always_inline int session_spent(const struct session *session)
+/* A session's budget, where it could not have another flow anyway: no need to check its requests for one. */
+static __always_inline int session_spent(const __u64 *full_at)
 {
-	return settings.session_interval && spent(session->full_at, settings.session_burst, now_ns());
+	return settings.session_interval && spent(*full_at, settings.session_burst, now_ns());
 }
 
 /*
@@ -74,13 +74,13 @@ static __always_inline int session_spent(const struct session *session)
  * request: MESSAGE-INTEGRITY does not cover where it comes from. A bucket for
  * each session, so that one cannot fill the table, and then one for the CPU.
  */
-static __always_inline enum reason charge_binding(struct session *session)
+static __always_inline enum reason charge_binding(__u64 *of_session)
 {
 	__u64 now = now_ns(), *full_at;
 	__u32 zero = 0;
 
 	if (settings.session_interval &&
-	    !take(&session->full_at, settings.session_interval, settings.session_burst, now))
+	    !take(of_session, settings.session_interval, settings.session_burst, now))
 		return REASON_DROP_SESSION_BUDGET;
 	full_at = bpf_map_lookup_elem(&bindings_v1, &zero);
 	if (full_at && settings.binding_interval &&

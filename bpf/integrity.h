@@ -9,6 +9,7 @@
 #define EARSHOT_INTEGRITY_H
 
 #include "crc32.h"
+#include "hmac.h"
 #include "maps.h"
 #include "parse.h"
 #include "sha1.h"
@@ -16,7 +17,6 @@
 
 #define FINGERPRINT_XOR 0x5354554e
 #define CRC32_BLOCK 16 /* pairs of words */
-#define SHA1_BLOCK 64
 _Static_assert(STUN_MESSAGE_MAX / 4 == 1023 && SCRATCH_WORDS >= 1024 + 17, "masks, and room for padding");
 #define INTEGRITY_ATTRIBUTE 24 /* MESSAGE-INTEGRITY with its header */
 
@@ -109,18 +109,7 @@ static __always_inline int hmac_holds(struct scratch *scratch, const struct sess
 	for (i = 0; i <= STUN_MESSAGE_MAX / SHA1_BLOCK && i < blocks; i++)
 		hash_block(scratch, i * 16);
 
-	/* The outer hash is over the inner one: a single block, made in place. */
-	SHA1_PAIR(0) = scratch->state[0] | (__u64)scratch->state[1] << 32;
-	SHA1_PAIR(2) = scratch->state[2] | (__u64)scratch->state[3] << 32;
-	SHA1_PAIR(4) = scratch->state[4] | 0x80000000ull << 32;
-#pragma unroll
-	for (i = 6; i < 14; i += 2)
-		SHA1_PAIR(i) = 0;
-	SHA1_PAIR(14) = (SHA1_BLOCK + 20) * 8ull << 32;
-#pragma unroll
-	for (i = 0; i < 5; i++)
-		scratch->state[i] = session->outer[i];
-	sha1_block(scratch);
+	hmac_outer(scratch, session->outer);
 
 	/* Without a branch on the way: how long it takes says nothing about the tag. */
 #pragma unroll

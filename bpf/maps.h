@@ -134,6 +134,32 @@ struct {
 	__uint(max_entries, 1);
 } sessions_v1 SEC(".maps");
 
+/* By key number. Written by the daemon; read for requests whose ufrag nobody has registered. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct fleet_key);
+	__uint(max_entries, FLEET_KEY_MAX);
+} fleet_keys_v1 SEC(".maps");
+
+/* By a transceiver's number in the fleet. Written by the daemon; read likewise. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct fleet_owner);
+	__uint(max_entries, FLEET_OWNER_MAX);
+} fleet_owners_v1 SEC(".maps");
+
+/* Budgets of new flows of sessions that nobody has registered: XDP's alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE); /* as sources_v2 */
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, DERIVED_CELLS);
+} derived_v1 SEC(".maps");
+
 /* Transceivers by number. The daemon's alone: XDP never looks at a name. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -271,7 +297,7 @@ struct {
 	__type(key, __u32);
 	__type(value, struct scratch);
 	__uint(max_entries, 1);
-} scratch_v2 SEC(".maps");
+} scratch_v3 SEC(".maps");
 
 /* By enum reason. Written by XDP for every packet; read by daemon and CLI. */
 struct {

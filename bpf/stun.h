@@ -65,7 +65,7 @@ static __always_inline enum reason stun_header(struct xdp_md *ctx, const struct 
 static __always_inline struct scratch *load_message(struct xdp_md *ctx, const struct packet *p)
 {
 	__u32 zero = 0, length = p->payload_len;
-	struct scratch *scratch = bpf_map_lookup_elem(&scratch_v2, &zero);
+	struct scratch *scratch = bpf_map_lookup_elem(&scratch_v3, &zero);
 
 	/*
 	 * stun_header() has seen to the length; this is for the verifier, which must

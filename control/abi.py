@@ -19,6 +19,10 @@ RELAY_MAX = 16
 HOP_MAX = 16384
 OWNER_MAX = 1024
 SOURCE_CELLS = 65536
+DERIVED_CELLS = 65536
+SESSION_DERIVED_BIT = 31
+FLEET_KEY_MAX = 16
+FLEET_OWNER_MAX = 65536
 LAST_DROPS_A_TICK = 256
 LAST_DROP_PLACES = 1024
 TAP_MAX = 4
@@ -87,6 +91,8 @@ class Reason(IntEnum):
     DROP_SESSION_BUDGET = 49
     DROP_INDEX_FULL = 50
     DROP_BUSY = 51
+    DROP_UFRAG_FORGED = 52
+    DROP_UNKNOWN_OWNER = 53
 
 
 class LocalKind(IntEnum):
@@ -249,17 +255,6 @@ UFRAG_KEY = _dtype(
     ],
 )
 
-SCRATCH = _dtype(
-    8584,
-    [
-        ("words", ("<u4", (2048,)), 0),
-        ("schedule", ("<u8", (40,)), 8192),
-        ("state", ("<u4", (5,)), 8512),
-        ("tag", ("<u4", (5,)), 8532),
-        ("ufrag", UFRAG_KEY, 8552),
-    ],
-)
-
 SESSION = _dtype(
     96,
     [
@@ -272,6 +267,36 @@ SESSION = _dtype(
         ("outer", ("<u4", (5,)), 36),
         ("id", "S32", 56),
         ("full_at", "<u8", 88),
+    ],
+)
+
+SCRATCH = _dtype(
+    8704,
+    [
+        ("words", ("<u4", (2048,)), 0),
+        ("schedule", ("<u8", (40,)), 8192),
+        ("state", ("<u4", (5,)), 8512),
+        ("tag", ("<u4", (5,)), 8532),
+        ("ufrag", UFRAG_KEY, 8552),
+        ("derived", SESSION, 8584),
+        ("pwd", ("<u4", (6,)), 8680),
+    ],
+)
+
+FLEET_KEY = _dtype(
+    40,
+    [
+        ("used", "<u4", 0),
+        ("secret", ("<u4", (5,)), 4),
+        ("mask", ("<u8", (2,)), 24),
+    ],
+)
+
+FLEET_OWNER = _dtype(
+    8,
+    [
+        ("backend", ("<u2", (2,)), 0),
+        ("owner", "<u2", 4),
     ],
 )
 

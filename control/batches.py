@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from earshot.relay.v1 import relay_pb2 as pb
 
+from control import routable
 from control.addresses import Endpoint, IPAddress, IPNetwork
 from control.errors import UnreachableError
 from control.flows import Clock
@@ -113,10 +114,34 @@ class Batches:
         self._store = store
         self._hops = hops
         self._local = local
+        self._fleet_keys: dict[int, routable.FleetKey] = {}
 
     def set_local(self, local: LocalAddresses) -> None:
         """The relay has other addresses from now on."""
         self._local = local
+
+    def set_fleet_keys(self, keys: Mapping[int, routable.FleetKey]) -> None:
+        """Ufrags that were made with these, by number, say which number their session has."""
+        self._fleet_keys = dict(keys)
+
+    async def place(self, speaker: Speaker, wanted: pb.Routable) -> None:
+        """Gives a transceiver its place in the fleet. Raises RequestError."""
+        try:
+            endpoints = EndpointChecks(self._local, speaker.prefixes).check(wanted.endpoints)
+            hops = _HopsOf(await self._resolve([endpoints])).of(endpoints)
+        except RequestError as refusal:
+            raise RequestError(refusal.code, refusal.message, f"hello.routable.{refusal.field}") from None
+        async with self._turns.slice():
+            now = clock()
+            owner = self._registry.owner_of(speaker.attachment)
+            self._registry.place(owner, wanted.number, endpoints, hops, now.seconds)
+            self._store.commit(now)
+
+    def displace(self, speaker: Speaker) -> None:
+        """Takes a transceiver's place in the fleet back, where it has one."""
+        now = clock()
+        self._registry.displace(self._registry.owner_of(speaker.attachment), now.seconds)
+        self._store.commit(now)
 
     async def carry_out(self, speaker: Speaker, wishes: Sequence[Wish]) -> list[pb.OperationResult]:
         """All operations in order, each with a result of its own.
@@ -155,7 +180,7 @@ class Batches:
                     wanted += [_check(wish, endpoints) for wish in part]
         requests = [request for request in wanted if isinstance(request, SessionRequest)]
         with step(spans, "relay.next_hops"):
-            hops = _HopsOf(await self._resolve(requests))
+            hops = _HopsOf(await self._resolve([request.endpoints for request in requests]))
         with step(spans, "relay.keys"):
             async with self._turns.slice():
                 keys = iter(_keys_of(requests))
@@ -201,7 +226,9 @@ class Batches:
         try:
             if wanted is not None:
                 request_keys = next(keys)
-                self._registry.add(owner, wanted, request_keys, hops.of(wanted.endpoints), now.seconds)
+                number = routable.session_of(wanted.credentials, self._fleet_keys)
+                endpoints = hops.of(wanted.endpoints)
+                self._registry.add(owner, wanted, request_keys, endpoints, now.seconds, number)
             elif wish.kind == "renew":
                 self._registry.renew(owner, wish.session_id, now.seconds)
             else:
@@ -219,10 +246,10 @@ class Batches:
             return _without_frames(refusal)
         return None
 
-    async def _resolve(self, requests: Iterable[SessionRequest]) -> _Hops:
+    async def _resolve(self, endpoints: Iterable[Mapping[str, Endpoint]]) -> _Hops:
         """The next hop towards each address named, or why there is none; all looked for at once."""
-        sets = {id(request.endpoints): request.endpoints for request in requests}.values()
-        addresses = list({end.address for endpoints in sets for end in endpoints.values()})
+        sets = {id(one): one for one in endpoints}.values()
+        addresses = list({end.address for one in sets for end in one.values()})
 
         async def find(address: IPAddress) -> int | str:
             try:

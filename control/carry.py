@@ -60,7 +60,15 @@ class Former:
 FORMER: dict[str, Former] = {FLOWS: Former("flows_v1", abi.FLOW, table=ShiftTable)}
 # Maps of former layouts from which nothing is carried.
 LEFT_BEHIND = frozenset(
-    {"flow_index_v1", "free_flows4_v1", "free_flows6_v1", "locals_v1", "scratch_v1", "sources_v1"}
+    {
+        "flow_index_v1",
+        "free_flows4_v1",
+        "free_flows6_v1",
+        "locals_v1",
+        "scratch_v1",
+        "scratch_v2",
+        "sources_v1",
+    }
 )
 # Counters by reason, of which there are more in some versions than in others: they begin again at zero.
 BEGUN_AGAIN = frozenset({"reasons_v1"})

@@ -63,6 +63,16 @@ class ListenAddress(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class FleetKeyFile(NamedTuple):
+    """A key that routable ufrags are made with: its number, and the file that holds it."""
+
+    number: int
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.number}={self.path}"
+
+
 DEFAULT_RELAY_PORTS = PortRange(10000, 32767)
 DEFAULT_METRICS_LISTEN = ListenAddress("127.0.0.1", 9464)
 
@@ -103,6 +113,7 @@ class Config:
     source_exempt: tuple[IPNetwork, ...] = ()
     bindings_per_second: int = 100_000
     flows_per_session: int = 16
+    fleet_keys: tuple[FleetKeyFile, ...] = ()
     run_time_stats: str = "off"
     quality: bool = True
     log_level: str = "info"
@@ -112,6 +123,7 @@ class Config:
         self._check_numbers()
         self._check_addresses()
         self._check_access()
+        self._check_fleet()
 
     def _check_words(self) -> None:
         if not _RELAY_NAME.fullmatch(self.name):
@@ -190,6 +202,16 @@ class Config:
             raise ConfigError("insecure", "TLS is set up as well: leave out the one or the other")
         if not self.grpc_listen.is_loopback:
             raise ConfigError("insecure", f"grpc_listen ({self.grpc_listen}) is not a loopback address")
+
+    def _check_fleet(self) -> None:
+        for key in self.fleet_keys:
+            if not 0 <= key.number < abi.FLEET_KEY_MAX:
+                raise ConfigError(
+                    "fleet_keys", f"key number {key.number} is not 0 to {abi.FLEET_KEY_MAX - 1}"
+                )
+            if not key.path.is_absolute():
+                raise ConfigError("fleet_keys", f"{key.path} is not an absolute path")
+        _no_duplicates("fleet_keys", [key.number for key in self.fleet_keys])
 
 
 def _no_duplicates(key: str, values: Sequence[object]) -> None:

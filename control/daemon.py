@@ -19,6 +19,7 @@ import click
 
 from control import config_file, garbage, logs, run_time, settings
 from control.batches import clock
+from control.check import start
 from control.config import Config
 from control.errors import ConfigError, EarshotError
 from control.loader import Loaded, open_datapath
@@ -225,6 +226,7 @@ def main(config_path: Path | None, **flags: Any) -> None:
         _check_tracing()
         logs.set_up(config.log_level)
         _allow_descriptors(config.max_streams)
+        start.say(config)
         with closing(open_datapath(config)) as loaded:
             asyncio.run(run(config, loaded, read, manager))
         logs.event(_log, logging.INFO, "stopped", datapath="left in place")

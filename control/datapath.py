@@ -31,14 +31,15 @@ _MAPPED = {
     "free_lists_v1": abi.FREE_LIST,
     "backends_v1": abi.BACKEND,
     "hops_v1": abi.HOP,
+    "fleet_owners_v1": abi.FLEET_OWNER,
 }
 
 
 class Datapath:
     """The kernel's side as one object.
 
-    flows, quality, index, backends and hops are the kernel's own memory: reads see what XDP writes, and
-    writes are seen by the next packet.
+    flows, quality, index, backends, hops and fleet_owners are the kernel's own memory: reads see what XDP
+    writes, and writes are seen by the next packet.
 
     Attributes:
         vips, relays: by the number that flows and records name them with.
@@ -68,6 +69,8 @@ class Datapath:
         self.free_hops = Queue(fds["free_hops_v1"])
         self._exempt = HashMap(fds["exempt_v1"], abi.PREFIX_KEY, "=u1")
         self._owners = ArrayMap(fds["owners_v1"], abi.OWNER)
+        self.fleet_owners = arrays["fleet_owners_v1"]
+        self._fleet_keys = ArrayMap(fds["fleet_keys_v1"], abi.FLEET_KEY)
         self._vips = ArrayMap(fds["vips_v1"], abi.VIP)
         self._relays = ArrayMap(fds["relays_v1"], abi.RELAY)
         self._locals = ArrayMap(fds["locals_v2"], abi.LOCALS)
@@ -85,7 +88,7 @@ class Datapath:
 
     def close(self) -> None:
         """Lets go of the maps. What is pinned or attached stays."""
-        del self.flows, self.quality, self.index, self.free, self.backends, self.hops
+        del self.flows, self.quality, self.index, self.free, self.backends, self.hops, self.fleet_owners
         for mapping in self._mappings.values():
             mapping.close()
         for fd in self._fds.values():
@@ -169,6 +172,11 @@ class Datapath:
 
     def put_owner(self, number: int, owner: Array) -> None:
         self._owners.put(number, owner)
+
+    def set_fleet_keys(self, keys: Mapping[int, Array]) -> None:
+        """The keys of routable ufrags by their numbers, one abi.FLEET_KEY each; no others hold any more."""
+        for number in range(abi.FLEET_KEY_MAX):
+            self._fleet_keys.put(number, keys.get(number, np.zeros(1, abi.FLEET_KEY)))
 
     # ---- flows ---------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from control import abi, bpffs, carry, fitting, hostlinks, libbpf, memory, staging, time_namespace
+from control import abi, bpffs, carry, fitting, hostlinks, libbpf, memory, routable, staging, time_namespace
 from control.addresses import Endpoint
 from control.config import Config
 from control.datapath import Datapath
@@ -230,12 +230,14 @@ def _install(
 ) -> None:
     """Enters what the configuration says, and puts the program on its links and on no others."""
     _numbered(datapath.vips, config.vips)  # first what may be refused
+    keys = routable.read_keys(config.fleet_keys)
     _enter_links(datapath, links)
     for link in links:
         _attach(program_fd, link, config, undo)
     _enter_addresses(datapath, config, plan)
     datapath.offer(plan.relays)
     datapath.set_exempt(config.source_exempt)
+    datapath.set_fleet_keys({number: key.record() for number, key in keys.items()})
     _detach_others(links, config.pin_path)
 
 
@@ -373,7 +375,9 @@ def _detach_others(links: Sequence[HostLink], pin_path: Path) -> None:
 def _explain_attach(error: OSError, mode: str) -> str:
     if error.errno in (16, 17):  # EBUSY, EEXIST
         return (
-            "another XDP program is attached: detach it (ip link set dev NAME xdp off), or use another link"
+            "another XDP program is attached: detach it (ip link set dev NAME xdp off; if that is busy, by "
+            "whatever has attached it: another earshotd's by earshot datapath remove, with its --pin-path), "
+            "or use another link"
         )
     if mode == "native":
         return (

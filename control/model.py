@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from control.backends import Backend
+from control.places import Place
 
 
 class UfragKey(NamedTuple):
@@ -83,3 +84,6 @@ class Changes:
     hops: dict[int, int] = field(default_factory=dict)
     owners: dict[int, Owner | None] = field(default_factory=dict)
     ended: list[EndedSession] = field(default_factory=list)
+    places: dict[int, Place | None] = field(default_factory=dict)  # by number in the fleet
+    # Sessions that are known by their ufrags alone go to these no more.
+    left: set[int] = field(default_factory=set)

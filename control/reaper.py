@@ -14,7 +14,7 @@ unless that is still so. What must not be late comes first, reports come last.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from earshot.relay.v1 import relay_pb2 as pb
 from control import abi
 from control.flows import Clock, FlowTable, Numbers, idle, in_state, of_sessions, ticks_of
 from control.model import EndedSession, Session
+from control.places import is_derived
 from control.reports import Ended, Reports
 from control.session_flows import SessionFlows
 from control.sessions import Registry
@@ -168,6 +169,18 @@ class Reaper:
             ):
                 pass
 
+    def end_places(self, backends: Collection[int], now: Clock) -> None:
+        """Ends the flows to these backends of sessions that are known by their ufrags alone."""
+        if not backends:
+            return
+        flows = self._table.flows
+        held = in_state(flows["state"], abi.FlowState.LIVE, abi.FlowState.SUPERSEDED)
+        held = held[np.isin(flows["backend"][held], list(backends))]
+        known = self._registry.session
+        unknown = [is_derived(one) and known(one) is None for one in flows["session"][held].tolist()]
+        for numbers in parts(held[np.array(unknown, np.bool_)], PART):
+            self._end(numbers, now, _WHY[pb.FLOW_END_REASON_SESSION_ENDED])
+
     def end_vips(self, vips: Iterable[int], now: Clock) -> None:
         """Ends the flows of VIPs, by their numbers, that the relay does not serve any more."""
         flows = self._table.flows
@@ -195,10 +208,9 @@ class Reaper:
         """New flows: those of sessions that do not have them any more end, the others are remembered."""
         flows = self._table.flows
         sessions, states = flows["session"][numbers], flows["state"][numbers]
-        known = self._registry.session
         stale = np.array(
             [
-                (session := known(number)) is None or backend not in session.backends
+                not self._registry.leads_on(number, backend)
                 for number, backend in zip(sessions.tolist(), flows["backend"][numbers].tolist(), strict=True)
             ],
             np.bool_,

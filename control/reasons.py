@@ -238,6 +238,16 @@ EXPLAINED: dict[Reason, Explained] = {
         "other CPUs were binding in the same place all the while",
         "the client asks again; if it goes on: do all requests come from one client?",
     ),
+    Reason.DROP_UFRAG_FORGED: Explained(
+        "the ufrag reads as a routable one, but was not made with the fleet's key of that number",
+        "few: ufrags of others that happen to read so, or somebody probing; many: compare the transceivers'"
+        " `--fleet-key` with `fleet_keys`",
+    ),
+    Reason.DROP_UNKNOWN_OWNER: Explained(
+        "a routable ufrag of a transceiver that is not here",
+        "few: clients that go on after their transceiver has left; many: `earshot transceiver list`, and the"
+        " transceivers' `--fleet-number`",
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from control.addresses import Endpoint, from_bytes, to_bytes
 from control.backends import Backend
 from control.hmac_keys import STATE_WORDS
 from control.model import Owner, Session, UfragKey
+from control.places import Place
 
 Records = NDArray[np.void]
 _STATE_BYTES = 4 * STATE_WORDS
@@ -142,6 +143,26 @@ def write_backends(records: Records, backends: Sequence[Backend], hops: Mapping[
             backend.is_entered = True
     records["hop"][list(hops)] = list(hops.values())
     records["users"][[backend.number for backend in backends]] = [backend.users for backend in backends]
+
+
+def places_of(records: Records) -> list[Place]:
+    """What fleet_owners_v1 holds."""
+    used = np.flatnonzero(records["backend"].any(axis=1))
+    owners, backends = records["owner"][used].tolist(), records["backend"][used].tolist()
+    return [
+        Place(number, owner, (four, six))
+        for number, owner, (four, six) in zip(used.tolist(), owners, backends, strict=True)
+    ]
+
+
+def write_places(records: Records, places: Mapping[int, Place | None]) -> None:
+    """Into the live mapping, by number in the fleet. Each is eight bytes, written at once: XDP reads them."""
+    words = records.view(np.uint64)
+    for number, place in places.items():
+        record = np.zeros(1, abi.FLEET_OWNER)
+        if place is not None:
+            record["backend"], record["owner"] = place.backends, place.owner
+        words[number] = record.view(np.uint64)[0]
 
 
 def _text(raw: Any) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from earshot.relay.v1 import relay_pb2 as pb
 
+from control import routable
 from control.access import Grant
 from control.batches import SLICE, Batches, HopResolver, Speaker, Wish, clock
 from control.config import Config
@@ -65,6 +66,7 @@ class Relay:
         self._store = Store(datapath, self.registry, self.reaper)
         self.turns = Turns()
         self._batches = Batches(self.registry, self._store, hops, self._local(), self.turns, self.tracing)
+        self._batches.set_fleet_keys(routable.read_keys(config.fleet_keys))
         self._store.restore(clock)
         now = clock()
         self.leaving = Leaving(datapath, self.reaper, config.relay_address_drain_seconds, now)
@@ -102,6 +104,7 @@ class Relay:
         self.reaper.set_idle_seconds(config.flow_idle_seconds)
         self.reaper.grow()
         self._batches.set_local(self._local())
+        self._batches.set_fleet_keys(routable.read_keys(config.fleet_keys))
         now = clock()
         if gone:
             self.reaper.end_vips(gone, now)
@@ -146,6 +149,19 @@ class Relay:
             sessions=welcome.sessions,
         )
         return Speaker(attachment, prefixes), outbox
+
+    async def take_place(self, speaker: Speaker, hello: pb.Hello) -> None:
+        """Sessions are the transceiver's by their ufrags alone from now on, or not any more.
+
+        Raises:
+            RequestError: the number is another's, or the endpoints cannot be.
+        """
+        if hello.HasField("routable"):
+            if not self._config.fleet_keys:
+                raise RequestError(Code.FAILED_PRECONDITION, "this relay has no fleet_keys", "hello.routable")
+            await self._batches.place(speaker, hello.routable)
+        else:
+            self._batches.displace(speaker)
 
     def detach(self, speaker: Speaker, outbox: Outbox) -> None:
         """The stream has ended, for whatever reason."""

@@ -39,6 +39,7 @@ HOT = frozenset(
         "source_exempt",
         "bindings_per_second",
         "flows_per_session",
+        "fleet_keys",
         "run_time_stats",
         "log_level",
     }

@@ -17,7 +17,7 @@ from control import abi
 from control.access import Grant
 from control.batches import SLICE, Speaker, clock
 from control.flows import count_by_session, endpoint_message, in_state
-from control.model import Session, SessionName
+from control.model import Session
 from control.relay import Relay
 from control.reports import flow_messages
 from control.requests import Code, RequestError
@@ -44,8 +44,9 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
         """Lives as long as the transceiver is attached; see the proto."""
         with self._relay.tracing.start("relay.attach", traceparent_in(context.invocation_metadata())):
             grant = self._grant_of(context)
-            speaker, outbox = self._relay.attach(await _hello(context), grant)
-        listening = asyncio.create_task(self._listen(speaker, outbox, context))
+            hello = await _hello(context)
+            speaker, outbox = self._relay.attach(hello, grant)
+        listening = asyncio.create_task(self._listen(speaker, outbox, hello, context))
         speaking = asyncio.create_task(_speak(outbox, context))
         closing = asyncio.create_task(outbox.closed())
         tasks = (listening, speaking, closing)
@@ -66,8 +67,9 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
                 speaking.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _listen(self, speaker: Speaker, outbox: Outbox, context: Any) -> None:
+    async def _listen(self, speaker: Speaker, outbox: Outbox, hello: pb.Hello, context: Any) -> None:
         """One request at a time; returns when the transceiver has no more to say."""
+        await self._relay.take_place(speaker, hello)
         while (request := await context.read()) is not grpc.aio.EOF:
             await outbox.answer(await self._relay.handle(speaker, request))
 
@@ -152,8 +154,8 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
         live = in_state(datapath.flows["state"], abi.FlowState.LIVE)
         for part in parts(live, SLICE):
             still = part[in_state(datapath.flows["state"][part], abi.FlowState.LIVE)]
-            sessions = map(registry.session, datapath.flows["session"][still].tolist())
-            names = [registry.name_of(one) if one else SessionName("", "") for one in sessions]
+            sessions, backends = (datapath.flows[field][still].tolist() for field in ("session", "backend"))
+            names = list(map(registry.name_of_flow, sessions, backends))
             shown = [
                 request.transceiver in ("", name.transceiver)
                 and request.session_id in ("", name.session_id)

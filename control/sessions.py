@@ -19,13 +19,14 @@ from control import abi
 from control.addresses import Endpoint
 from control.backends import NO_BACKEND, Backend, BackendTable
 from control.model import Attachment, Changes, EndedSession, Owner, Session, SessionName, UfragKey
+from control.places import Place, Places, is_derived
 from control.requests import Code, RequestError, SessionRequest
 
 # The flows of a backend's last user are ended at once, and what a packet in flight made of it at the
 # next scan, a fifth of a second later; this leaves room for a late scan.
 BACKEND_REST_SECONDS = 3.0
 UNLIMITED = 1 << 32
-_NUMBER_MAX = (1 << 32) - 1
+_NUMBER_MAX = (1 << abi.SESSION_DERIVED_BIT) - 1  # beyond are those that follow from ufrags
 
 
 class Registry:
@@ -50,6 +51,7 @@ class Registry:
         self._last_number = 0
         self._expiring: dict[int, set[int]] = {}  # session numbers by the second in which they expire
         self._backends = BackendTable(max_backends, BACKEND_REST_SECONDS, self._touch_backend)
+        self._places = Places(self._touch_place)
 
     def limit(self, max_sessions: int, max_sessions_per_transceiver: int, grace_seconds: float) -> None:
         """Other limits from now on. Who is over one keeps what is there."""
@@ -62,13 +64,14 @@ class Registry:
         owners: Iterable[tuple[int, str]],
         backends: Iterable[Backend],
         sessions: Iterable[Session],
+        places: Iterable[Place],
         last_number: int,
         now: float,
     ) -> None:
         """Takes up what a former daemon left in the maps; each transceiver is in grace from now on.
 
-        Sessions that name an owner or a backend that does not exist are removed. `last_number` is the
-        highest session number known to be in use, by a session or by what is left of a flow.
+        Sessions and places that name an owner or a backend that does not exist are removed. `last_number`
+        is the highest session number known to be in use, by a session or by what is left of a flow.
         """
         for number, name in owners:
             owner = Owner(number, name, since=now)
@@ -86,6 +89,12 @@ class Registry:
             else:
                 # The others are in the map as they are.
                 self._changes.entries.update(dict.fromkeys(session.ufrags))
+        for place in places:
+            if place.owner in self._owners and known.issuperset(place.backends):
+                used += place.backends
+                self._places.restore(place)
+            else:
+                self._changes.places[place.number] = None
         for number, users in Counter(used).items():
             if number != NO_BACKEND:
                 self._backends.acquire_number(number, users)
@@ -137,6 +146,39 @@ class Registry:
         owner.snapshot = None
         self._changes.owners[owner.number] = owner
 
+    # ---- places in the fleet --------------------------------------------------------------
+
+    def place(
+        self,
+        owner: Owner,
+        number: int,
+        endpoints: Mapping[str, Endpoint],
+        hops: Mapping[Endpoint, int],
+        now: float,
+    ) -> None:
+        """Sessions whose ufrags name this number go to a transceiver's endpoints from now on.
+
+        Flows of such sessions that go elsewhere end.
+
+        Raises:
+            RequestError: INVALID_ARGUMENT, ALREADY_EXISTS, RESOURCE_EXHAUSTED; nothing has changed then.
+        """
+        self._places.check(number, owner.number)
+        backends = self._acquire_backends(endpoints, hops, now)
+        self._give_up(self._places.put(Place(number, owner.number, backends)), now)
+
+    def displace(self, owner: Owner, now: float) -> None:
+        """No session is a transceiver's by its ufrag alone any more."""
+        self._give_up(self._places.remove(owner.number), now)
+
+    def _give_up(self, place: Place | None, now: float) -> None:
+        if place is None:
+            return
+        for number in filter(None, place.backends):
+            self._backends.release(number, now)
+            if not self._places.serves(number):
+                self._changes.left.add(number)
+
     # ---- sessions -------------------------------------------------------------------------
 
     def add(
@@ -146,10 +188,12 @@ class Registry:
         keys: Sequence[UfragKey],
         hops: Mapping[Endpoint, int],
         now: float,
+        derived: int | None = None,
     ) -> None:
         """Adds a session, or replaces the one of that id, which keeps its number.
 
-        Flows of a replaced session end if they go to an endpoint that it no longer has.
+        Flows of a replaced session end if they go to an endpoint that it no longer has. `derived`: the number
+        that follows from its ufrags, by which relays that were told nothing know it.
 
         Raises:
             RequestError: ALREADY_EXISTS, RESOURCE_EXHAUSTED, UNAVAILABLE; nothing has changed then.
@@ -157,7 +201,7 @@ class Registry:
         before = owner.sessions.get(wanted.session_id)
         if before is None and self.draining:
             raise RequestError(Code.UNAVAILABLE, "the relay is draining: it takes no new sessions")
-        number = self._next_number() if before is None else before.number
+        number = self._new_number(derived) if before is None else before.number
         for index, key in enumerate(keys):
             holder = self._by_ufrag.get(key.ufrag)
             if holder is not None and holder.number != number:
@@ -174,7 +218,7 @@ class Registry:
         if len(self._by_ufrag) - freed + len(keys) > self._max_sessions:
             raise RequestError(Code.RESOURCE_EXHAUSTED, "the session table is full", "credentials")
         backends = self._acquire_backends(wanted.endpoints, hops, now)
-        if before is None:
+        if before is None and not is_derived(number):
             self._last_number = number
         expires = math.ceil(now + wanted.ttl_seconds) if wanted.ttl_seconds else 0
         after = Session(
@@ -253,6 +297,7 @@ class Registry:
                 ended.extend(left)
                 if owner.sessions:
                     break
+                self.displace(owner, now)
                 del self._owners[owner.number], self._owner_by_name[owner.name]
                 self._changes.owners[owner.number] = None
         return ended
@@ -279,6 +324,20 @@ class Registry:
         """Where a session's media goes."""
         return [self._backends[number].endpoint for number in session.backends if number != NO_BACKEND]
 
+    def leads_on(self, number: int, backend: int) -> bool:
+        """Whether flows of this session, by its number, may go to this backend."""
+        session = self._by_number.get(number)
+        if session is not None:
+            return backend in session.backends
+        return is_derived(number) and self._places.serves(backend)
+
+    def name_of_flow(self, number: int, backend: int) -> SessionName:
+        """How the session of a flow is shown; without an id where it is known by its ufrag alone."""
+        if (session := self._by_number.get(number)) is not None:
+            return self.name_of(session)
+        owner = self._places.owner_at(backend) if is_derived(number) else None
+        return SessionName(self._owners[owner].name if owner is not None else "", "")
+
     def name_of(self, session: Session) -> SessionName:
         """How a session is shown; also of one that has just been removed."""
         owner = self._owners.get(session.owner)
@@ -303,8 +362,13 @@ class Registry:
             raise RequestError(Code.NOT_FOUND, "there is no such session", "session_id")
         return session
 
-    def _next_number(self) -> int:
-        """Counts on, so that a number comes back only after 2^32 others; 0 is none."""
+    def _new_number(self, derived: int | None) -> int:
+        """The one that follows from its ufrags, unless another session happens to have it, or the next.
+
+        That one counts on, so that a number comes back only after 2^31 others; 0 is none.
+        """
+        if derived is not None and derived not in self._by_number:
+            return derived
         number = self._last_number
         while True:
             number = 1 if number >= _NUMBER_MAX else number + 1
@@ -359,6 +423,9 @@ class Registry:
         owner.sessions[session.session_id] = session
         if session.expires:
             self._expiring.setdefault(session.expires, set()).add(session.number)
+
+    def _touch_place(self, number: int, place: Place | None) -> None:
+        self._changes.places[number] = place
 
     def _touch_backend(self, backend: Backend) -> None:
         self._changes.backends[backend.number] = backend

@@ -11,7 +11,7 @@ from typing import Any
 
 from control.access import parse_entries
 from control.addresses import parse_endpoint
-from control.config import Config, ListenAddress, PortRange
+from control.config import Config, FleetKeyFile, ListenAddress, PortRange
 from control.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "EARSHOT_"
@@ -66,6 +66,13 @@ def _listen(value: object) -> ListenAddress | None:
     return ListenAddress(match[1] or match[2], int(match[3]))
 
 
+def _fleet_key(text: str) -> FleetKeyFile:
+    number, equals, path = text.partition("=")
+    if not equals or not re.fullmatch(r"\d{1,2}", number, re.ASCII):
+        raise ValueError(f"{text!r} is not NUMBER=PATH")
+    return FleetKeyFile(int(number), Path(path))
+
+
 def _list_of(parse: Callable[[str], Any]) -> Callable[[object], tuple[Any, ...]]:
     def parse_list(value: object) -> tuple[Any, ...]:
         if isinstance(value, str):
@@ -105,6 +112,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "source_exempt": _list_of(ip_network),
     "bindings_per_second": _integer,
     "flows_per_session": _integer,
+    "fleet_keys": _list_of(_fleet_key),
     "run_time_stats": _text,
     "quality": _boolean,
     "log_level": _text,
@@ -140,6 +148,7 @@ HELP = {
     "source_exempt": "Prefix without that limit; may be repeated.",
     "bindings_per_second": "New flows on one CPU; 0: any.  [default: 100000]",
     "flows_per_session": "New flows of one ufrag within flow_idle_seconds; 0: any.  [default: 16]",
+    "fleet_keys": "NUMBER=PATH of a key that routable ufrags are made with; may be repeated.",
     "run_time_stats": "off, or sampled: what a packet takes, for a second of each minute.  [default: off]",
     "quality": "Measure loss, jitter and round trips of each flow.  [default: true]",
     "log_level": "debug, info, warning or error.  [default: info]",
@@ -153,6 +162,7 @@ LIST_FLAGS = {
     "vips": "--vip",
     "relay_addresses": "--relay-address",
     "source_exempt": "--source-exempt",
+    "fleet_keys": "--fleet-key",
 }
 
 

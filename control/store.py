@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
+from control import abi
 from control.datapath import Datapath
 from control.flows import Clock
 from control.model import Changes, Session
@@ -13,10 +16,12 @@ from control.records import (
     backends_of,
     owner_record,
     owners_of,
+    places_of,
     session_records,
     sessions_of,
     ufrag_keys,
     write_backends,
+    write_places,
 )
 from control.sessions import Registry
 
@@ -33,12 +38,14 @@ class Store:
         """At start: takes up what a former daemon left in the maps."""
         now = clock()
         keys, values = self._datapath.read_sessions()
-        numbers_in_use = (values["number"], self._datapath.flows["session"])
+        numbers = np.concatenate((values["number"], self._datapath.flows["session"]))
+        counted = numbers[numbers >> abi.SESSION_DERIVED_BIT == 0]  # others follow from ufrags
         self._registry.restore(
             owners_of(self._datapath.read_owners()),
             backends_of(self._datapath.backends),
             sessions_of(keys, values, now.seconds),
-            max(int(numbers.max(initial=0)) for numbers in numbers_in_use),
+            places_of(self._datapath.fleet_owners),
+            int(counted.max(initial=0)),
             now.seconds,
         )
         self._reaper.adopt(clock)
@@ -67,10 +74,13 @@ class Store:
             write_backends(self._datapath.backends, list(changes.backends.values()), changes.hops)
         for number, owner in changes.owners.items():
             self._datapath.put_owner(number, owner_record(owner))
+        # A place that is left before its flows end, one that is taken when its backends are there.
+        write_places(self._datapath.fleet_owners, changes.places)
         gone = [ufrag for ufrag, session in changes.entries.items() if session is None]
         if gone:
             self._datapath.delete_sessions(ufrag_keys(gone))
         entries = {ufrag: session for ufrag, session in changes.entries.items() if session is not None}
         stored = self._datapath.put_sessions(*session_records(entries)) if entries else 0
         self._reaper.end_sessions(changes.ended, now)
+        self._reaper.end_places(changes.left, now)
         return list(entries)[stored:]

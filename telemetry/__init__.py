@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both daemons tell of themselves: metrics that are declared before they are made, and traces."""
+"""What both daemons tell of themselves: metrics declared before they are made, traces, logs within limits."""

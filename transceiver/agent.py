@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -42,8 +42,10 @@ class Credentials:
 class Agent(Generic[P]):
     """One session's agent. Times are seconds of any monotonic clock."""
 
-    def __init__(self) -> None:
-        self._credentials = [Credentials.fresh()]
+    def __init__(self, fresh: Callable[[], Credentials] = Credentials.fresh) -> None:
+        """`fresh` makes credentials: at the start, and at each ICE restart."""
+        self._fresh = fresh
+        self._credentials = [fresh()]
         self.path: P | None = None
         self._heard_at = 0.0
         self._old_path: P | None = None  # what was in use when the last restart began
@@ -64,7 +66,7 @@ class Agent(Generic[P]):
 
     def restart(self) -> None:
         """New credentials beside those in use. Those of a restart that has not come to its end go."""
-        self._credentials = [self._credentials[0], Credentials.fresh()]
+        self._credentials = [self._credentials[0], self._fresh()]
         self._old_path, self._new_path = self.path, None
 
     def withdraw(self) -> None:

@@ -58,7 +58,8 @@ class Call:
     """One WebRTC session.
 
     `changed` is called whenever its connection state may have changed, `renewed` when an ICE restart has come
-    to its end. Neither may block. It is the `Client` of a conversation, and asks for its end by `hung_up`.
+    to its end; neither may block. `fresh` makes its credentials. It is the `Client` of a conversation, and
+    asks for its end by `hung_up`.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Call:
         renewed: Callable[[Call], None],
         hung_up: Callable[[Call, End], None],
         span: Span,
+        fresh: Callable[[], Credentials],
     ) -> None:
         self.id = call_id
         self.span = span  # until the client is connected
@@ -84,7 +86,7 @@ class Call:
         self._hung_up = hung_up
         self._channel: Any = None  # that the client opened first, or used last
         self._untold: deque[str] = deque(maxlen=UNTOLD)
-        self._link = MediaLink(routes, traffic, lambda: renewed(self))
+        self._link = MediaLink(routes, traffic, lambda: renewed(self), fresh)
         self._answer = ""
         self._client: Credentials | None = None
         self._peer = RTCPeerConnection(

@@ -15,6 +15,7 @@ from earshot.relay.v1 import relay_pb2 as pb
 
 from telemetry.tracing import Role, Span, Tracing
 from transceiver.admission import Admission
+from transceiver.agent import Credentials
 from transceiver.call import Call, End, State
 from transceiver.errors import (
     BusyError,
@@ -31,6 +32,7 @@ from transceiver.media import Traffic
 from transceiver.metrics import Tally
 from transceiver.mux import MediaPort, Route
 from transceiver.relay_client import RelayClient
+from transceiver.routable import Mint
 from transceiver.sdpfrag import read_credentials
 from transceiver.speech.conversation import Converse
 
@@ -62,7 +64,10 @@ class Calls:
         traffic: Traffic,
         suffix: str,
         tracing: Tracing,
+        mint: Mint | None = None,
     ) -> None:
+        """`mint` makes routable credentials; without one they are random."""
+        self._mint = mint
         self._relay = relay
         self._ports = ports
         self._converse = converse
@@ -130,6 +135,7 @@ class Calls:
             self._renewed,
             self._hung_up,
             span,
+            self._mint.session() if self._mint else Credentials.fresh,
         )
         try:
             with span.child("transceiver.answer"):
@@ -266,7 +272,7 @@ class Calls:
         known = self._calls.pop(call.id, None) is not None
         if known and call.state is State.CONNECTING and reason is not End.NOT_REGISTERED:
             self._tally.setup(reason)
-        if call.state is State.CONNECTING:
+        if call.state is State.CONNECTING and reason is not End.NOT_REGISTERED:  # of that, set_up knows more
             call.connecting.end(error=reason)
             call.span.end(error=reason)
         call.state = State.ENDED

@@ -40,11 +40,19 @@ ASK_AFTER, ASK_EVERY = 1.0, 5.0
 class MediaLink:
     """A call's handle on its own ICE connection, which aiortc makes deep inside.
 
-    `renewed` is called when an ICE restart has come to its end: the old credentials hold no more.
+    `renewed` is called when an ICE restart has come to its end: the old credentials hold no more. `fresh`
+    makes new ones.
     """
 
-    def __init__(self, routes: Sequence[Route], traffic: Traffic, renewed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        traffic: Traffic,
+        renewed: Callable[[], None],
+        fresh: Callable[[], Credentials] = Credentials.fresh,
+    ) -> None:
         self.routes = routes
+        self.fresh = fresh
         self.traffic = traffic
         self.renewed = renewed
         self.connection: LiteConnection | None = None
@@ -87,7 +95,7 @@ class LiteConnection:
         self._link.connection = self
         self._traffic = self._link.traffic
         self._clock = asyncio.get_running_loop().time
-        self._agent: Agent[Path] = Agent()
+        self._agent: Agent[Path] = Agent(self._link.fresh)
         self._budget = Bucket(RATE, BURST, self._clock())
         self._taken = 0
         self._inbox: deque[bytes] = deque(maxlen=INBOX)

@@ -9,6 +9,8 @@
 - `aiortc.rtcrtpreceiver.JitterBuffer`: packets are put in order, and not held back (`order`);
 - `aiortc.rtcsctptransport.InboundStream`, and a look at each chunk before it: messages are put together in
   bounded time and memory (`assembly`);
+- `RTCIceTransport.start`: aiortc starts one transport once for audio and once for data, and the second time
+  raises, where nobody waits for it, if the call has ended in between, in the middle of its DTLS handshake;
 - the three methods that take what was decrypted (RTP, RTCP, SCTP): the connection is told that its client is
   there. Some clients, libnice's, send no check once a call is up, and no media while they are muted.
 """
@@ -41,9 +43,11 @@ from transceiver.ice import LiteConnection
 from transceiver.order import Frames, Orderly
 
 _DTLS, _SCTP = aiortc.rtcdtlstransport.RTCDtlsTransport, aiortc.rtcsctptransport.RTCSctpTransport
+_ICE = aiortc.rtcicetransport.RTCIceTransport
 _NAMES: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("aiortc", aiortc.rtcicetransport, ("Connection", "ConnectionClosed")),
     ("aiortc", aiortc.rtcrtpreceiver, ("decoder_worker", "JitterBuffer")),
+    ("aiortc", _ICE, ("start", "state")),
     ("aiortc", _DTLS, ("_handle_rtp_data", "_handle_rtcp_data")),
     ("aiortc", aiortc.rtcsctptransport, ("InboundStream",)),
     ("aiortc", _SCTP, ("_handle_data", "_receive_data_chunk")),
@@ -104,6 +108,16 @@ def _proves(
     return handle_proof
 
 
+def _unless_closed(start: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """A method that starts a transport, but not one that was closed: nothing would come of it."""
+
+    async def start_unless_closed(self: Any, *parameters: Any) -> None:
+        if self.state != "closed":
+            await start(self, *parameters)
+
+    return start_unless_closed
+
+
 def _bounded(receive: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
     """A method that receives SCTP's DATA chunks, without those that there is no room for."""
 
@@ -134,6 +148,7 @@ def prepare() -> None:
     aiortc.rtcicetransport.Connection = LiteConnection
     aiortc.rtcrtpreceiver.JitterBuffer = Orderly
     aiortc.rtcrtpreceiver.decoder_worker = direct_worker
+    _ICE.start = _unless_closed(_ICE.start)
     for name in ("_handle_rtp_data", "_handle_rtcp_data"):
         setattr(_DTLS, name, _proves(getattr(_DTLS, name), lambda dtls: dtls.transport))
     _SCTP._handle_data = _proves(_SCTP._handle_data, lambda sctp: sctp.transport.transport)

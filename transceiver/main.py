@@ -31,8 +31,9 @@ from transceiver.front import serve_front
 from transceiver.log import configure, event
 from transceiver.media import Endpoint, IPAddress
 from transceiver.relay_target import RelayTarget, TargetError
+from transceiver.routable import OWNERS, FleetKey, FleetKeyError
 from transceiver.serve import serve
-from transceiver.settings import Settings, Web
+from transceiver.settings import Fleet, Settings, Web
 from transceiver.speech.remote import Policy
 from transceiver.tokens import Tokens
 
@@ -85,6 +86,18 @@ def _tokens(_: click.Context, __: click.Parameter, value: Path | None) -> Path |
         except (OSError, ValueError) as error:
             raise click.BadParameter(str(error)) from None
     return value
+
+
+def _fleet_key(_: click.Context, __: click.Parameter, value: str | None) -> FleetKey | None:
+    if value is None:
+        return None
+    number, equals, path = value.partition("=")
+    if not equals or not re.fullmatch(r"\d{1,2}", number, re.ASCII):
+        raise click.BadParameter(f"{value!r} is not NUMBER=PATH")
+    try:
+        return FleetKey.read(int(number), Path(path))
+    except FleetKeyError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -166,6 +179,17 @@ _seconds = click.FloatRange(min=0.1, max=3600)
     help="UDP port of all calls; 0: any. Workers take it and those that follow.",
 )
 @click.option(
+    "--fleet-key",
+    callback=_fleet_key,
+    metavar="NUMBER=PATH",
+    help="The key that routable ufrags are made with; relays hold it too.  [default: random ufrags]",
+)
+@click.option(
+    "--fleet-number",
+    type=click.IntRange(0, OWNERS - 1),
+    help="This transceiver's number in the fleet, nobody else's. Workers take it and those that follow.",
+)
+@click.option(
     "--workers", default=1, type=click.IntRange(1, MAX_WORKERS), help="Processes that share the calls."
 )
 @click.option(
@@ -231,6 +255,8 @@ def main(
     backend_stall_timeout: float,
     media_addresses: tuple[IPAddress, ...],
     media_port: int,
+    fleet_key: FleetKey | None,
+    fleet_number: int | None,
     workers: int,
     max_calls: int,
     max_load: float,
@@ -252,8 +278,12 @@ def main(
     """
     if media_port and media_port + workers > 65536:
         raise click.BadParameter(f"no {workers} ports from {media_port} on", param_hint="--media-port")
+    if fleet_number is not None and fleet_number + workers > OWNERS:
+        raise click.BadParameter(f"no {workers} numbers from {fleet_number} on", param_hint="--fleet-number")
     if (http_certificate is None) != (http_key is None):
         raise click.UsageError("--http-certificate and --http-key go together")
+    if (fleet_key is None) != (fleet_number is None):
+        raise click.UsageError("--fleet-key and --fleet-number go together")
     if ECHO in backends and len(backends) > 1:
         raise click.BadParameter("echo goes alone", param_hint="--backend")
     configure(log_level)
@@ -278,6 +308,7 @@ def main(
         policy=Policy(backend_failure == "retry", backend_start_timeout, backend_stall_timeout),
         limits=Limits(max_calls, max_load, max_setups, setup_timeout, silence_timeout, relay_timeout),
         log_level=log_level,
+        fleet=Fleet(fleet_key, fleet_number) if fleet_key and fleet_number is not None else None,
         drain=drain_timeout,
     )
     manager = Manager.of(os.environ)

@@ -34,7 +34,8 @@ BACKOFF_MOST = 5.0
 class RelayClient:
     """One relay, as a transceiver sees it.
 
-    `snapshot` says which sessions there are; `on_flow` gets FlowBound and FlowEnded. Neither may block.
+    `snapshot` says which sessions there are, `routable` the transceiver's place in the fleet; `on_flow` gets
+    FlowBound and FlowEnded. None of them may block.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class RelayClient:
         software: str,
         snapshot: Callable[[], Sequence[pb.Session]],
         on_flow: Callable[[pb.AttachResponse], None],
+        routable: Callable[[], pb.Routable | None] = lambda: None,
         tracing: Tracing | None = None,
     ) -> None:
+        self._routable = routable
         self._target = target
         self._name = name
         self._software = software
@@ -108,7 +111,7 @@ class RelayClient:
             call = stub.Attach(metadata=metadata_of(attaching))
             stream = RelayStream(call, self._on_flow)
             try:
-                welcome = await stream.greet(self._name, self._software)
+                welcome = await stream.greet(self._name, self._software, self._routable())
                 self._vips = [_endpoint(vip) for vip in welcome.vips]
                 # From here on removals go to this stream: they are sent after the snapshot, which may
                 # still name what they remove.

@@ -33,9 +33,9 @@ class RelayStream:
         self._stalled = False
         self._pending: dict[int, tuple[list[Waiter], asyncio.TimerHandle]] = {}
 
-    async def greet(self, name: str, software: str) -> pb.Welcome:
+    async def greet(self, name: str, software: str, routable: pb.Routable | None = None) -> pb.Welcome:
         """Says who attaches. Raises `RelayAwayError`, `grpc.RpcError` or `TimeoutError`."""
-        hello = pb.AttachRequest(hello=pb.Hello(transceiver=name, software=software))
+        hello = pb.AttachRequest(hello=pb.Hello(transceiver=name, software=software, routable=routable))
         welcome: pb.Welcome = (await self._ask(hello, "welcome")).welcome
         self._max_batch = welcome.max_batch or DEFAULT_BATCH
         return welcome

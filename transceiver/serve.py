@@ -64,6 +64,7 @@ async def _serve(
     if parent is not None:
         orphaned(parent, stop.at_once)
     traffic, tally, spoken = Traffic(), Tally(), SpeechTally()
+    fleet = settings.fleet
     relay = RelayClient(
         settings.relay,
         name,
@@ -71,6 +72,7 @@ async def _serve(
         snapshot=lambda: calls.registrations(),
         on_flow=lambda response: calls.flow_event(response),
         tracing=traces,
+        routable=lambda: fleet.place([port.endpoint for port in ports]) if fleet else None,
     )
     async with _backends(settings) as pool:
         with media_ports(settings.media_addresses, settings.media_port, traffic) as ports:
@@ -85,7 +87,10 @@ async def _serve(
 
             limits = settings.limits
             admission = Admission(limits.calls, limits.load, limits.setups, missing)
-            calls = Calls(relay, ports, converse, admission, limits, tally, traffic, settings.suffix, traces)
+            mint = fleet.mint() if fleet else None
+            calls = Calls(
+                relay, ports, converse, admission, limits, tally, traffic, settings.suffix, traces, mint
+            )
             tally.registry.register(CallCollector(tally, traffic, calls.states, lambda: relay.attached))
             tally.registry.register(SpeechCollector(spoken, pool.backends if pool else (), admission))
             runner = await listening(

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from earshot.relay.v1 import relay_pb2 as pb
 
 from transceiver.calls import Limits
 from transceiver.media import Endpoint, IPAddress
 from transceiver.relay_target import RelayTarget
+from transceiver.routable import FleetKey, Mint
 from transceiver.speech.remote import Policy
 
 
@@ -21,6 +25,24 @@ class Web:
     tokens: Path | None = None
     certificate: Path | None = None  # and key: HTTPS
     key: Path | None = None
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What routable ufrags are made of: the key in use, and the number of this process in the fleet."""
+
+    key: FleetKey
+    number: int
+
+    def mint(self) -> Mint:
+        return Mint(self.key, self.number)
+
+    def place(self, endpoints: Sequence[Endpoint]) -> pb.Routable:
+        """What relays are told of it."""
+        return pb.Routable(
+            number=self.number,
+            endpoints=[pb.Endpoint(address=str(one.address), port=one.port) for one in endpoints],
+        )
 
 
 @dataclass(frozen=True)
@@ -37,6 +59,7 @@ class Settings:
     policy: Policy
     limits: Limits
     log_level: str
+    fleet: Fleet | None = None  # None: random ufrags
     drain: float = 0.0  # seconds that calls may go on once the process is asked to end
     suffix: str = ""
 
@@ -47,5 +70,6 @@ class Settings:
             http=socket,
             web=replace(self.web, certificate=None, key=None),
             media_port=self.media_port + number if self.media_port else 0,
+            fleet=replace(self.fleet, number=self.fleet.number + number) if self.fleet else None,
             suffix=f".{number}",
         )

@@ -10,6 +10,7 @@ from control.addresses import IPAddress
 from control.check.finding import Finding, ok, warning
 from control.config import Config, PortRange
 
+RELAY_PORTS = "relay-ports"  # the name of the finding
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of both families
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 
@@ -42,11 +43,11 @@ def relay_ports(ports: PortRange, ephemeral: PortRange, kept_free: list[PortRang
     """Whether the host's own sockets keep out of the ports that the program takes for the relay."""
     first, last = max(ports.first, ephemeral.first), min(ports.last, ephemeral.last)
     if first > last:
-        return ok("relay-ports", f"{ports}: none is given to this host's own sockets ({ephemeral})")
+        return ok(RELAY_PORTS, f"{ports}: none is given to this host's own sockets ({ephemeral})")
     if all(any(port in span for span in kept_free) for port in range(first, last + 1)):
-        return ok("relay-ports", f"{ports}: reserved, so that this host's own sockets do not get them")
+        return ok(RELAY_PORTS, f"{ports}: reserved, so that this host's own sockets do not get them")
     return warning(
-        "relay-ports",
+        RELAY_PORTS,
         f"{ports}: this host gives {first}-{last} to its own sockets too, which then get no replies",
         f"add {ports} to net.ipv4.ip_local_reserved_ports (sysctl)",
     )

@@ -12,6 +12,7 @@ from control import bpffs, fdinfo, hostlinks
 from control.check.finding import Finding, failed, ok, warning
 
 OLDEST_KERNEL = (6, 1)
+BTF = Path("/sys/kernel/btf/vmlinux")
 PROGRAM = "program"  # the name of the finding that says whether the kernel takes it
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _CAP_SYS_ADMIN = 21
@@ -20,7 +21,7 @@ _CAP_SYS_ADMIN = 21
 def findings(pin_path: Path) -> Iterator[Finding]:
     """All of them. The program is loaded for it, and let go of again."""
     yield kernel(os.uname().release)
-    yield btf(Path("/sys/kernel/btf/vmlinux"))
+    yield btf(BTF)
     yield capabilities(Path("/proc/self/status").read_text())
     yield bpf_file_system(pin_path)
     libraries = library()

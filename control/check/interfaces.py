@@ -78,7 +78,10 @@ def _attached(name: str, link: Link, our_program: int | None) -> Finding:
         return warning(name, f"an {found}, and whose cannot be told", "check with earshotd's privileges")
     if program == our_program:
         return ok(name, f"earshotd's {found}")
-    cure = f"detach it (ip link set dev {link.name} xdp off), or use another link"
+    cure = (
+        f"detach it (ip link set dev {link.name} xdp off; if that is busy, by whatever has attached it: "
+        "another earshotd's by earshot datapath remove, with its --pin-path), or use another link"
+    )
     return failed(name, f"another {found}", cure)
 
 

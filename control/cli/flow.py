@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from control.cli import flow_rows
+from control.cli import fields, flow_rows
 from control.cli.completion import complete_flow, complete_session, complete_transceiver
 from control.cli.flow_rows import Client
 from control.cli.options import Command, FailedError, form_option, now, pin_path_option, pinned_maps
-from control.cli.output import Column, number, write_list, write_one
+from control.cli.output import Column, number, write_one
 from control.cli.session_table import SessionTable
 from control.units import in_bytes, in_milliseconds, in_time
 
@@ -84,7 +84,7 @@ def list_flows(
             numbers = flow_rows.of_sessions(datapath.flows, numbers, wanted)
         if client is not None:
             numbers = flow_rows.of_client(datapath.flows, numbers, client)
-        write_list(flow_rows.rows(datapath, numbers, sessions, now()), COLUMNS, form, "flows")
+        fields.write_list(flow_rows.chunks(datapath, numbers, sessions, now()), COLUMNS, form, "flows")
 
 
 @group.command("show", cls=Command)

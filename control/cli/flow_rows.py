@@ -3,20 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
+import json
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from control import abi
 from control.addresses import IPAddress, format_endpoint, from_bytes, parse_endpoint, to_bytes
+from control.cli import cells
+from control.cli.fields import Chunk, Texts, json_of
+from control.cli.fields import Numbers as Count
 from control.cli.output import Row
 from control.cli.session_table import SessionTable
-from control.flows import Clock, FlowTable, flow_id, idle_ticks, in_state, milliseconds_of
-from control.records import backend_endpoint
+from control.flows import Clock, FlowTable, flow_id, idle_ticks, in_state
+from control.layout import Layout
 
 Records = NDArray[np.void]
 Numbers = NDArray[np.uint32]
@@ -25,6 +28,15 @@ Numbers = NDArray[np.uint32]
 SHOWN_STATES = (abi.FlowState.LIVE, abi.FlowState.SUPERSEDED, abi.FlowState.DEAD)
 _STATE_MASK = (1 << abi.FLOW_STATE_BITS) - 1
 _CHUNK = 4096
+
+
+class ShownTable(FlowTable, Protocol):
+    """What of the datapath it takes to show flows."""
+
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def relays(self) -> Sequence[IPAddress]: ...
 
 
 class Client(NamedTuple):
@@ -78,49 +90,50 @@ def client_of(record: np.void) -> str:
     return format_endpoint(from_bytes(record["client_addr"].tobytes()), int(record["client_port"]))
 
 
-def rows(table: FlowTable, numbers: Numbers, sessions: SessionTable, now: Clock) -> Iterator[Row]:
-    """These records as JSON shows them, without those that became free meanwhile."""
-
-    @cache
-    def backend(number: int) -> str | None:
-        record = table.backends[number]
-        return str(backend_endpoint(record)) if record["port"] else None
-
-    vips = dict(enumerate(map(str, table.vips)))
+def chunks(table: ShownTable, numbers: Numbers, sessions: SessionTable, now: Clock) -> Iterator[Chunk]:
+    """These records as JSON shows them, some thousands at a time, without those that became free since."""
+    vips = cells.texts([str(vip).encode() for vip in table.vips] or [b""])
+    # Without the port, which follows.
+    relays = cells.texts([format_endpoint(relay, 0)[:-1].encode() for relay in table.relays] or [b""])
+    layout = table.layout
     for start in range(0, len(numbers), _CHUNK):
         chunk = numbers[start : start + _CHUNK]
         records = table.flows[chunk]
         still = in_state(records["state"], *SHOWN_STATES)
         records, chunk = records[still], chunk[still]
-        for number, record, name, idle in zip(
-            chunk.tolist(),
-            _plain(records),
-            sessions.names(records["session"]),
-            idle_ticks(records, np.arange(len(records), dtype=np.uint32), now.ticks).tolist(),
-            strict=True,
-        ):
-            state = record["state"]
-            yield {
-                # Text: it may pass 2^53, from where on many JSON parsers round.
-                "flow_id": str(flow_id(number, state)),
-                "state": abi.FlowState(state & _STATE_MASK).name.lower(),
-                "transceiver": name[0],
-                "session_id": name[1],
-                "client": format_endpoint(from_bytes(record["client_addr"]), record["client_port"]),
-                "vip": vips.get(record["vip"]),
-                "relay": str(table.relay_endpoint(number)),
-                "backend": backend(record["backend"]),
-                "to_transceiver_packets": record["up_packets"],
-                "to_transceiver_bytes": record["up_bytes"],
-                "to_client_packets": record["down_packets"],
-                "to_client_bytes": record["down_bytes"],
-                "age_seconds": max(0, int(now.seconds) - (state >> abi.FLOW_STATE_BITS)),
-                "idle_milliseconds": milliseconds_of(idle),
-            }
+        if not len(chunk):
+            continue
+        states = records["state"]
+        bound = states >> np.uint32(abi.FLOW_STATE_BITS)
+        transceiver, session_id = sessions.named(records["session"])
+        backends = table.backends[records["backend"]]
+        relay = np.minimum(chunk // np.uint32(layout.span), np.uint32(len(relays) - 1))
+        port = cells.decimal(layout.port_min + chunk % np.uint32(layout.span))
+        idle = idle_ticks(records, np.arange(len(records), dtype=np.uint32), now.ticks).astype(np.uint64)
+        yield {
+            # Text: it may pass 2^53, from where on many JSON parsers round.
+            "flow_id": Texts(cells.decimal(bound.astype(np.uint64) << np.uint64(32) | chunk)),
+            "state": Texts(cells.of_each(states & np.uint32(_STATE_MASK), _state)),
+            "transceiver": transceiver,
+            "session_id": session_id,
+            "client": Texts(cells.endpoints(records["client_addr"], records["client_port"])),
+            "vip": Texts(vips[np.minimum(records["vip"], len(vips) - 1)], records["vip"] < len(table.vips)),
+            "relay": Texts(cells.joined([relays[relay], port], len(chunk))),
+            "backend": Texts(cells.endpoints(backends["addr"], backends["port"]), backends["port"] != 0),
+            "to_transceiver_packets": Count(records["up_packets"]),
+            "to_transceiver_bytes": Count(records["up_bytes"]),
+            "to_client_packets": Count(records["down_packets"]),
+            "to_client_bytes": Count(records["down_bytes"]),
+            "age_seconds": Count(np.maximum(0, int(now.seconds) - bound.astype(np.int64))),
+            "idle_milliseconds": Count((idle << np.uint64(abi.FLOW_TICK_SHIFT)) // np.uint64(1_000_000)),
+        }
 
 
-def _plain(records: Records) -> Iterator[dict[str, Any]]:
-    """Records as dicts of Python's own numbers and bytes: far faster than field by field."""
-    names = records.dtype.names or ()
-    for values in records.tolist():
-        yield dict(zip(names, values, strict=True))
+def rows(table: ShownTable, numbers: Numbers, sessions: SessionTable, now: Clock) -> Iterator[Row]:
+    """The same as objects, for where there are few."""
+    for chunk in chunks(table, numbers, sessions, now):
+        yield from json.loads(b"[" + json_of(chunk) + b"]")
+
+
+def _state(state: int) -> str:
+    return abi.FlowState(state).name.lower()

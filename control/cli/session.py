@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from control.cli import flow_rows
+from control.cli import fields, flow_rows
 from control.cli.completion import complete_session, complete_transceiver
 from control.cli.flow import COLUMNS as FLOW_COLUMNS
 from control.cli.options import Command, FailedError, form_option, now, pin_path_option, pinned_maps
@@ -53,8 +53,8 @@ def list_sessions(transceiver: str | None, form: str, pin_path: Path) -> None:
     with pinned_maps(pin_path) as datapath:
         sessions = SessionTable(datapath)
         positions = sessions.all() if transceiver is None else sessions.of_transceiver(transceiver)
-        rows = sessions.rows(positions, count_by_session(datapath.flows), now())
-        write_list(rows, COLUMNS, form, "sessions")
+        chunks = sessions.chunks(positions, count_by_session(datapath.flows), now())
+        fields.write_list(chunks, COLUMNS, form, "sessions")
 
 
 @group.command("show", cls=Command)

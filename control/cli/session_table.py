@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -10,12 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from control import abi
+from control.cli import cells
+from control.cli.fields import Chunk, Lists, Texts, json_of
+from control.cli.fields import Numbers as Count
 from control.cli.output import Row
 from control.flows import Clock
-from control.records import backend_endpoint, owners_of
+from control.records import owners_of
 
 Records = NDArray[np.void]
 Numbers = NDArray[np.uint32]
+_CHUNK = 4096
 
 
 class SessionMaps(Protocol):
@@ -88,39 +93,60 @@ class SessionTable:
 
     # ---- description -----------------------------------------------------------------------
 
-    def names(self, numbers: Numbers) -> list[tuple[str | None, str | None]]:
-        """Transceiver and id of sessions by number; None where a session is gone."""
+    def named(self, numbers: Numbers) -> tuple[Texts, Texts]:
+        """Transceiver and id of sessions by number: nothing where a session is gone."""
         if not len(self.numbers):
-            return [(None, None)] * len(numbers)
+            nothing = Texts(np.zeros((len(numbers), 1), np.uint8), np.zeros(len(numbers), np.bool_))
+            return nothing, nothing
         positions = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
-        values = self._values[self._first[positions]]
-        known = (self.numbers[positions] == numbers).tolist()
-        return [
-            (self._owner_names.get(owner), session_id.decode()) if there else (None, None)
-            for there, owner, session_id in zip(
-                known, values["owner"].tolist(), values["id"].tolist(), strict=True
-            )
-        ]
+        known = self.numbers[positions] == numbers
+        entries = self._first[positions]
+        owners = self._values["owner"][entries]
+        names = self._owner_records["name"][np.minimum(owners, len(self._owner_records) - 1)]
+        return (
+            Texts(cells.raw(names), known & (names != b"")),
+            Texts(cells.raw(self._values["id"][entries]), known),
+        )
+
+    def chunks(self, positions: NDArray[np.intp], flows: dict[int, int], now: Clock) -> Iterator[Chunk]:
+        """Sessions as JSON shows them, some thousands at a time.
+
+        `flows`: how many live ones each has, by session number.
+        """
+        for start in range(0, len(positions), _CHUNK):
+            chunk = positions[start : start + _CHUNK]
+            first, entries = self._first[chunk], self._entries[chunk]
+            values = self._values[first]
+            backends = self._backends[values["backend"]]
+            transceiver, session_id = self.named(values["number"])
+            expires = values["expires"]
+            yield {
+                "session_id": session_id,
+                "transceiver": transceiver,
+                "ufrags": Lists([self._ufrag(first, entries, at) for at in range(int(entries.max()))]),
+                "endpoints": Lists(
+                    [
+                        Texts(
+                            cells.endpoints(backends["addr"][:, at], backends["port"][:, at]),
+                            values["backend"][:, at] != 0,
+                        )
+                        for at in range(backends.shape[1])
+                    ]
+                ),
+                "ttl_seconds": Count(np.maximum(0, (expires - now.seconds).astype(np.int64)), expires != 0),
+                "flows": Count(np.array([flows.get(number, 0) for number in values["number"].tolist()])),
+                "has_pwd": Count((values["flags"] & abi.SessionFlag.HAS_PWD) != 0),
+            }
+
+    def _ufrag(self, first: NDArray[np.intp], entries: NDArray[np.intp], at: int) -> Texts:
+        """Of sessions by their first entries: the ufrags of that place."""
+        there = entries > at
+        return Texts(cells.raw(self._ufrags[first + np.where(there, at, 0)]), there)
 
     def rows(self, positions: NDArray[np.intp], flows: dict[int, int], now: Clock) -> Iterator[Row]:
-        """Sessions as JSON shows them. `flows`: how many live ones each has, by session number."""
-        for position in positions.tolist():
-            first = self._first[position]
-            value: Any = self._values[first]
-            ufrags = self._ufrags[first : first + self._entries[position]]
-            yield {
-                "session_id": value["id"].decode(),
-                "transceiver": self._owner_names.get(int(value["owner"])),
-                "ufrags": [ufrag.decode() for ufrag in ufrags.tolist()],
-                "endpoints": [
-                    str(backend_endpoint(self._backends[number]))
-                    for number in value["backend"].tolist()
-                    if number
-                ],
-                "ttl_seconds": max(0, int(value["expires"] - now.seconds)) if value["expires"] else None,
-                "flows": flows.get(int(value["number"]), 0),
-                "has_pwd": bool(value["flags"] & abi.SessionFlag.HAS_PWD),
-            }
+        """The same as objects, for where there are few."""
+        for chunk in self.chunks(positions, flows, now):
+            yield from json.loads(b"[" + json_of(chunk) + b"]")
 
     def transceiver_rows(self, flows: dict[int, int], now: Clock) -> Iterator[Row]:
         """Transceivers as JSON shows them."""

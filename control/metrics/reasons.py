@@ -58,8 +58,9 @@ BINDINGS: dict[str, tuple[Reason, ...]] = {
     "bound": (Reason.FORWARD_BOUND,),
     "rebound": (Reason.FORWARD_REBOUND,),
     "provisional": (Reason.FORWARD_PROVISIONAL,),
-    "unknown_ufrag": (Reason.DROP_UNKNOWN_UFRAG,),
+    "unknown_ufrag": (Reason.DROP_UNKNOWN_UFRAG, Reason.DROP_UNKNOWN_OWNER),
     "forged": (
+        Reason.DROP_UFRAG_FORGED,
         Reason.DROP_STUN_NO_FINGERPRINT,
         Reason.DROP_STUN_FINGERPRINT,
         Reason.DROP_STUN_NO_INTEGRITY,

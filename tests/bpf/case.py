@@ -237,15 +237,18 @@ def bound(
     family: Family,
     ufrag: bytes = world.ALICE,
     *,
+    session: world.Session | None = None,
     client: Endpoint | None = None,
     hop: int = world.FREE_HOPS[0],
     had_flow: bool = False,
 ) -> Change:
-    """The first free record became a live flow of the ufrag's session.
+    """The first free record became a live flow of the ufrag's session, or of one that nobody has registered.
 
     had_flow: the client had a live one before, so that its source was not charged.
     """
-    return _new_flow(family, ufrag, client or family.client, hop, BOUND_NOW, had_flow=had_flow)
+    return _new_flow(
+        family, ufrag, client or family.client, hop, BOUND_NOW, had_flow=had_flow, derived=session
+    )
 
 
 def held(
@@ -279,8 +282,9 @@ def _new_flow(
     transaction: bytes = bytes(8),
     *,
     had_flow: bool,
+    derived: world.Session | None = None,
 ) -> Change:
-    session = world.SESSIONS[ufrag]
+    session = derived or world.SESSIONS[ufrag]
 
     def change(state: State, rig: Rig) -> None:
         record = state.free_flows[family.version].pop(0)
@@ -298,7 +302,10 @@ def _new_flow(
         )
         if flow_state != LEFT_OUT_NOW:
             state.index = sorted([*state.index, record])
-        charged_binding(ufrag)(state, rig)
+        if derived:
+            state.derived[session.number % abi.DERIVED_CELLS] = state.cpu = CHARGED_NOW
+        else:
+            charged_binding(ufrag)(state, rig)
         if not had_flow:
             charged_source(client.address)(state, rig)
 

@@ -22,6 +22,9 @@ from control.hmac_keys import key_states
 from control.layout import FAMILIES, Layout
 from control.libbpf import Array
 from control.maps import ArrayMap, MappedArray, Queue
+from control.places import Place
+from control.records import write_places
+from control.routable import FleetKey
 from tests.bpf import world
 from tests.bpf.entries import Entries
 from tests.bpf.packets import checksum
@@ -61,6 +64,7 @@ class State:
     # Budgets: when each is whole again, in ns of the monotonic clock; 0: since ever.
     sources: dict[int, int]  # by cell; those that are 0 left out
     sessions: dict[Ufrag, int]
+    derived: dict[int, int]  # by cell, as sources
     cpu: int  # of the CPU that has spent most
 
 
@@ -121,6 +125,7 @@ class Outcome:
         budgets: tuple[tuple[str, dict[Any, int], dict[Any, int], int], ...] = (
             ("sources", self.after.sources, expected.sources, world.SOURCE_INTERVAL),
             ("sessions", self.after.sessions, expected.sessions, world.SESSION_INTERVAL),
+            ("derived", self.after.derived, expected.derived, world.SESSION_INTERVAL),
         )
         for name, actual, wanted, interval in budgets:
             for key in actual.keys() | wanted.keys():
@@ -170,6 +175,7 @@ class Rig:
                 "locals_v2",
                 "free_lists_v1",
                 "sources_v2",
+                "derived_v1",
                 "bindings_v1",
                 "taps_v1",
                 "last_drops_v1",
@@ -179,6 +185,7 @@ class Rig:
         self._first_locals = self.locals.get(0)
         self._free_lists = MappedArray(self._fds["free_lists_v1"], abi.FREE_LIST)
         self._sources = MappedArray(self._fds["sources_v2"], np.dtype("=u8"))
+        self._derived = MappedArray(self._fds["derived_v1"], np.dtype("=u8"))
         self._taps = MappedArray(self._fds["taps_v1"], abi.TAPS)
         with relay.inside():
             self._empty(self.datapath.free_hops)
@@ -186,6 +193,7 @@ class Rig:
     def close(self) -> None:
         self._free_lists.close()
         self._sources.close()
+        self._derived.close()
         self._taps.close()
         for fd in self._fds.values():
             os.close(fd)
@@ -218,7 +226,9 @@ class Rig:
         self._put_hops()
         self._put_backends()
         self._put_sessions()
+        self._put_fleet()
         self.forget_sources()
+        self._derived.array[:] = 0
         self.put_cpu_budget(0)
 
     def put_hops(self, hops: Array) -> None:
@@ -281,8 +291,11 @@ class Rig:
 
     def sources(self) -> dict[int, int]:
         """When budgets of sources are whole again, by cell; those that are 0, and so whole, left out."""
-        cells = np.flatnonzero(self._sources.array)
-        return dict(zip(cells.tolist(), self._sources.array[cells].tolist(), strict=True))
+        return _full_at(self._sources.array)
+
+    def put_derived_budget(self, session: int, full_at: int) -> None:
+        """Of a session that nobody has registered, by its number."""
+        self._derived.array[session % abi.DERIVED_CELLS] = full_at
 
     def forget_sources(self) -> None:
         """Makes all their budgets whole."""
@@ -328,6 +341,7 @@ class Rig:
             packets=reasons["packets"].tolist(),
             bytes=reasons["bytes"].tolist(),
             sources=self.sources(),
+            derived=_full_at(self._derived.array),
             sessions=dict(zip(ufrags["ufrag"].tolist(), sessions["full_at"].tolist(), strict=True)),
             cpu=int(np.frombuffer(cpus, np.uint64).max()),
         )
@@ -373,6 +387,12 @@ class Rig:
         values["outer"][values["flags"] & abi.SessionFlag.HAS_PWD == 0] = 0
         assert self.datapath.put_sessions(keys, values) == len(keys)
 
+    def _put_fleet(self) -> None:
+        keys = {number: FleetKey.of(key.secret).record() for number, key in world.FLEET_KEYS.items()}
+        self.datapath.set_fleet_keys(keys)
+        places = {number: Place(number, 0, backends) for number, backends in world.FLEET_OWNERS.items()}
+        write_places(self.datapath.fleet_owners, places)
+
     @staticmethod
     def _empty(queue: Queue) -> list[int]:
         return list(iter(queue.pop, None))
@@ -394,6 +414,11 @@ def _load(config: Config) -> loader.Loaded:
         loaded.close()
         loader.remove(config.pin_path)
     raise AssertionError("the hash of sources does not spread them")
+
+
+def _full_at(cells: Array) -> dict[int, int]:
+    spent = np.flatnonzero(cells)
+    return dict(zip(spent.tolist(), cells[spent].tolist(), strict=True))
 
 
 def _as_dict(keys: Array, values: Array) -> dict[bytes, int]:

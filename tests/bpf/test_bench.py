@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.root, pytest.mark.netns]
 ROOT = Path(__file__).parents[2]
 PATHS = [
     *(f"established/{way}/{family}" for family in ("v4", "v6") for way in ("up", "down", "mixed")),
+    *(f"media/{way}/{kind}" for way in ("up", "down", "mixed") for kind in ("unmeasured", "measured")),
     "bind/good",
     "bind/again",
     *(

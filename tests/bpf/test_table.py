@@ -8,7 +8,16 @@ from collections import Counter
 import pytest
 
 from control.abi import Reason
-from tests.bpf import rows_bind, rows_budget, rows_flow, rows_headers, rows_provisional, rows_stun, rows_trust
+from tests.bpf import (
+    rows_bind,
+    rows_budget,
+    rows_flow,
+    rows_headers,
+    rows_provisional,
+    rows_routable,
+    rows_stun,
+    rows_trust,
+)
 from tests.bpf.case import Case
 from tests.bpf.packets import parse
 from tests.bpf.rig import Rig
@@ -20,6 +29,7 @@ TABLE = [
     *rows_headers.every_length(),
     *rows_stun.rows(),
     *rows_trust.rows(),
+    *rows_routable.rows(),
     *rows_flow.rows(),
     *rows_bind.rows(),
     *rows_provisional.rows(),

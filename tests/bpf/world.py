@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from control.addresses import Endpoint, IPAddress
 from control.config import PortRange
+from transceiver.routable import FleetKey, Mint
 
 PORTS = PortRange(40000, 40019)  # not a power of two
 SPAN = 20  # ports in it: records of a relay address
@@ -217,6 +218,26 @@ SESSIONS = {
     DAVE: Session(101, (3, 4), None),
     LENIENT_CAROL: Session(102, (1, 2), None, fingerprint_optional=True),
 }
+
+# Sessions that nobody has registered: their ufrags say it all.
+FLEET_KEYS = {0: FleetKey(0, bytes(range(32))), 15: FleetKey(15, b"another key, of 32 bytes exactly")}
+FLEET_KEY_GONE = FleetKey(7, bytes(32))  # one that the relay does not hold, or not any more
+FLEET_OWNERS = {0: (1, 2), 65535: (3, 4), 700: (1, 0)}
+FLEET_OWNER_GONE = 701
+
+
+class Routable(NamedTuple):
+    ufrag: bytes
+    pwd: bytes
+    session: Session
+
+
+def routable(key: FleetKey = FLEET_KEYS[0], owner: int = 0, session: int = 12345, nonce: int = 1) -> Routable:
+    """As a transceiver of that number makes it."""
+    ufrag, pwd = Mint(key, owner).credentials_of(session, nonce)
+    stands_for = Session(1 << 31 | session, FLEET_OWNERS.get(owner, (0, 0)), pwd.encode())
+    return Routable(ufrag.encode(), pwd.encode(), stands_for)
+
 
 # Budgets, as configured, and what each takes for a token, in ns.
 SOURCE_REQUESTS_PER_SECOND, BINDINGS_PER_SECOND = 1000, 100_000

@@ -7,8 +7,8 @@ import { PAYLOAD_TYPE, payloadOf, rtp } from "./rtp.mjs";
 
 const SSRC = 4711;
 
-export async function open({ onAudio, onMessage }) {
-  const peer = new library.PeerConnection("client", { iceServers: [] });
+export async function open({ onAudio, onMessage, maxMessageSize }) {
+  const peer = new library.PeerConnection("client", { iceServers: [], ...(maxMessageSize && { maxMessageSize }) });
   // It negotiates by itself as soon as there is something to negotiate; the last description holds all.
   let sdp = "";
   peer.onLocalDescription((description) => { sdp = description; });
@@ -36,5 +36,6 @@ export async function open({ onAudio, onMessage }) {
     accept: async (answer) => peer.setRemoteDescription(answer, "answer"),
     sendAudio: (payload, number, timestamp) => track.sendMessageBinary(rtp(payload, number, timestamp, SSRC)),
     sendMessage: (text) => channel.sendMessage(text),
+    waiting: () => channel.bufferedAmount(),
   };
 }

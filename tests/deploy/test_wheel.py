@@ -76,6 +76,7 @@ def test_what_it_carries(wheel: Path) -> None:
         "control",
         "earshot",
         "supervision",
+        "telemetry",
         "transceiver",
     }
 

@@ -26,6 +26,9 @@ PROGRAMS: dict[str, click.Command] = {
     "earshot-agent": earshot_agent,
     "earshot-transceiver": earshot_transceiver,
 }
+# What is run: programs of ours, and those of the system that only look. What installs, fetches or changes
+# a host has to say why it is not run here.
+LOOKING = ("bpftool", "curl", "ethtool", "ip", "nstat", "scripts/build", "ss", "tc")
 # What ends the calls is last.
 ENDS = "earshot datapath remove"
 BLOCKS = [command for file in FILES for command in in_blocks(file)]
@@ -59,6 +62,10 @@ def with_call(host: World) -> Iterator[World]:
 @pytest.mark.netns
 @pytest.mark.parametrize("command", RUN, ids=str)
 def test_runs(command: Command, request: pytest.FixtureRequest) -> None:
+    program = re.sub(r"^(?:[A-Z_]+=\S+ )+", "", command.text).split()[0]
+    assert program in (*PROGRAMS, *LOOKING), (
+        f"{command}: {program} is not run by tests: write <!-- not run: REASON -->"
+    )
     daemon = command.text.split()[0] in DAEMONS
     # What stands before the README's first daemon is run before there is one.
     first = next(each for each in RUN if each.text.split()[0] == "earshotd")

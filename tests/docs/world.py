@@ -49,7 +49,10 @@ class World:
 
     def run(self, text: str) -> str:
         """Standard output of a command in the relay host; it is told yes where it asks. Raises `LabError`."""
-        return run(self.site.relay.command(*self._argv(text)), stdin="y\n", timeout=TIMEOUT)
+        try:
+            return run(self.site.relay.command(*self._argv(text)), stdin="y\n", timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise LabError(f"{text}: has not ended after {TIMEOUT:.0f} s") from None
 
     def start(self, text: str) -> None:
         """A daemon, until it is ready; it takes the place of a former one. Raises `LabError`."""

@@ -12,7 +12,7 @@ from tests.lab.services import start_relay, start_transceiver
 from tests.lab.topology import Site, two_armed
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def site() -> Iterator[Site]:
     """A relay, and a transceiver that echoes; all that passed between them went by XDP."""
     with Lab() as lab:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from control import loader
+from control.abi import Way
 from tests.lab.calls import wait_for
 from tests.lab.relay_client import RelayClient
 from tests.lab.services import relay_target, whip_url
@@ -33,9 +36,20 @@ def packets(site: Site) -> Path:
     return path
 
 
-def verify(site: Site, output: str, record_property: Callable[[str, object], None]) -> None:
-    """What the client says of its call, and that nothing is left of it."""
-    result = json.loads(output)
+def timed(site: Site) -> int:
+    """How many flows there have been whose client has answered its transceiver."""
+    datapath = loader.open_pinned(site.lab.pins)
+    trips = datapath.quality["trips"]["microseconds"][:, Way.DOWN]
+    count = int(np.count_nonzero(trips))
+    del trips
+    datapath.close()
+    return count
+
+
+def verify(site: Site, command: Sequence[str], record_property: Callable[[str, object], None]) -> None:
+    """What the client says of its call, that the way to it could be timed, and that nothing is left of it."""
+    before = timed(site)
+    result = json.loads(site.client.run(*command, timeout=60))
     record_property("result", json.dumps(result))
     assert result["connected"], result
     assert result["data"], result
@@ -43,6 +57,7 @@ def verify(site: Site, output: str, record_property: Callable[[str, object], Non
     # The last few may still be in the transceiver's jitter buffer.
     assert result["returned"] >= result["distinct"] - 8, result
     assert result["deleted"] == 200
+    assert timed(site) == before + 1
     with RelayClient(relay_target(site)) as relay:
         wait_for(lambda: not relay.sessions(), "the session removed", timeout=10)
 
@@ -52,12 +67,12 @@ def test_a_client_of_node(
     site: Site, packets: Path, implementation: str, record_property: Callable[[str, object], None]
 ) -> None:
     command = ("node", str(CLIENTS / "call.mjs"), implementation, whip_url(), str(packets))
-    verify(site, site.client.run(*command, timeout=60), record_property)
+    verify(site, command, record_property)
 
 
 def test_a_client_of_go(site: Site, packets: Path, record_property: Callable[[str, object], None]) -> None:
     command = (str(CLIENTS.parents[1] / "build" / "pion"), whip_url(), str(packets))
-    verify(site, site.client.run(*command, timeout=60), record_property)
+    verify(site, command, record_property)
 
 
 def test_a_client_of_gstreamer(
@@ -65,4 +80,4 @@ def test_a_client_of_gstreamer(
 ) -> None:
     # Debian's bindings are of the system's Python.
     command = ("/usr/bin/python3", str(CLIENTS / "gstreamer.py"), whip_url(), str(packets))
-    verify(site, site.client.run(*command, timeout=60), record_property)
+    verify(site, command, record_property)

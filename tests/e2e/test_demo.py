@@ -117,6 +117,8 @@ def test_a_browser_on_this_machine_calls_through_the_relay(tmp_path: Path) -> No
             chromium(playwright, machine, tmp_path) as browser,
             open_page(browser, "http://localhost:8088") as page,
         ):
+            # No flag makes it so: browsers give pages of localhost their microphone.
+            assert page.evaluate("isSecureContext")
             page.get_by_role("button", name="Call").click()
             expect(page.get_by_role("status")).to_have_text("In a call", timeout=TIMEOUT)
             expect(page.get_by_role("log")).to_contain_text("Hello. I am a small", timeout=TIMEOUT)

@@ -75,7 +75,7 @@ def chromium(
         folder: for the script that starts it.
         origin: of plain HTTP, and to be trusted like HTTPS all the same.
         wav: what the microphone hears, again and again, instead of Chromium's own beeps.
-        microphone: whether there is one.
+        microphone: whether there is one; there are two then, and a default.
     """
     program = shutil.which("chromium")
     if program is None:

@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import secrets
 import sys
 import time
@@ -33,10 +34,12 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from tests.lab.restart import connection_of, nominate, restart_ice
 from tests.lab.signals import FRAME, RATE, THRESHOLD, Samples, chirps, correlation, encode, from_wav
 
-HTTP_TIMEOUT = 10.0
-SETUP_TIMEOUT = 15.0
-TAIL_TIMEOUT = 2.0  # for what is still on its way when the sound has ended
-CLOSE_TIMEOUT = 5.0
+# An emulated host has a multiple of the time that others have.
+PATIENCE = float(os.environ.get("EARSHOT_LAB_PATIENCE", "1"))
+HTTP_TIMEOUT = 10.0 * PATIENCE
+SETUP_TIMEOUT = 15.0 * PATIENCE
+TAIL_TIMEOUT = 2.0 * PATIENCE  # for what is still on its way when the sound has ended
+CLOSE_TIMEOUT = 5.0 * PATIENCE
 SILENCE = 1.0  # seconds sent after the sound, so that its end is flushed through jitter buffers
 STAGGER = 0.075
 POSTS = 5  # of an offer, to a transceiver that has no room

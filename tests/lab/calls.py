@@ -82,12 +82,13 @@ class Call:
     vip: tuple[str, int]
     session_id: str
     ufrag: str
+    pwd: str = STUN_PWD
     peer: tuple[str, int] = ("", 0)  # of the transceiver, once bound: relay address and port
 
     def bind(self, requests: int = 1) -> tuple[str, int]:
         """Sends at most that many Binding Requests until one arrives; returns where from."""
         self.transceiver.settimeout(RETRY_AFTER if requests > 1 else DEADLINE)
-        request = binding_request(self.ufrag)
+        request = binding_request(self.ufrag, self.pwd)
         for last in (number == requests - 1 for number in range(requests)):
             self.client.sendto(request, self.vip)
             try:

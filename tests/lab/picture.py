@@ -42,7 +42,7 @@ def main() -> int:
             page.get_by_label("Type instead of talking").press("Enter")
             expect(page.get_by_role("log")).to_contain_text("It is", timeout=TIMEOUT)
             page.wait_for_timeout(1000)
-            page.screenshot(path=target)
+            page.screenshot(path=target, full_page=True)
     return 0
 
 

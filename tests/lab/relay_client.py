@@ -14,14 +14,16 @@ from earshot.relay.v1 import relay_pb2_grpc
 
 TIMEOUT = 10.0
 STREAM_TIMEOUT = 110.0  # a test's own limit comes later
+# Otherwise channels of one process share a connection, and with it the pause after one that was refused: who
+# attaches to a relay that has just started would be told that it is away, since somebody else found it so.
+OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 
 
 class RelayClient:
     """What anyone may ask of a relay."""
 
     def __init__(self, target: str) -> None:
-        # A connection of its own: another's failed attempts, and its pause after them, are not this one's.
-        self._channel = grpc.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
+        self._channel = grpc.insecure_channel(target, OPTIONS)
         self._stub: Any = relay_pb2_grpc.RelayServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> RelayClient:
@@ -45,20 +47,33 @@ class RelayClient:
         response = self._stub.GetCounters(pb.GetCountersRequest(), timeout=TIMEOUT)
         return {counter.reason: counter.packets for counter in response.reasons}
 
-    def attach(self, transceiver: str, timeout: float | None = STREAM_TIMEOUT) -> Attachment:
+    def attach(
+        self,
+        transceiver: str,
+        timeout: float | None = STREAM_TIMEOUT,
+        *,
+        routable: pb.Routable | None = None,
+    ) -> Attachment:
         """`timeout`: of the stream as a whole, in seconds; None: none."""
-        return Attachment(self._stub, transceiver, timeout)
+        return Attachment(self._stub, transceiver, timeout, routable)
 
 
 class Attachment:
     """A transceiver's stream, as a context manager: it ends with the block."""
 
-    def __init__(self, stub: Any, transceiver: str, timeout: float | None = STREAM_TIMEOUT) -> None:
+    def __init__(
+        self,
+        stub: Any,
+        transceiver: str,
+        timeout: float | None = STREAM_TIMEOUT,
+        routable: pb.Routable | None = None,
+    ) -> None:
         self._requests: queue.SimpleQueue[pb.AttachRequest | None] = queue.SimpleQueue()
         self._responses = stub.Attach(iter(self._requests.get, None), timeout=timeout)
         self._events: list[pb.AttachResponse] = []
         self._batch_id = 0
-        self._send(pb.AttachRequest(hello=pb.Hello(transceiver=transceiver, software="test")))
+        hello = pb.Hello(transceiver=transceiver, software="test", routable=routable)
+        self._send(pb.AttachRequest(hello=hello))
         self.welcome: pb.Welcome = self._answer("welcome")
 
     def __enter__(self) -> Attachment:

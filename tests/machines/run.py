@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def main() -> int:
     parser.add_argument("--package", type=Path, help="the Debian package; by default it is built")
     parser.add_argument("--relays", type=int, choices=(1, 2), default=1)
     parser.add_argument("--browser", action="store_true", help="call from Chromium, too")
+    parser.add_argument("--no-quickstart", action="store_true", help="what scripts/provision does alone")
     parser.add_argument("--log", type=Path, default=CHECKOUT / "build/machines/log", metavar="FOLDER")
     options = parser.parse_args()
     shutil.rmtree(options.log, ignore_errors=True)
@@ -48,7 +50,7 @@ def main() -> int:
         figures["image"] = image.versions
         print("image:", ", ".join(image.versions))
         perform(image, options, figures)
-    except LabError as error:
+    except (LabError, subprocess.TimeoutExpired) as error:
         figures["failed"] = str(error)
         print(f"\nFailed: {error}\n\nLogs of the machines: {options.log}", file=sys.stderr)
     (options.log / "results.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -79,15 +81,16 @@ def perform(image: Image, options: argparse.Namespace, figures: dict[str, Any]) 
                 stack.callback(host.save_journal)
             figures["boot_seconds"] = {name: round(host.boot_seconds) for name, host in hosts.items()}
         client = machines[-1]["provision"]["relay"]
-        with act("quickstart", figures):
-            seen = quickstart.follow(CHECKOUT, hosts, HANDOVER / PACKAGE, client)
-            figures["quickstart"] = seen
-        if options.browser:
+        if not options.no_quickstart:
+            with act("quickstart", figures):
+                figures["quickstart"] = quickstart.follow(CHECKOUT, hosts, HANDOVER / PACKAGE, client)
+        if options.browser and not options.no_quickstart:
             with act("browser", figures):
                 figures["browser"] = browser.call(hosts["client"], hosts["relay"], options.log)
-        with act("purge after the quickstart", figures):
-            hosts["transceiver"].run("DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq earshot 2>&1")
-            acts.purge(hosts["relay"], hosts["client"], links["relay"]["clients"])
+        if not options.no_quickstart:
+            with act("purge after the quickstart", figures):
+                hosts["transceiver"].run("DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq earshot 2>&1")
+                acts.purge(hosts["relay"], hosts["client"], links["relay"]["clients"])
         with act("provision", figures):
             for machine in machines:
                 lines = [line for relay, line in machine["provision"].items() if relay not in absent]

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 import numpy as np
 import pytest
 
-from control import abi, flow_index, libbpf
+from control import abi, flow_index, libbpf, quality
 from control.addresses import to_bytes
 from control.config import Config, PortRange
 from control.datapath import Datapath
@@ -126,3 +126,49 @@ def test_who_died_over_taking_free_numbers_is_repaired(site: Site, config: Confi
         loaded = open_datapath(larger(config))
         assert [len(numbers) for numbers in free(loaded.datapath)] == [2 * PORTS - 2, PORTS - 1]
         loaded.close()
+
+
+def talked(datapath: Datapath, number: int, highest: int) -> None:
+    """A stream of ten packets of the flow, none lost."""
+    stream = datapath.quality["streams"][number, 0:1]
+    stream["identity"] = int(datapath.flows["state"][number]) & ~15 | 7 << 32
+    stream["received"], stream["highest"] = 10, highest
+    stream["clock"] = abi.CLOCK_USUAL
+
+
+def test_what_was_measured_goes_over(site: Site, config: Config) -> None:
+    """To a larger table; but its numbers begin anew, so that what passes meanwhile does not look lost."""
+    with site.relay.inside():
+        loaded = open_datapath(config)
+        talked(loaded.datapath, BOUND[1], 65000)
+        loaded.close()
+        loaded = open_datapath(larger(config))
+    found = quality.of_flow(loaded.datapath, BOUND[1], 0)
+    assert found is not None
+    (stream,) = found.streams
+    assert (stream.ssrc, stream.packets, stream.lost) == (7, 10, 0)
+    assert loaded.datapath.quality["streams"]["highest"][BOUND[1], 0] == (65000 + 32768) % 65536
+    loaded.close()
+
+
+def test_flows_outlive_that_measuring_is_switched_off_and_on(site: Site, config: Config) -> None:
+    off = replace(config, quality=False)
+    with site.relay.inside():
+        for chosen, is_on in ((off, False), (off, False), (config, True)):
+            loaded = open_datapath(chosen)
+            assert quality.is_on(loaded.datapath) is is_on
+            assert len(loaded.datapath.quality) == (2 * PORTS if is_on else 1)
+            assert np.flatnonzero(loaded.datapath.states()).tolist() == list(BOUND)
+            assert not len(loaded.datapath.lost())
+            loaded.close()
+
+
+def test_flows_of_a_release_that_measured_nothing(site: Site, config: Config) -> None:
+    """It had no such map: one is made, and the flow table stays."""
+    (config.pin_path / "quality_v1").unlink()
+    with site.relay.inside():
+        loaded = open_datapath(config)
+    assert quality.is_on(loaded.datapath)
+    assert np.flatnonzero(loaded.datapath.states()).tolist() == list(BOUND)
+    assert (config.pin_path / "quality_v1").exists()
+    loaded.close()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.netns import Lab
-from tests.lab.services import endpoint
+from tests.lab.services import endpoint, start_relay
 from tests.lab.topology import VIP_PORT, Site, two_armed
 from tests.netns.command import earshot, site_with_program
 
@@ -146,3 +146,13 @@ def test_check_beside_a_program(loaded_site: Site) -> None:
         assert foreign[f"xdp {name}"][0] == "failed"
         assert foreign[f"xdp {name}"][1].startswith("another XDP program (id ")
     assert set(loaded_site.xdp_modes().values()) == {"native"}
+
+
+def test_a_start_says_what_a_check_would_have_said(bare_site: Site) -> None:
+    start_relay(bare_site, "--relay-ports=30000-40000")
+    (line,) = (
+        line for line in bare_site.lab.log("earshotd").read_text().splitlines() if "event=host_unfit" in line
+    )
+    assert "level=warning" in line
+    assert "what=relay-ports" in line
+    assert "net.ipv4.ip_local_reserved_ports" in line

@@ -50,7 +50,7 @@ def config(site: Site) -> Config:
     made = replace(config_of(site), relay_ports=PORTS)
     with site.relay.inside():
         open_datapath(made).close()
-    for name in (*carry.TABLE, "locals_v2", "sources_v2", "scratch_v2", "reasons_v1", "last_hop_v1"):
+    for name in (*carry.TABLE, "locals_v2", "sources_v2", "scratch_v3", "reasons_v1", "last_hop_v1"):
         (made.pin_path / name).unlink()
 
     def pin(name: str, kind: int, value_size: int, entries: int, flags: int = 0) -> int:

@@ -19,7 +19,7 @@ Name = tuple[str, str]  # transceiver and session
 class Known:
     """A session as it was registered."""
 
-    ufrags: tuple[str, ...]
+    ufrags: frozenset[str]  # the maps keep no order, and it means nothing
     port: int
     limited: bool  # in its time to live
 
@@ -44,10 +44,10 @@ class Model:
 
     def add(self, transceiver: str, wanted: pb.Session) -> int:
         name = (transceiver, wanted.session_id)
-        ufrags = tuple(credential.ufrag for credential in wanted.credentials)
+        ufrags = frozenset(credential.ufrag for credential in wanted.credentials)
         others = {one: known for one, known in self.sessions.items() if one != name}
         taken = [ufrag for known in others.values() for ufrag in known.ufrags]
-        if set(taken) & set(ufrags):
+        if ufrags.intersection(taken):
             return ALREADY_EXISTS
         own = [ufrag for one, known in others.items() if one[0] == transceiver for ufrag in known.ufrags]
         if len(own) + len(ufrags) > MAX_UFRAGS_EACH or len(taken) + len(ufrags) > MAX_UFRAGS:

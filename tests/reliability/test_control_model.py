@@ -207,7 +207,7 @@ class Machine(RuleBasedStateMachine):
         with RelayClient(relay_target(self.stand.site)) as relay:
             return {
                 (one.transceiver, one.session_id): Known(
-                    tuple(one.ufrags), one.endpoints[0].port, bool(one.ttl_seconds)
+                    frozenset(one.ufrags), one.endpoints[0].port, bool(one.ttl_seconds)
                 )
                 for one in relay.sessions()
             }
@@ -224,7 +224,7 @@ class Machine(RuleBasedStateMachine):
                 numbers.setdefault(name, set()).add(int(value["number"]))
             used = datapath.backends[datapath.backends["users"] > 0]
             users = Counter({int(one["port"]): int(one["users"]) for one in used})
-        assert held == {name: set(known.ufrags) for name, known in self.model.sessions.items()}
+        assert held == {name: known.ufrags for name, known in self.model.sessions.items()}
         assert all(len(one) == 1 for one in numbers.values())
         assert len(set().union(*numbers.values())) == len(numbers) if numbers else True
         assert users == self.model.users()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from control.cli.options import pinned_maps
 from control.requests import Code
 from tests.lab.calls import binding_request, wait_for
 from tests.lab.crowd import CALLS
@@ -45,6 +46,9 @@ def test_new_calls_are_refused_and_old_ones_live_on(full: Stage, record_property
         assert (refused.code, refused.field) == (Code.RESOURCE_EXHAUSTED, "credentials")
         full.traffic.wait_for_rounds(5)
     assert_whole(phase)
+    # A record of the flow table is a port of a relay address: both are full at once.
+    with pinned_maps(full.lab.pins) as datapath:
+        assert len(datapath.flows) == CALLS
     assert full.live_flows() == CALLS
 
 

@@ -7,26 +7,55 @@ scripts/nightly.
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from tests.spin.checks import EVERYDAY, LONG, MUTATIONS, Mutation, World
-from tests.spin.explore import MODEL, explore
+from tests.spin.explore import MODEL, Found, explore
 
 SOURCES = "".join(file.read_text() for file in sorted(MODEL.parent.glob("*.h")))
 
 
+Question = tuple[World, tuple[str, ...]]  # and what is wrong on purpose in it
+
+
+def question(item: pytest.Function) -> Question:
+    """What a test asks spin."""
+    asked: dict[str, Any] = dict(item.callspec.params)
+    if "world" in asked:
+        return asked["world"], ()
+    return asked["mutation"].world, (f"BREAK_{asked['mutation'].name}",)
+
+
+@pytest.fixture(scope="module")
+def searches(request: pytest.FixtureRequest) -> Iterator[dict[Question, Future[Found]]]:
+    """All that the tests of this run ask, in their order: one search on each CPU."""
+    tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    asked = [question(item) for item in tests if "found" in item.fixturenames and item.path == request.path]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {one: pool.submit(explore, one[0], *one[1]) for one in asked}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def found(request: pytest.FixtureRequest, searches: dict[Question, Future[Found]]) -> Found:
+    """The answer to this test's question."""
+    return searches[question(request.node)].result()
+
+
 @pytest.mark.parametrize("world", EVERYDAY, ids=str)
-def test_protocol_holds(world: World) -> None:
-    found = explore(world)
-    assert not found.error, f"{found.error}\n{found.trail}"
+def test_protocol_holds(world: World, found: Found) -> None:
+    assert not found.error, f"{world}: {found.error}\n{found.trail}"
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: str(mutation.name))
-def test_mutation_is_found(mutation: Mutation) -> None:
+def test_mutation_is_found(mutation: Mutation, found: Found) -> None:
     """Spin finds what is wrong on purpose, by the claim that it breaks."""
-    found = explore(mutation.world, f"BREAK_{mutation.name}")
     assert found.claim == mutation.breaks, f"{mutation.why}: found {found.error or 'nothing'}\n{found.trail}"
 
 

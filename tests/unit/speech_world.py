@@ -112,11 +112,6 @@ class Talker:
     def send(self, message: str | bytes) -> None:
         self._channel.send(message)
 
-    def send_whatever_is_announced(self, message: bytes) -> None:
-        """Sends it, however long; aiortc would refuse what is longer than the other side has announced."""
-        self._channel.transport._remote_max_message_size = 0
-        self._channel.send(message)
-
     async def told(self, **what: object) -> dict[str, Any]:
         """The first event that has all of these; fails the test if it does not come."""
         async with asyncio.timeout(DEADLINE):

@@ -15,6 +15,7 @@ from control.cli import flow_rows
 from control.cli.flow_rows import Client
 from control.cli.session_table import SessionTable
 from control.flows import Clock
+from control.layout import Layout
 
 NOW = Clock.at(1_000 * 10**9)
 SECRET = 0xDEADBEEF
@@ -25,6 +26,8 @@ class Maps:
 
     def __init__(self) -> None:
         self.vips = [parse_endpoint("203.0.113.1:3478"), parse_endpoint("[2001:db8::1]:3478")]
+        self.relays = [ip_address("10.0.0.1")]
+        self.layout = Layout(10_000, 10_015, 1)
         self.backends = np.zeros(4, abi.BACKEND)
         self.flows = np.zeros(16, abi.FLOW)
         self.owners = np.zeros(abi.OWNER_MAX, abi.OWNER)
@@ -70,7 +73,7 @@ class Maps:
             self.flows[field][number] = (index + 1) * 1000
 
     def relay_endpoint(self, number: int) -> Endpoint:
-        return Endpoint(ip_address("10.0.0.1"), 10_000 + number)
+        return self.layout.endpoint(number, self.relays)
 
     def read_sessions(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
         return self.keys, self.values
@@ -152,7 +155,9 @@ def test_empty_maps(maps: Maps) -> None:
     table = SessionTable(maps)
     assert list(table.rows(table.all(), {}, NOW)) == []
     assert list(table.transceiver_rows({}, NOW)) == []
-    assert table.names(np.array([7, 8], np.uint32)) == [(None, None)] * 2
+    for names in table.named(np.array([7, 8], np.uint32)):
+        assert names.there is not None
+        assert names.there.tolist() == [False, False]
     assert list(flow_rows.rows(maps, flow_rows.shown(maps.flows[:0]), table, NOW)) == []
 
 
@@ -201,6 +206,7 @@ def test_a_flow_that_became_free_meanwhile_is_left_out(maps: Maps) -> None:
 
 def test_more_flows_than_are_described_at_once(maps: Maps) -> None:
     maps.flows = np.repeat(maps.flows[3:4], 10_000)
+    maps.layout = Layout(10_000, 19_999, 1)
     rows = flow_rows.rows(maps, flow_rows.shown(maps.flows), SessionTable(maps), NOW)
     assert [row["relay"] for row in rows] == [f"10.0.0.1:{10_000 + number}" for number in range(10_000)]
 

@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from control.logs import KeyValueFormatter, RateLimit, event
+from control.logs import KeyValueFormatter, event
+from telemetry.rate_limit import RateLimit
+from transceiver import log as transceiver_log
 
 LOG = logging.getLogger("test")
 
@@ -51,7 +53,7 @@ def limited(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, str], logging.L
     """Logs an event at a time; the record as it leaves the filter, if it does."""
     limit = RateLimit(lines=3, seconds=10)
     now = [0.0]
-    monkeypatch.setattr("control.logs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("telemetry.rate_limit.time.monotonic", lambda: now[0])
 
     def log(at: float, name: str) -> logging.LogRecord | None:
         now[0] = at
@@ -77,3 +79,32 @@ def test_an_event_that_comes_all_the_time_is_cut_short(
 def test_libraries_are_not_limited() -> None:
     limit = RateLimit(lines=0)
     assert limit.filter(logging.makeLogRecord({"msg": "a library's"}))
+
+
+def transceiver_line(caplog: pytest.LogCaptureFixture) -> str:
+    (record,) = caplog.records
+    formatted = transceiver_log.LineFormatter(".3").format(record)
+    assert "\n" not in formatted
+    assert formatted.startswith("time=")
+    return formatted.split(" ", 1)[1]
+
+
+def test_a_transceivers_event(caplog: pytest.LogCaptureFixture) -> None:
+    transceiver_log.event(logging.WARNING, "close_timeout", call="a.3", detail="two\nlines", s=1.23456)
+    assert transceiver_line(caplog) == (
+        "level=WARNING logger=earshot.transceiver worker=3 "
+        r'event=close_timeout call=a.3 detail="two\nlines" s=1.235'
+    )
+
+
+def test_a_transceivers_defect_is_one_line_with_its_trace(caplog: pytest.LogCaptureFixture) -> None:
+    transceiver_log.event(logging.ERROR, "request_failed", error=ValueError("no"))
+    assert transceiver_line(caplog).endswith(r'event=request_failed traceback="ValueError: no"')
+
+
+def test_what_a_transceivers_libraries_say_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    LOG.warning("x\nTrace of a %s", "library")
+    assert (
+        transceiver_line(caplog)
+        == r'level=WARNING logger=test worker=3 event=log message="x\nTrace of a library"'
+    )

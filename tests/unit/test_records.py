@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.abi import BACKEND
+from control.abi import BACKEND, CLOCK_BITS, CLOCK_UNIT
 from control.addresses import parse_endpoint
 from control.backends import Backend
 from control.model import Session, UfragKey
@@ -17,7 +17,8 @@ from control.records import backends_of, session_records, sessions_of, write_bac
 
 NOW = 1000.5
 
-# Of each: ufrags (with a pwd or without), backends, owner, seconds left (None: no end), FINGERPRINT optional.
+# Of each: ufrags (with a pwd or without), backends, owner, seconds left (None: no end), FINGERPRINT optional,
+# RTP's clock rate.
 shapes = st.lists(
     st.tuples(
         st.lists(st.booleans(), min_size=1, max_size=4),
@@ -25,25 +26,26 @@ shapes = st.lists(
         st.integers(0, 1023),
         st.none() | st.integers(-5, 100),
         st.booleans(),
+        st.integers(0, (1 << CLOCK_BITS) - 1).map(lambda units: units * CLOCK_UNIT),
     ),
     max_size=12,
 )
 
 
-def made(index: int, shape: tuple[list[bool], tuple[int, int], int, int | None, bool]) -> Session:
-    pwds, backends, owner, left, optional = shape
+def made(index: int, shape: tuple[list[bool], tuple[int, int], int, int | None, bool, int]) -> Session:
+    pwds, backends, owner, left, optional, clock_rate = shape
     keys = tuple(
         UfragKey(f"u{index}/{n}", bytes([index, n, *range(1, 39)]) if has_pwd else b"")
         for n, has_pwd in enumerate(pwds)
     )
     expires = 0 if left is None else 1000 + left
     ttl = 0 if left is None else max(1, int(expires - NOW))
-    return Session(index + 1, f"session-{index}", owner, keys, backends, ttl, expires, optional)
+    return Session(index + 1, f"session-{index}", owner, keys, backends, ttl, expires, optional, clock_rate)
 
 
 @given(shapes=shapes, seed=st.integers(0, 1 << 32))
 def test_what_is_written_is_read(
-    shapes: list[tuple[list[bool], tuple[int, int], int, int | None, bool]], seed: int
+    shapes: list[tuple[list[bool], tuple[int, int], int, int | None, bool, int]], seed: int
 ) -> None:
     sessions = [made(index, shape) for index, shape in enumerate(shapes)]
     keys, values = session_records({key.ufrag: session for session in sessions for key in session.keys})

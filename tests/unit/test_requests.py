@@ -24,6 +24,7 @@ def message(
     credentials: list[tuple[str, str]] | None = None,
     endpoints: list[tuple[str, int]] | None = None,
     ttl_seconds: int = 0,
+    rtp_clock_rate: int = 0,
 ) -> pb.Session:
     return pb.Session(
         session_id=session_id,
@@ -36,6 +37,7 @@ def message(
             for address, port in ([("10.0.0.9", 4000)] if endpoints is None else endpoints)
         ],
         ttl_seconds=ttl_seconds,
+        rtp_clock_rate=rtp_clock_rate,
     )
 
 
@@ -80,12 +82,21 @@ def test_credentials_accepted(ufrag: str, pwd: str) -> None:
         ({"endpoints": [("10.0.0.9", 0)]}, "endpoints[0].port"),
         ({"endpoints": [("10.0.0.9", 65536)]}, "endpoints[0].port"),
         ({"ttl_seconds": 2**32 - 1}, "ttl_seconds"),
+        ({"rtp_clock_rate": 1}, "rtp_clock_rate"),
+        ({"rtp_clock_rate": 48001}, "rtp_clock_rate"),
+        ({"rtp_clock_rate": 102400}, "rtp_clock_rate"),
+        ({"rtp_clock_rate": 2**32 - 1}, "rtp_clock_rate"),
     ],
 )
 def test_invalid(wrong: dict[str, object], field: str) -> None:
     with pytest.raises(RequestError) as caught:
         check_session(message(**wrong), EndpointChecks(LOCAL))  # type: ignore[arg-type]
     assert (caught.value.code, caught.value.field) == (Code.INVALID_ARGUMENT, field)
+
+
+@pytest.mark.parametrize("rate", [0, 25, 8000, 11025, 22050, 44100, 48000, 90000, 96000, 102375])
+def test_clock_rates_accepted(rate: int) -> None:
+    assert check_session(message(rtp_clock_rate=rate), EndpointChecks(LOCAL)).rtp_clock_rate == rate
 
 
 def test_endpoint_of_a_family_without_vip_is_left_out() -> None:

@@ -311,11 +311,11 @@ def test_sessions_that_found_no_room_are_dropped_whole() -> None:
 
 def test_numbers_go_on_and_skip_live_ones() -> None:
     reg = registry()
-    reg.restore([], [], [], 2**32 - 2, 0)
+    reg.restore([], [], [], [], 2**31 - 2, 0)
     owner = attached(reg)
     for index in range(3):
         add(reg, owner, f"s{index}", f"ufr{index}")
-    assert [session.number for session in owner.sessions.values()] == [2**32 - 1, 1, 2]
+    assert [session.number for session in owner.sessions.values()] == [2**31 - 1, 1, 2]
     reg.remove(owner, "s2", 0)
     add(reg, owner, "s3", "ufr3")
     assert owner.sessions["s3"].number == 3
@@ -333,7 +333,7 @@ def test_restore_from_records() -> None:
 
     after = registry()
     backends = [Backend(number, one.endpoint) for number, one in maps.backends.items()]
-    after.restore(owners_of(owners), backends, sessions_of(keys, values, 20), 2, 20)
+    after.restore(owners_of(owners), backends, sessions_of(keys, values, 20), [], 2, 20)
     changes = after.take_changes()
     assert changes.entries == {}
     assert {number: one.users for number, one in changes.backends.items()} == {1: 1, 2: 1}
@@ -350,7 +350,7 @@ def test_restore_removes_what_does_not_hang_together() -> None:
     no_owner = Session(1, "a", 5, (UfragKey("aaaa", b""),), (1, 0), 0, 0)
     no_backend = Session(2, "b", 0, (UfragKey("bbbb", b""),), (9, 0), 0, 0)
     none_at_all = Session(3, "c", 0, (UfragKey("cccc", b""),), (0, 0), 0, 0)
-    reg.restore([(0, "t1")], [Backend(1, END_A)], [no_owner, no_backend, none_at_all], 3, 0)
+    reg.restore([(0, "t1")], [Backend(1, END_A)], [no_owner, no_backend, none_at_all], [], 3, 0)
     assert reg.take_changes().entries == {"aaaa": None, "bbbb": None, "cccc": None}
     assert reg.session_count() == 0
 
@@ -466,7 +466,7 @@ def test_a_restored_transceiver_is_held_to_the_limit() -> None:
     session = before.session(1)
     assert session is not None
     after = Registry(max_sessions=100, max_backends=100, grace_seconds=GRACE, max_sessions_per_transceiver=2)
-    after.restore([(0, "t1")], [Backend(1, END_A)], [session], 1, 0)
+    after.restore([(0, "t1")], [Backend(1, END_A)], [session], [], 1, 0)
     with pytest.raises(RequestError):
         add(after, attached(after), "u", "cccc")
 

@@ -100,6 +100,30 @@ async def test_the_answer_names_the_vip_and_nothing_else(world: World) -> None:
         assert response.status == 404
 
 
+async def test_a_session_that_was_deleted_is_gone(world: World) -> None:
+    """Its id is nobody's: whatever is asked of it is answered like that of a session that never was."""
+    async with world.http.post(world.transceiver.whip, data=OFFER, headers=SDP) as response:
+        url = world.transceiver.url + response.headers["Location"]
+        etag = response.headers["ETag"]
+    async with world.http.delete(url) as response:
+        assert response.status == 200
+    added = len(world.relay.operations)
+    restart = f"a=ice-ufrag:abcd\r\na=ice-pwd:{'p' * 24}\r\n"
+    for if_match, fragment in (
+        (etag, restart),
+        ("*", restart),
+        (etag, "a=end-of-candidates\r\n"),
+        (None, restart),
+    ):
+        headers = {"Content-Type": SDPFRAG} | ({"If-Match": if_match} if if_match else {})
+        async with world.http.patch(url, data=fragment, headers=headers) as response:
+            assert response.status == 404
+            assert response.content_type == "application/problem+json"
+            assert "ended" in (await response.json(content_type=None))["detail"]
+    assert len(world.relay.operations) == added
+    assert not world.relay.sessions
+
+
 async def test_nothing_is_sent_to_addresses_that_the_offer_names(world: World) -> None:
     received: list[bytes] = []
     transport = await open_socket(CLIENT, lambda data, _: received.append(data))

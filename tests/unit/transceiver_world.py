@@ -297,6 +297,7 @@ async def running_transceiver(
             async with asyncio.timeout(DEADLINE):
                 assert await process.wait() == exit_code, transceiver.log
             assert "Traceback" not in transceiver.log, transceiver.log
+            assert "event=unhandled" not in transceiver.log, transceiver.log
             assert errors or "level=ERROR" not in transceiver.log, transceiver.log
         finally:
             if process.returncode is None:

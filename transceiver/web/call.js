@@ -76,6 +76,11 @@ export class Call extends EventTarget {
     if (this.#channel.readyState === "open") this.#channel.send(JSON.stringify(value));
   }
 
+  /** Sends another microphone's sound from now on; nothing is negotiated for it. */
+  async speakInto(microphone) {
+    await Promise.all(this.#peer.getSenders().map((sender) => sender.replaceTrack(microphone.getAudioTracks()[0])));
+  }
+
   /** New ICE credentials on both sides; media goes on meanwhile. Rejects with a CallError. */
   async restartIce() {
     this.#peer.restartIce();

@@ -7,6 +7,7 @@ const SVG = "http://www.w3.org/2000/svg";
 /** A number with the graph of its last minute. */
 export class Graph {
   #values = [];
+  #name;
   #text;
   #line;
   #svg;
@@ -15,6 +16,7 @@ export class Graph {
   constructor(element, ceiling) {
     this.ceiling = ceiling;
     this.element = element;
+    this.#name = element.previousElementSibling.textContent;
     this.#text = element.appendChild(document.createElement("span"));
     element.firstChild.remove();
     this.#svg = element.parentElement.appendChild(document.createElementNS(SVG, "svg"));
@@ -36,8 +38,8 @@ export class Graph {
     this.#line.setAttribute("points", this.#values
       .map((one, index) => (one === null ? null : `${start + index},${(29 - (one / top) * 28).toFixed(1)}`))
       .filter(Boolean).join(" "));
-    const label = known.length ? `last minute: ${Math.min(...known).toFixed(1)} to ${Math.max(...known).toFixed(1)} ${unit}` : "nothing measured yet";
-    this.#svg.setAttribute("aria-label", label);
+    const range = known.length ? `${Math.min(...known).toFixed(1)} to ${Math.max(...known).toFixed(1)} ${unit} in the last minute` : "nothing measured yet";
+    this.#svg.setAttribute("aria-label", `${this.#name}, ${range}`);
   }
 
   clear() {

@@ -22,10 +22,11 @@ let replies = new Map(); // utterance -> its line in the transcript
 
 function show(state) {
   const up = state !== "idle";
-  $("status").textContent = STATES[state];
+  // A screen reader says a status again that is set again.
+  if ($("status").textContent !== STATES[state]) $("status").textContent = STATES[state];
   $("status").dataset.state = state;
   $("start").disabled = up;
-  $("microphone").disabled = up;
+  $("microphone").disabled = state === "connecting";
   $("mute").disabled = $("hang-up").disabled = !up;
   $("text").disabled = $("send").disabled = state !== "connected";
 }
@@ -94,6 +95,28 @@ async function start() {
   }
 }
 
+/** Another one has been chosen in the middle of a call. If it cannot be had, the call goes on with the one it has. */
+async function changeMicrophone() {
+  const during = call;
+  if (!during) return;
+  complain(null);
+  const chosen = $("microphone").value;
+  try {
+    const opened = await openMicrophone();
+    if (call !== during || $("microphone").value !== chosen) return stopTracks(opened); // too late
+    stopTracks(microphone);
+    microphone = opened;
+    setMuted(muted());
+    levels.watch(microphone, $("level"));
+    await during.speakInto(microphone);
+  } catch (error) {
+    if (call !== during) return;
+    complain(error instanceof CallError ? error : new CallError("microphone", `The microphone cannot be used: ${error.message}`));
+    const used = microphone.getAudioTracks()[0].getSettings().deviceId;
+    $("microphone").value = [...$("microphone").options].some(({ value }) => value === used) ? used : "";
+  }
+}
+
 function changed(state) {
   if (state === "ended") return tidy();
   show(state);
@@ -111,7 +134,7 @@ function tidy() {
   clearInterval(measuring);
   measuring = call = null;
   levels.stop();
-  for (const track of microphone?.getTracks() ?? []) track.stop();
+  stopTracks(microphone);
   microphone = $("voice").srcObject = null;
   replies.clear();
   setMuted(false);
@@ -119,10 +142,18 @@ function tidy() {
   $("start").focus();
 }
 
-function setMuted(muted) {
-  for (const track of microphone?.getTracks() ?? []) track.enabled = !muted;
-  $("mute").setAttribute("aria-pressed", String(muted));
-  $("mute").textContent = muted ? "Muted" : "Mute";
+function stopTracks(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
+}
+
+function muted() {
+  return $("mute").getAttribute("aria-pressed") === "true";
+}
+
+function setMuted(silent) {
+  for (const track of microphone?.getTracks() ?? []) track.enabled = !silent;
+  $("mute").setAttribute("aria-pressed", String(silent));
+  $("mute").textContent = silent ? "Muted" : "Mute";
 }
 
 /** What came over the data channel. */
@@ -173,7 +204,8 @@ function span(name, text) {
 
 $("start").addEventListener("click", start);
 $("hang-up").addEventListener("click", () => call?.hangUp());
-$("mute").addEventListener("click", () => setMuted($("mute").getAttribute("aria-pressed") !== "true"));
+$("mute").addEventListener("click", () => setMuted(!muted()));
+$("microphone").addEventListener("change", changeMicrophone);
 $("say").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("text").value.trim();
