@@ -32,7 +32,7 @@ _SPARSE_ENTRIES = 256
 _MMAPABLE = 1 << 10
 # They say nothing about what becomes of a packet, or are filled in another way.
 _LEFT_EMPTY = frozenset(
-    {"owners_v1", "last_hop_v1", "scratch_v2", "reasons_v1", "bindings_v1", "free_hops_v1"}
+    {"owners_v1", "last_hop_v1", "scratch_v3", "reasons_v1", "bindings_v1", "free_hops_v1", "taps_v1"}
 )
 _SPARSE = frozenset({"flows_v2", "flow_index_v2", "free_flows_v2", "sources_v2"})
 _SESSIONS = 4
@@ -266,7 +266,7 @@ class Rehearsal:
 
     def _asked_ufrag(self) -> bytes | None:
         cpus, size = libbpf.possible_cpus(), -(-abi.SCRATCH.itemsize // 8) * 8
-        raw = libbpf.lookup(self._fds["scratch_v2"], bytes(4), cpus * size) or b""
+        raw = libbpf.lookup(self._fds["scratch_v3"], bytes(4), cpus * size) or b""
         for cpu in range(cpus):
             scratch: Any = np.frombuffer(raw[cpu * size :][: abi.SCRATCH.itemsize], abi.SCRATCH)[0]
             if ufrag := bytes(scratch["ufrag"].tobytes()).rstrip(b"\0"):

@@ -82,7 +82,7 @@ def test_every_map_can_be_dumped_and_none_shows_a_secret(bound: Bound) -> None:
         said = earshot(bound.site, "map", "dump", name, "-o", "json")
         assert_fits("map dump", said.json)
         assert not any(secret in said.out for secret in secrets), name
-    hidden = earshot(bound.site, "map", "dump", "scratch_v2", "-o", "json")
+    hidden = earshot(bound.site, "map", "dump", "scratch_v3", "-o", "json")
     assert set(hidden.json[0]["values"]) == {"hidden"}
     assert "is not shown" in hidden.err
     [layout] = earshot(bound.site, "map", "dump", "layout_v1", "-o", "json").json
