@@ -17,6 +17,7 @@ PATHS = [
     *(f"established/{way}/{family}" for family in ("v4", "v6") for way in ("up", "down", "mixed")),
     *(f"media/{way}/{kind}" for way in ("up", "down", "mixed") for kind in ("unmeasured", "measured")),
     "bind/good",
+    "bind/routable",
     "bind/again",
     *(
         f"reject/{kind}"
