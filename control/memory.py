@@ -101,8 +101,6 @@ def map_bytes(shape: MapShape, cpus: int) -> int:
         return (entries + cpus) * (
             _HASH_ELEMENT + _rounded(shape.key_size, 8) + value
         ) + buckets * _HASH_BUCKET
-    if shape.type == PERF_EVENT_ARRAY:
-        return entries * 8
     if shape.type == QUEUE:
         return (entries + 1) * shape.value_size
     return 0  # made entry by entry
