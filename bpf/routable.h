@@ -47,7 +47,8 @@ static __always_inline __u64 decoded(const char *characters, __u32 *bad)
 	__u64 bits = 0;
 	int i;
 
-#pragma clang loop unroll(full)
+	/* Unrolled, it would spill more than the stack has left, as 6.1 counts it. */
+#pragma clang loop unroll(disable)
 	for (i = 0; i < 8; i++) {
 		__u32 sextet = sextets[(__u8)characters[i]];
 

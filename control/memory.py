@@ -92,6 +92,8 @@ def map_bytes(shape: MapShape, cpus: int) -> int:
     entries, value = shape.max_entries, _rounded(shape.value_size, 8)
     if shape.type == ARRAY:
         return _rounded(entries * value, mmap.PAGESIZE) if shape.flags & _MMAPABLE else entries * value
+    if shape.type == PERF_EVENT_ARRAY:
+        return entries * 8  # a pointer each
     if shape.type == PERCPU_ARRAY:
         return entries * (8 + value * cpus)
     if shape.type in (HASH, LRU_HASH):
@@ -99,8 +101,6 @@ def map_bytes(shape: MapShape, cpus: int) -> int:
         return (entries + cpus) * (
             _HASH_ELEMENT + _rounded(shape.key_size, 8) + value
         ) + buckets * _HASH_BUCKET
-    if shape.type == PERF_EVENT_ARRAY:
-        return entries * 8
     if shape.type == QUEUE:
         return (entries + 1) * shape.value_size
     return 0  # made entry by entry

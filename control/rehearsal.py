@@ -32,7 +32,7 @@ _SPARSE_ENTRIES = 256
 _MMAPABLE = 1 << 10
 # They say nothing about what becomes of a packet, or are filled in another way.
 _LEFT_EMPTY = frozenset(
-    {"owners_v1", "last_hop_v1", "scratch_v3", "reasons_v1", "bindings_v1", "free_hops_v1"}
+    {"owners_v1", "last_hop_v1", "scratch_v3", "reasons_v1", "bindings_v1", "free_hops_v1", "taps_v1"}
 )
 _SPARSE = frozenset({"flows_v2", "flow_index_v2", "free_flows_v2", "sources_v2"})
 _SESSIONS = 4

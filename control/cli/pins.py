@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _TYPES = {
     1: "hash",
     2: "array",
+    4: "perf_event_array",
     5: "percpu_hash",
     6: "percpu_array",
     9: "lru_hash",

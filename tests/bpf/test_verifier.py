@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+
 import pytest
 
 from control import fdinfo, loader
@@ -21,3 +24,41 @@ def test_the_verifier_is_done_long_before_it_gives_up() -> None:
         instructions = int(fdinfo.read(program.program_fd(loader.PROGRAM))["verified_insns"])
     print(f"the verifier went through {instructions} instructions")
     assert instructions < INSTRUCTIONS_MAX
+
+
+# All frames of a chain of calls together. 6.1 rounds each up to 32 bytes, later kernels to 16: what loads
+# here may not there.
+STACK_MAX, STACK_UNIT = 512, 32
+
+
+def test_no_chain_of_calls_takes_more_stack_than_the_oldest_kernel_has() -> None:
+    listing = subprocess.run(
+        ["llvm-objdump-19", "-d", "-r", "--no-show-raw-insn", str(loader.object_path())],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    used: dict[str, int] = {}
+    calls: dict[str, set[str]] = {}
+    function = ""
+    for line in listing.splitlines():
+        if start := re.match(r"[0-9a-f]+ <(\w+)>:", line):
+            function = start[1]
+            used[function], calls[function] = 0, set()
+        # A store or a load of the frame; or the address of something in it, which is below r10.
+        for depth in re.findall(r"r10 [-+] -?0x([0-9a-f]+)", line) + re.findall(
+            r"r\d+ \+= -0x([0-9a-f]+)$", line
+        ):
+            used[function] = max(used[function], int(depth, 16))
+        if callee := re.search(r"R_BPF_64_32\s+(\w+)|call .*<(\w+)>", line):
+            calls[function].add(callee[1] or callee[2])
+
+    def deepest(name: str) -> tuple[int, list[str]]:
+        below = max((deepest(callee) for callee in calls[name] & used.keys()), default=(0, []))
+        frame = -(-max(used[name], 1) // STACK_UNIT) * STACK_UNIT
+        return frame + below[0], [f"{name}: {used[name]}", *below[1]]
+
+    stack, chain = deepest(loader.PROGRAM)
+    print(f"{stack} bytes of stack: {chain}")
+    assert len(chain) > 2
+    assert stack <= STACK_MAX, chain
