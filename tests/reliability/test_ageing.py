@@ -101,7 +101,7 @@ def new_daemon(datapath: Datapath, now: Clock) -> Reaper:
     registry = Registry(max_sessions=10, max_backends=10, grace_seconds=30)
     session = Session(SESSION, "s", 0, (UfragKey("ufrag000", b""),), (BACKEND, 0), 0, 0)
     backend = Backend(BACKEND, Endpoint(ip_address("10.20.0.10"), 4000))
-    registry.restore([(0, "t")], [backend], [session], SESSION, now.seconds)
+    registry.restore([(0, "t")], [backend], [session], [], SESSION, now.seconds)
     reaper = Reaper(datapath, registry, Streams(), IDLE_SECONDS)
     reaper.adopt(lambda: now)
     return reaper
