@@ -2,7 +2,7 @@
 /*
  * Ufrags that say themselves whose they are, and whose pwd follows from them: a
  * relay that was never told of a session binds it. The format, and what it keeps
- * from whom, is in docs/routable-ufrag.md; control/routable.py reads it likewise.
+ * from whom, is in docs/routable-ufrag.md; fleet/ufrag.py makes and reads it likewise.
  *
  *   16 characters of base64, 96 bits, from the top:
  *   version 2 | key 4 | owner 16, masked | session 31 | nonce 11 | tag 32
@@ -10,7 +10,6 @@
 #ifndef EARSHOT_ROUTABLE_H
 #define EARSHOT_ROUTABLE_H
 
-#include "hmac.h" /* sizes */
 #include "maps.h"
 #include "sha1.h"
 #include "siphash.h"
@@ -20,6 +19,8 @@
 #define RANDOM_MASK ((1ull << 42) - 1)
 #define NONCE_BITS 11
 #define PWD_CHARACTERS 22
+#define PWD_WORDS 6 /* with the zeros behind them */
+_Static_assert(sizeof(((struct scratch *)0)->pwd) == 4 * PWD_WORDS, "pwd");
 
 /* Sections of their own: .rodata holds the settings, and nothing else. */
 static const char base64[64] __attribute__((section(".rodata.base64"), aligned(64))) =
@@ -58,21 +59,15 @@ static __always_inline __u64 decoded(const char *characters, __u32 *bad)
 	return bits;
 }
 
-static __always_inline void from_state(struct scratch *scratch, const __u32 *state)
+/* What tag and pwd come from, into scratch->state: the head of a ufrag behind the block of the fleet's key. */
+static __always_inline void hash_head(struct scratch *scratch, const struct fleet_key *key, __u64 head)
 {
 	int i;
 
 #pragma unroll
 	for (i = 0; i < 5; i++)
-		scratch->state[i] = state[i];
-}
-
-/* Eight bytes as the last block after a block of key. */
-static __always_inline void hash_eight(struct scratch *scratch, __u64 bytes)
-{
-	int i;
-
-	SHA1_PAIR(0) = bytes >> 32 | bytes << 32;
+		scratch->state[i] = key->secret[i];
+	SHA1_PAIR(0) = head >> 32 | head << 32;
 	SHA1_PAIR(2) = 0x80000000;
 #pragma unroll
 	for (i = 4; i < 14; i += 2)
@@ -89,7 +84,8 @@ static __always_inline void hash_pwd(struct scratch *scratch, __u32 pad)
 
 #pragma unroll
 	for (i = 0; i < SHA1_BLOCK / 4; i += 2) {
-		__u64 first = (i < 6 ? pwd[i] : 0) ^ pad, second = (i < 6 ? pwd[i + 1] : 0) ^ pad;
+		__u64 first = (i < PWD_WORDS ? pwd[i] : 0) ^ pad;
+		__u64 second = (i < PWD_WORDS ? pwd[i + 1] : 0) ^ pad;
 
 		SHA1_PAIR(i) = first | second << 32;
 	}
@@ -150,26 +146,24 @@ __noinline int derive_session(struct scratch *scratch)
 	head = upper << 16 | lower >> 32;
 	tag = lower;
 
-	from_state(scratch, key->secret);
-	hash_eight(scratch, head);
+	hash_head(scratch, key, head);
 	if (scratch->state[0] != tag)
 		return REASON_DROP_UFRAG_FORGED;
-	spell_pwd(scratch);
-	session = &scratch->derived;
-	hash_pwd(scratch, 0x36363636);
-	__builtin_memcpy(session->inner, scratch->state, sizeof(session->inner));
-	hash_pwd(scratch, 0x5c5c5c5c);
-	__builtin_memcpy(session->outer, scratch->state, sizeof(session->outer));
-
 	number = (head >> 42 ^ siphash(key->mask, head & RANDOM_MASK)) & (FLEET_OWNER_MAX - 1);
 	owner = bpf_map_lookup_elem(&fleet_owners_v1, &number);
 	if (!owner || !(owner->backend[0] | owner->backend[1]))
 		return REASON_DROP_UNKNOWN_OWNER;
+	session = &scratch->derived;
 	session->number = 1u << SESSION_DERIVED_BIT | (head & RANDOM_MASK) >> NONCE_BITS;
 	session->backend[0] = owner->backend[0];
 	session->backend[1] = owner->backend[1];
-	session->owner = owner->owner;
 	session->flags = SESSION_HAS_PWD;
+
+	spell_pwd(scratch);
+	hash_pwd(scratch, 0x36363636);
+	__builtin_memcpy(session->inner, scratch->state, sizeof(session->inner));
+	hash_pwd(scratch, 0x5c5c5c5c);
+	__builtin_memcpy(session->outer, scratch->state, sizeof(session->outer));
 	return UNDECIDED;
 }
 

@@ -16,6 +16,8 @@
 #include <bpf/bpf_endian.h>
 #include "maps.h"
 
+#define SHA1_BLOCK 64 /* bytes */
+
 /*
  * The barriers keep clang from seeing what it is about: it would make a
  * multiplication of the doubling and rotations of five instructions of the shifts.
