@@ -13,7 +13,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from bench import forwardable, reads, relayhost, scrapes, sweeps
 from bench.relayhost import Size
 from bench.storm import calls, cpu_seconds, probe, probe_for, storm
 from control.batches import clock
+from control.datapath import Datapath
 from control.memory import usage
 from tests.lab.netns import Lab, stop
 from tests.lab.services import relay_target
-from tests.lab.topology import two_armed
+from tests.lab.topology import Site, two_armed
 
 FEW_FLOWS = 20_000
 WARM_UP = 20  # samples: neighbours have to be found first
@@ -94,38 +96,40 @@ def until_forwardable(plan: Plan, in_a_storm: bool) -> Row:
     return forwardable.figures(samples)
 
 
-def sweep(plan: Plan) -> Row:
-    """Sweeps of a full table by the daemon's own code, in this process, so that each step can be timed."""
+@contextmanager
+def full(plan: Plan) -> Iterator[tuple[Site, Size, Datapath]]:
+    """A relay host whose maps are full, and no daemon."""
     size = Size.of(plan.flows, plan.restored)
     with Lab() as lab:
         site = two_armed(lab)
         stop(relayhost.start_daemon(site, size, plan.cpu))
         with relayhost.maps(lab.pins) as datapath:
             relayhost.fill(datapath, plan.restored, clock())
-            return {"flows": size.flows, **sweeps.measure(datapath, plan.restored)}
+            yield site, size, datapath
+
+
+def sweep(plan: Plan) -> Row:
+    """Sweeps of a full table by the daemon's own code, in this process, so that each step can be timed."""
+    with full(plan) as (_, size, datapath):
+        return {"flows": size.flows, **sweeps.measure(datapath, plan.restored)}
 
 
 def restart(plan: Plan) -> Row:
     """Starts the daemon again over full maps, and asks something of it during its first scans."""
-    size = Size.of(plan.flows, plan.restored)
-    with Lab() as lab:
-        site = two_armed(lab)
-        stop(relayhost.start_daemon(site, size, plan.cpu))
-        with relayhost.maps(lab.pins) as datapath:
-            relayhost.fill(datapath, plan.restored, clock())
-            start = time.perf_counter()
-            daemon = relayhost.start_daemon(site, size, plan.cpu)
-            ready = time.perf_counter() - start
-            memory = relayhost.resident(daemon.pid)
-            with calls(relay_target(site)) as asked:
-                first = probe_for(asked, 5 * plan.quiet_seconds)
-                used = cpu_seconds(daemon.pid)
-                later = probe_for(asked, plan.quiet_seconds)
-                used = (cpu_seconds(daemon.pid) - used) / plan.quiet_seconds
-            live = sweeps.live(datapath)
-            if live != size.flows:
-                raise RuntimeError(f"of {size.flows} flows {live} are left")
-            kernel = usage(datapath.descriptors, datapath.capacity())
+    with full(plan) as (site, size, datapath):
+        start = time.perf_counter()
+        daemon = relayhost.start_daemon(site, size, plan.cpu)
+        ready = time.perf_counter() - start
+        memory = relayhost.resident(daemon.pid)
+        with calls(relay_target(site)) as asked:
+            first = probe_for(asked, 5 * plan.quiet_seconds)
+            used = cpu_seconds(daemon.pid)
+            later = probe_for(asked, plan.quiet_seconds)
+            used = (cpu_seconds(daemon.pid) - used) / plan.quiet_seconds
+        live = sweeps.live(datapath)
+        if live != size.flows:
+            raise RuntimeError(f"of {size.flows} flows {live} are left")
+        kernel = usage(datapath.descriptors, datapath.capacity())
     return {
         "flows": size.flows,
         "sessions": plan.restored,
@@ -140,21 +144,16 @@ def restart(plan: Plan) -> Row:
 
 def scrape(plan: Plan) -> Row:
     """Scrapes of a daemon with full maps, all flows measured, while callers ask something of it."""
-    size = Size.of(plan.flows, plan.restored)
-    with Lab() as lab:
-        site = two_armed(lab)
-        stop(relayhost.start_daemon(site, size, plan.cpu))
-        with relayhost.maps(lab.pins) as datapath:
-            relayhost.fill(datapath, plan.restored, clock())
-            scrapes.fill_quality(datapath)
-            daemon = relayhost.start_daemon(site, size, plan.cpu)
-            with calls(relay_target(site)) as asked:
-                probe_for(asked, 2 * plan.quiet_seconds)
-                quiet = probe_for(asked, 4 * plan.quiet_seconds)
-                used = cpu_seconds(daemon.pid)
-                with scrapes.scraped(site) as took:
-                    busy = probe_for(asked, 4 * plan.quiet_seconds)
-                used = cpu_seconds(daemon.pid) - used
+    with full(plan) as (site, size, datapath):
+        scrapes.fill_quality(datapath)
+        daemon = relayhost.start_daemon(site, size, plan.cpu)
+        with calls(relay_target(site)) as asked:
+            probe_for(asked, 2 * plan.quiet_seconds)
+            quiet = probe_for(asked, 4 * plan.quiet_seconds)
+            used = cpu_seconds(daemon.pid)
+            with scrapes.scraped(site) as took:
+                busy = probe_for(asked, 4 * plan.quiet_seconds)
+            used = cpu_seconds(daemon.pid) - used
     return {
         "flows": size.flows,
         **scrapes.figures(took),
@@ -166,13 +165,8 @@ def scrape(plan: Plan) -> Row:
 
 def read(plan: Plan) -> Row:
     """Reads of full maps by `earshot`, with no daemon."""
-    size = Size.of(plan.flows, plan.restored)
-    with Lab() as lab:
-        site = two_armed(lab)
-        stop(relayhost.start_daemon(site, size, plan.cpu))
-        with relayhost.maps(lab.pins) as datapath:
-            relayhost.fill(datapath, plan.restored, clock())
-            return {"flows": size.flows, "sessions": plan.restored, **reads.measure(site)}
+    with full(plan) as (site, size, _):
+        return {"flows": size.flows, "sessions": plan.restored, **reads.measure(site)}
 
 
 ROWS: dict[str, Callable[[Plan], Row]] = {

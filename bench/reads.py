@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`earshot` over full maps, as somebody starts it: how long each read takes, and how much memory."""
+"""`earshot` over full maps, as somebody starts it: how long each read takes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ READS = (
 
 
 def measure(site: Site) -> dict[str, dict[str, float]]:
-    """By command: seconds from start to end, CPU time of it, and MiB at most, the mapped tables included."""
+    """By command: seconds from start to end, and CPU time of it."""
     return {read: _timed(site, read) for read in READS}
 
 
@@ -41,5 +41,4 @@ def _timed(site: Site, read: str) -> dict[str, Any]:
     return {
         "seconds": round(took, 2),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
-        "resident_mib": round(used.ru_maxrss / 1024, 1),
     }
