@@ -18,7 +18,8 @@ from control.cli.main import cli
 from control.config import Config, PortRange
 from control.loader import Loaded, open_datapath
 from tests.lab.netns import Lab
-from tests.lab.services import BIN, endpoint
+from tests.lab.relay_client import Attachment, RelayClient
+from tests.lab.services import BIN, endpoint, relay_target, start_relay
 from tests.lab.topology import VIP_PORT, Site, two_armed
 
 RELAY_PORTS = PortRange(10000, 19999)
@@ -38,6 +39,16 @@ class Said(NamedTuple):
     def table(self) -> list[list[str]]:
         assert self.status == 0, self.err
         return [line.split() for line in self.out.splitlines()]
+
+
+@contextmanager
+def served(transceiver: str) -> Iterator[tuple[Site, RelayClient, Attachment]]:
+    """A site with a daemon, and a transceiver that is attached to it."""
+    with Lab() as lab:
+        site = two_armed(lab)
+        start_relay(site)
+        with RelayClient(relay_target(site)) as relay, relay.attach(transceiver) as attachment:
+            yield site, relay, attachment
 
 
 def earshot(site: Site, *argv: str, stdin: str = "", wrapper: tuple[str, ...] = ()) -> Said:

@@ -16,12 +16,11 @@ from control import abi, libbpf, loader
 from control.hmac_keys import key_states
 from control.map_types import HIDDEN, MAP_TYPES
 from tests.lab.calls import STUN_PWD, Call, call
-from tests.lab.netns import Lab
-from tests.lab.relay_client import RelayClient
-from tests.lab.services import endpoint, relay_target, start_relay
-from tests.lab.topology import VIP_PORT, Site, two_armed
+from tests.lab.services import endpoint
+from tests.lab.topology import VIP_PORT, Site
 from tests.lab.traffic import link_mac
 from tests.netns.command import earshot_here as earshot
+from tests.netns.command import served
 from tests.netns.schema import assert_fits
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
@@ -39,16 +38,12 @@ class Bound(NamedTuple):
 @pytest.fixture(scope="module")
 def bound() -> Iterator[Bound]:
     """A daemon, and a call of which one Binding Request has come through."""
-    with Lab() as lab:
-        site = two_armed(lab)
-        start_relay(site)
-        with (
-            RelayClient(relay_target(site)) as relay,
-            relay.attach("voice") as attachment,
-            call(site, attachment, 4, source=(site.addresses[4].client, 40000)) as made,
-        ):
-            made.bind()
-            yield Bound(site, made)
+    with (
+        served("voice") as (site, _, attachment),
+        call(site, attachment, 4, source=(site.addresses[4].client, 40000)) as made,
+    ):
+        made.bind()
+        yield Bound(site, made)
 
 
 def test_the_types_are_those_of_the_object() -> None:

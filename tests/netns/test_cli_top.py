@@ -22,11 +22,10 @@ import pytest
 
 from control.loader import open_pinned
 from tests.lab.calls import RTP, Call, call, payload
-from tests.lab.netns import Lab
-from tests.lab.relay_client import RelayClient
-from tests.lab.services import BIN, endpoint, relay_target, start_relay
-from tests.lab.topology import Site, two_armed
+from tests.lab.services import BIN, endpoint
+from tests.lab.topology import Site
 from tests.netns.command import earshot_here as earshot
+from tests.netns.command import served
 from tests.netns.schema import assert_fits
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
@@ -43,11 +42,8 @@ class Stage(NamedTuple):
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    with Lab() as lab, ExitStack() as stack:
-        site = two_armed(lab)
-        start_relay(site)
-        relay = stack.enter_context(RelayClient(relay_target(site)))
-        attachment = stack.enter_context(relay.attach("voice-1"))
+    with ExitStack() as stack:
+        site, _, attachment = stack.enter_context(served("voice-1"))
         calls = [stack.enter_context(call(site, attachment, family)) for family in (4, 6)]
         for made in calls:
             made.bind()

@@ -16,11 +16,9 @@ from control.abi import Reason
 from control.addresses import parse_endpoint
 from control.map_types import MAP_TYPES
 from tests.lab.calls import Call, call
-from tests.lab.netns import Lab
-from tests.lab.relay_client import RelayClient
-from tests.lab.services import endpoint, relay_target, start_relay
-from tests.lab.topology import Site, two_armed
-from tests.netns.command import Said
+from tests.lab.services import endpoint
+from tests.lab.topology import Site
+from tests.netns.command import Said, served
 from tests.netns.command import earshot_here as earshot
 from tests.netns.schema import assert_fits
 from tests.unit.test_frames import pcap
@@ -45,11 +43,8 @@ class Stage(NamedTuple):
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    with Lab() as lab, ExitStack() as stack:
-        site = two_armed(lab)
-        start_relay(site)
-        relay = stack.enter_context(RelayClient(relay_target(site)))
-        attachment = stack.enter_context(relay.attach("voice-1"))
+    with ExitStack() as stack:
+        site, _, attachment = stack.enter_context(served("voice-1"))
         calls = [stack.enter_context(call(site, attachment, 4)) for _ in range(2)]
         calls[0].bind()
         yield Stage(site, calls[0], calls[1])

@@ -40,6 +40,21 @@ async def post(transceiver: Transceiver) -> int:
         return response.status
 
 
+async def silent_call(transceiver: Transceiver) -> RTCPeerConnection:
+    """A client that sends no sound, once it has its answer. The caller closes it."""
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+    peer.addTransceiver("audio")
+    bind_to(peer, CLIENT)
+    await peer.setLocalDescription(await peer.createOffer())
+    offer = peer.localDescription.sdp
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(transceiver.whip, data=offer, headers=SDP) as response,
+    ):
+        await peer.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
+    return peer
+
+
 async def health(transceiver: Transceiver) -> int:
     async with aiohttp.ClientSession() as http, http.get(f"{transceiver.url}/healthz") as response:
         return response.status
@@ -105,16 +120,7 @@ async def test_a_client_that_sends_no_checks_and_no_media_is_known_by_its_report
         running_relay() as relay,
         running_transceiver(relay, "--silence-timeout", "2") as transceiver,
     ):
-        peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
-        peer.addTransceiver("audio")
-        bind_to(peer, CLIENT)
-        await peer.setLocalDescription(await peer.createOffer())
-        offer = peer.localDescription.sdp
-        async with (
-            aiohttp.ClientSession() as http,
-            http.post(transceiver.whip, data=offer, headers=SDP) as response,
-        ):
-            await peer.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
+        peer = await silent_call(transceiver)
         try:
             # The transceiver's side of DTLS is through a flight earlier than the client's.
             await eventually(lambda: peer.connectionState == "connected")
@@ -133,16 +139,7 @@ async def test_a_client_that_sends_no_checks_and_no_media_is_known_by_its_report
 
 async def test_a_client_that_closes_dtls_is_cleaned_up() -> None:
     async with running_relay() as relay, running_transceiver(relay) as transceiver:
-        peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
-        peer.addTransceiver("audio")
-        bind_to(peer, CLIENT)
-        await peer.setLocalDescription(await peer.createOffer())
-        offer = peer.localDescription.sdp
-        async with (
-            aiohttp.ClientSession() as http,
-            http.post(transceiver.whip, data=offer, headers=SDP) as response,
-        ):
-            await peer.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
+        peer = await silent_call(transceiver)
         await eventually(lambda: "event=call_connected" in transceiver.log)
         await peer.close()  # and no DELETE
         await eventually(lambda: not relay.sessions)
