@@ -68,27 +68,45 @@ def checked(frame: bytes) -> bytes:
     return frame
 
 
-def read(frame: bytes) -> Packet:
-    """What stands in a frame where UDP over IP without options has it."""
-    dmac, smac, ethertype = frame[:6], frame[6:12], frame[12:14]
+class Carried(NamedTuple):
+    """What IP says of a frame: of whole ones, cut short, or damaged.
+
+    Attributes:
+        udp: what stands behind the IP header, the UDP header first; empty: it is not UDP, or has no header.
+        is_later: a fragment but the first: what stands there is no header.
+    """
+
     source: IPAddress
     destination: IPAddress
-    if ethertype == _IPV4.to_bytes(2, "big") and len(frame) >= ETHERNET + IPV4_HEADER:
-        ip = frame[ETHERNET:]
-        header, protocol = 4 * (ip[0] & 0xF), ip[9]
-        source, destination = IPv4Address(ip[12:16]), IPv4Address(ip[16:20])
-    elif ethertype == _IPV6.to_bytes(2, "big") and len(frame) >= ETHERNET + IPV6_HEADER:
-        ip = frame[ETHERNET:]
-        header, protocol = IPV6_HEADER, ip[6]
-        source, destination = IPv6Address(ip[8:24]), IPv6Address(ip[24:40])
+    udp: bytes
+    is_later: bool
+
+
+def carried(frame: bytes) -> Carried | None:
+    """Of an Ethernet frame; None if it is not IP, or not as much of it as an IP header. Never raises."""
+    ethertype, ip = int.from_bytes(frame[12:ETHERNET], "big"), frame[ETHERNET:]
+    if ethertype == _IPV4 and len(ip) >= IPV4_HEADER:
+        udp = ip[4 * (ip[0] & 0xF) :] if ip[9] == _UDP else b""
+        is_later = bool(int.from_bytes(ip[6:8], "big") & 0x1FFF)
+        found = Carried(IPv4Address(ip[12:16]), IPv4Address(ip[16:20]), udp, is_later)
+    elif ethertype == _IPV6 and len(ip) >= IPV6_HEADER:
+        udp = ip[IPV6_HEADER:] if ip[6] == _UDP else b""
+        found = Carried(IPv6Address(ip[8:24]), IPv6Address(ip[24:40]), udp, False)
     else:
+        return None
+    return found if len(found.udp) >= UDP_HEADER else found._replace(udp=b"")
+
+
+def read(frame: bytes) -> Packet:
+    """What stands in a frame where UDP over IP without options has it."""
+    dmac, smac, found = frame[:6], frame[6:12], carried(frame)
+    if found is None:
         return Packet(None, None, b"", smac, dmac)
-    udp = ip[header:]
-    if protocol != _UDP or len(udp) < UDP_HEADER:
-        return Packet(Endpoint(source, 0), Endpoint(destination, 0), b"", smac, dmac)
-    sport, dport, length = struct.unpack_from("!HHH", udp)
-    payload = udp[UDP_HEADER : max(UDP_HEADER, length)]
-    return Packet(Endpoint(source, sport), Endpoint(destination, dport), payload, smac, dmac)
+    if not found.udp:
+        return Packet(Endpoint(found.source, 0), Endpoint(found.destination, 0), b"", smac, dmac)
+    sport, dport, length = struct.unpack_from("!HHH", found.udp)
+    payload = found.udp[UDP_HEADER : max(UDP_HEADER, length)]
+    return Packet(Endpoint(found.source, sport), Endpoint(found.destination, dport), payload, smac, dmac)
 
 
 def class_of(payload: bytes) -> str:

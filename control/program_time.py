@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from control import fdinfo, libbpf
+from control import libbpf
 
 
 class RunTime(NamedTuple):
@@ -31,9 +31,9 @@ def read(program_ids: Iterable[int]) -> RunTime | None:
         except OSError:
             return None
         try:
-            told = fdinfo.read(fd)
+            told = libbpf.program_info(fd)
         finally:
             os.close(fd)
-        nanoseconds += int(told.get("run_time_ns", 0))
-        packets += int(told.get("run_cnt", 0))
+        nanoseconds += told.run_ns
+        packets += told.runs
     return RunTime(nanoseconds, packets)

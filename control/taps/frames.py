@@ -6,13 +6,12 @@ Not the packet program's parser, which decides: what that one drops has to be to
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from control.addresses import IPAddress, format_endpoint
+from control.frames import UDP_HEADER, carried
 
-_ETHERNET, _IPV4_HEADER, _IPV6_HEADER, _UDP_HEADER, _STUN_HEADER = 14, 20, 40, 8, 20
-_ETH_P_IP, _ETH_P_IPV6, _UDP = b"\x08\x00", b"\x86\xdd", 17
+_STUN_HEADER = 20
 _STUN_COOKIE = b"\x21\x12\xa4\x42"
 _STUN_USERNAME = 0x0006
 _STUN_CLASSES = ("stun_request", "stun_indication", "stun_response", "stun_response")  # RFC 8489, 5
@@ -50,25 +49,16 @@ _NOT_IP = Headers(None, None, "other", None)
 
 def read(frame: bytes) -> Headers:
     """The headers of an Ethernet frame; never raises."""
-    ethertype, ip = frame[12:_ETHERNET], frame[_ETHERNET:]
-    source: IPAddress
-    destination: IPAddress
-    if ethertype == _ETH_P_IP and len(ip) >= _IPV4_HEADER:
-        source, destination = IPv4Address(ip[12:16]), IPv4Address(ip[16:20])
-        later = int.from_bytes(ip[6:8]) & 0x1FFF
-        udp = ip[(ip[0] & 15) * 4 :] if ip[9] == _UDP and not later else b""
-    elif ethertype == _ETH_P_IPV6 and len(ip) >= _IPV6_HEADER:
-        source, destination = IPv6Address(ip[8:24]), IPv6Address(ip[24:40])
-        udp = ip[_IPV6_HEADER:] if ip[6] == _UDP else b""
-    else:
+    found = carried(frame)
+    if found is None:
         return _NOT_IP
-    if len(udp) < _UDP_HEADER:
-        return Headers(End(source, None), End(destination, None), "other", None)
-    payload = udp[_UDP_HEADER:]
+    if found.is_later or not found.udp:
+        return Headers(End(found.source, None), End(found.destination, None), "other", None)
+    payload = found.udp[UDP_HEADER:]
     kind = kind_of(payload)
     return Headers(
-        End(source, int.from_bytes(udp[0:2])),
-        End(destination, int.from_bytes(udp[2:4])),
+        End(found.source, int.from_bytes(found.udp[0:2])),
+        End(found.destination, int.from_bytes(found.udp[2:4])),
         kind,
         _ufrag(payload) if kind == "stun_request" else None,
     )
