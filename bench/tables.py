@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import numpy as np
 
-from control import abi, fitting, flow_index, libbpf, loader, routable
+from control import abi, fitting, flow_index, libbpf, loader
 from control.addresses import Endpoint, IPAddress, to_bytes
 from control.datapath import Datapath
 from control.hmac_keys import key_states
@@ -18,7 +18,8 @@ from control.layout import Layout
 from control.libbpf import Array
 from control.places import Place
 from control.records import write_places
-from transceiver.routable import FleetKey
+from fleet.key import FleetKey
+from transceiver.routable import NumberedKey
 
 LO = 1  # where a test run's packets come from
 BACKENDS = 64
@@ -28,7 +29,7 @@ CLIENT_PORTS = 0x4000
 PORT_MIN = 1024
 UFRAG, PWD, SESSION = b"alice000", b"a-password-of-22-bytes", 7
 TO_CLIENTS, TO_BACKENDS = 1, 2
-FLEET_KEY, FLEET_NUMBER = FleetKey(1, bytes(32)), 1
+FLEET_KEY, FLEET_NUMBER = NumberedKey(1, bytes(32)), 1
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Table:
     def let_bind(self, clients: HostLink) -> None:
         """What binding needs besides: the session, free hops, and the link of the clients."""
         self.put_session(UFRAG, PWD, SESSION)
-        self.datapath.set_fleet_keys({FLEET_KEY.number: routable.FleetKey.of(FLEET_KEY.secret).record()})
+        self.datapath.set_fleet_keys({FLEET_KEY.number: FleetKey.of(FLEET_KEY.secret)})
         write_places(self.datapath.fleet_owners, {FLEET_NUMBER: Place(FLEET_NUMBER, 0, (1, 1))})
         link = np.array([(clients.mac, clients.mtu)], abi.LINK_INFO)
         self.datapath.links.put(np.uint32(clients.ifindex).tobytes(), link.tobytes())

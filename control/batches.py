@@ -37,6 +37,7 @@ from control.requests import (
 from control.sessions import Registry
 from control.store import Store
 from control.turns import Turns
+from fleet.key import FleetKey
 from telemetry.tracing import NO_SPAN, Span, Tracing, step
 
 # Some 3 ms of work.
@@ -114,13 +115,13 @@ class Batches:
         self._store = store
         self._hops = hops
         self._local = local
-        self._fleet_keys: dict[int, routable.FleetKey] = {}
+        self._fleet_keys: dict[int, FleetKey] = {}
 
     def set_local(self, local: LocalAddresses) -> None:
         """The relay has other addresses from now on."""
         self._local = local
 
-    def set_fleet_keys(self, keys: Mapping[int, routable.FleetKey]) -> None:
+    def set_fleet_keys(self, keys: Mapping[int, FleetKey]) -> None:
         """Ufrags that were made with these, by number, say which number their session has."""
         self._fleet_keys = dict(keys)
 

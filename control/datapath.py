@@ -21,6 +21,8 @@ from control.free_lists import FreeLists
 from control.layout import FAMILIES, Layout
 from control.libbpf import Array
 from control.maps import ArrayMap, HashMap, MappedArray, PerCpuArray, Queue
+from control.routable import key_record
+from fleet.key import FleetKey
 
 STATE_MASK = (1 << abi.FLOW_STATE_BITS) - 1
 _MAPPED = {
@@ -70,6 +72,7 @@ class Datapath:
         self._exempt = HashMap(fds["exempt_v1"], abi.PREFIX_KEY, "=u1")
         self._owners = ArrayMap(fds["owners_v1"], abi.OWNER)
         self.fleet_owners = arrays["fleet_owners_v1"]
+        self.fleet_keys: dict[int, FleetKey] = {}
         self._fleet_keys = ArrayMap(fds["fleet_keys_v1"], abi.FLEET_KEY)
         self._vips = ArrayMap(fds["vips_v1"], abi.VIP)
         self._relays = ArrayMap(fds["relays_v1"], abi.RELAY)
@@ -173,10 +176,12 @@ class Datapath:
     def put_owner(self, number: int, owner: Array) -> None:
         self._owners.put(number, owner)
 
-    def set_fleet_keys(self, keys: Mapping[int, Array]) -> None:
-        """The keys of routable ufrags by their numbers, one abi.FLEET_KEY each; no others hold any more."""
+    def set_fleet_keys(self, keys: Mapping[int, FleetKey]) -> None:
+        """The keys of routable ufrags by their numbers; no others hold any more."""
         for number in range(abi.FLEET_KEY_MAX):
-            self._fleet_keys.put(number, keys.get(number, np.zeros(1, abi.FLEET_KEY)))
+            key = keys.get(number)
+            self._fleet_keys.put(number, np.zeros(1, abi.FLEET_KEY) if key is None else key_record(key))
+        self.fleet_keys = dict(keys)
 
     # ---- flows ---------------------------------------------------------------------------
 

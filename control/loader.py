@@ -237,7 +237,7 @@ def _install(
     _enter_addresses(datapath, config, plan)
     datapath.offer(plan.relays)
     datapath.set_exempt(config.source_exempt)
-    datapath.set_fleet_keys({number: key.record() for number, key in keys.items()})
+    datapath.set_fleet_keys(keys)
     _detach_others(links, config.pin_path)
 
 

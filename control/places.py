@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from control import abi
-from control.backends import NO_BACKEND
 from control.requests import Code, RequestError
 
 
@@ -36,10 +35,13 @@ class Places:
         self._changed = changed
         self._by_number: dict[int, Place] = {}
         self._of_owner: dict[int, Place] = {}
+        self._at_backend: dict[int, set[int]] = {}  # owners; nearly always one
 
     def restore(self, place: Place) -> None:
         """Takes up an entry that stands in the map."""
         self._by_number[place.number] = self._of_owner[place.owner] = place
+        for backend in filter(None, place.backends):
+            self._at_backend.setdefault(backend, set()).add(place.owner)
 
     def check(self, number: int, owner: int) -> None:
         """Raises RequestError: INVALID_ARGUMENT, or ALREADY_EXISTS where another transceiver has it."""
@@ -67,15 +69,15 @@ class Places:
         before = self._of_owner.pop(owner, None)
         if before is not None:
             del self._by_number[before.number]
+            for backend in filter(None, before.backends):
+                self._at_backend[backend].discard(owner)
             self._changed(before.number, None)
         return before
 
     def serves(self, backend: int) -> bool:
         """Whether sessions that are known by their ufrags alone go to a backend."""
-        return self.owner_at(backend) is not None
+        return bool(self._at_backend.get(backend))
 
     def owner_at(self, backend: int) -> int | None:
         """The transceiver, by its number here, whose such sessions go to a backend."""
-        if backend == NO_BACKEND:
-            return None
-        return next((place.owner for place in self._of_owner.values() if backend in place.backends), None)
+        return next(iter(self._at_backend.get(backend, ())), None)

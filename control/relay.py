@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from earshot.relay.v1 import relay_pb2 as pb
 
-from control import routable
 from control.access import Grant
 from control.batches import SLICE, Batches, HopResolver, Speaker, Wish, clock
 from control.config import Config
@@ -66,7 +65,7 @@ class Relay:
         self._store = Store(datapath, self.registry, self.reaper)
         self.turns = Turns()
         self._batches = Batches(self.registry, self._store, hops, self._local(), self.turns, self.tracing)
-        self._batches.set_fleet_keys(routable.read_keys(config.fleet_keys))
+        self._batches.set_fleet_keys(self.datapath.fleet_keys)
         self._store.restore(clock)
         now = clock()
         self.leaving = Leaving(datapath, self.reaper, config.relay_address_drain_seconds, now)
@@ -104,7 +103,7 @@ class Relay:
         self.reaper.set_idle_seconds(config.flow_idle_seconds)
         self.reaper.grow()
         self._batches.set_local(self._local())
-        self._batches.set_fleet_keys(routable.read_keys(config.fleet_keys))
+        self._batches.set_fleet_keys(self.datapath.fleet_keys)
         now = clock()
         if gone:
             self.reaper.end_vips(gone, now)

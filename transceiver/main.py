@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 
 import click
 
+from fleet.key import FleetKeyError
+from fleet.ufrag import OWNERS
 from supervision.notify import Manager
 from telemetry import tracing
 from telemetry.tracing import TracingError
@@ -31,7 +33,7 @@ from transceiver.front import serve_front
 from transceiver.log import configure, event
 from transceiver.media import Endpoint, IPAddress
 from transceiver.relay_target import RelayTarget, TargetError
-from transceiver.routable import OWNERS, FleetKey, FleetKeyError
+from transceiver.routable import NumberedKey
 from transceiver.serve import serve
 from transceiver.settings import Fleet, Settings, Web
 from transceiver.speech.remote import Policy
@@ -88,14 +90,14 @@ def _tokens(_: click.Context, __: click.Parameter, value: Path | None) -> Path |
     return value
 
 
-def _fleet_key(_: click.Context, __: click.Parameter, value: str | None) -> FleetKey | None:
+def _fleet_key(_: click.Context, __: click.Parameter, value: str | None) -> NumberedKey | None:
     if value is None:
         return None
     number, equals, path = value.partition("=")
     if not equals or not re.fullmatch(r"\d{1,2}", number, re.ASCII):
         raise click.BadParameter(f"{value!r} is not NUMBER=PATH")
     try:
-        return FleetKey.read(int(number), Path(path))
+        return NumberedKey.read(int(number), Path(path))
     except FleetKeyError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -255,7 +257,7 @@ def main(
     backend_stall_timeout: float,
     media_addresses: tuple[IPAddress, ...],
     media_port: int,
-    fleet_key: FleetKey | None,
+    fleet_key: NumberedKey | None,
     fleet_number: int | None,
     workers: int,
     max_calls: int,

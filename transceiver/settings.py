@@ -12,7 +12,7 @@ from earshot.relay.v1 import relay_pb2 as pb
 from transceiver.calls import Limits
 from transceiver.media import Endpoint, IPAddress
 from transceiver.relay_target import RelayTarget
-from transceiver.routable import FleetKey, Mint
+from transceiver.routable import Mint, NumberedKey
 from transceiver.speech.remote import Policy
 
 
@@ -31,7 +31,7 @@ class Web:
 class Fleet:
     """What routable ufrags are made of: the key in use, and the number of this process in the fleet."""
 
-    key: FleetKey
+    key: NumberedKey
     number: int
 
     def mint(self) -> Mint:

@@ -24,7 +24,7 @@ from control.libbpf import Array
 from control.maps import ArrayMap, MappedArray, Queue
 from control.places import Place
 from control.records import write_places
-from control.routable import FleetKey
+from fleet.key import FleetKey
 from tests.bpf import world
 from tests.bpf.entries import Entries
 from tests.bpf.packets import checksum
@@ -388,7 +388,7 @@ class Rig:
         assert self.datapath.put_sessions(keys, values) == len(keys)
 
     def _put_fleet(self) -> None:
-        keys = {number: FleetKey.of(key.secret).record() for number, key in world.FLEET_KEYS.items()}
+        keys = {number: FleetKey.of(key.secret) for number, key in world.FLEET_KEYS.items()}
         self.datapath.set_fleet_keys(keys)
         places = {number: Place(number, 0, backends) for number, backends in world.FLEET_OWNERS.items()}
         write_places(self.datapath.fleet_owners, places)

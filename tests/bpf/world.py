@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from control.addresses import Endpoint, IPAddress
 from control.config import PortRange
-from transceiver.routable import FleetKey, Mint
+from transceiver.routable import Mint, NumberedKey
 
 PORTS = PortRange(40000, 40019)  # not a power of two
 SPAN = 20  # ports in it: records of a relay address
@@ -220,8 +220,8 @@ SESSIONS = {
 }
 
 # Sessions that nobody has registered: their ufrags say it all.
-FLEET_KEYS = {0: FleetKey(0, bytes(range(32))), 15: FleetKey(15, b"another key, of 32 bytes exactly")}
-FLEET_KEY_GONE = FleetKey(7, bytes(32))  # one that the relay does not hold, or not any more
+FLEET_KEYS = {0: NumberedKey(0, bytes(range(32))), 15: NumberedKey(15, b"another key, of 32 bytes exactly")}
+FLEET_KEY_GONE = NumberedKey(7, bytes(32))  # one that the relay does not hold, or not any more
 FLEET_OWNERS = {0: (1, 2), 65535: (3, 4), 700: (1, 0)}
 FLEET_OWNER_GONE = 701
 
@@ -232,7 +232,9 @@ class Routable(NamedTuple):
     session: Session
 
 
-def routable(key: FleetKey = FLEET_KEYS[0], owner: int = 0, session: int = 12345, nonce: int = 1) -> Routable:
+def routable(
+    key: NumberedKey = FLEET_KEYS[0], owner: int = 0, session: int = 12345, nonce: int = 1
+) -> Routable:
     """As a transceiver of that number makes it."""
     ufrag, pwd = Mint(key, owner).credentials_of(session, nonce)
     stands_for = Session(1 << 31 | session, FLEET_OWNERS.get(owner, (0, 0)), pwd.encode())

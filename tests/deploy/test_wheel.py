@@ -75,6 +75,7 @@ def test_what_it_carries(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {
         "control",
         "earshot",
+        "fleet",
         "supervision",
         "telemetry",
         "transceiver",

@@ -29,11 +29,11 @@ from tests.lab.netns import Lab
 from tests.lab.relay_client import RelayClient
 from tests.lab.services import BIN, endpoint, relay_target, start, start_relay
 from tests.lab.topology import VIP_PORT, Site, two_armed
-from transceiver.routable import FleetKey, Mint
+from transceiver.routable import Mint, NumberedKey
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
-OLD, NEW = FleetKey(1, bytes(range(32))), FleetKey(2, bytes(range(1, 33)))
+OLD, NEW = NumberedKey(1, bytes(range(32))), NumberedKey(2, bytes(range(1, 33)))
 NUMBER = 4711
 MEDIA_PORT = 40000
 
@@ -47,11 +47,11 @@ def site() -> Iterator[Site]:
         yield made
 
 
-def _key_file(site: Site, key: FleetKey) -> Path:
+def _key_file(site: Site, key: NumberedKey) -> Path:
     return site.lab.dir / f"fleet-{key.number}.key"
 
 
-def _flag(site: Site, *keys: FleetKey) -> list[str]:
+def _flag(site: Site, *keys: NumberedKey) -> list[str]:
     return [f"--fleet-key={key.number}={_key_file(site, key)}" for key in keys]
 
 
@@ -61,7 +61,7 @@ def _place(site: Site, number: int = NUMBER, port: int = MEDIA_PORT) -> pb.Routa
 
 
 @contextlib.contextmanager
-def _call(site: Site, family: int, key: FleetKey = OLD, number: int = NUMBER) -> Iterator[Call]:
+def _call(site: Site, family: int, key: NumberedKey = OLD, number: int = NUMBER) -> Iterator[Call]:
     """A client that has got its credentials from the transceiver, of which the relay knows nothing."""
     addresses = site.addresses[family]
     credentials = Mint(key, number).session()()
@@ -102,7 +102,7 @@ def test_the_key_changes_and_no_call_is_lost(site: Site) -> None:
     """Relays get the new key first, transceivers next, and the old one dies last."""
     configuration = site.lab.dir / "earshotd.toml"
 
-    def configure(*keys: FleetKey) -> None:
+    def configure(*keys: NumberedKey) -> None:
         addresses = site.addresses.values()
         settings = {
             "interfaces": list(site.interfaces),
@@ -118,7 +118,7 @@ def test_the_key_changes_and_no_call_is_lost(site: Site) -> None:
     configure(OLD)
     daemon = start(site.lab, site.relay, str(BIN / "earshotd"), f"--config={configuration}")
 
-    def reload(*keys: FleetKey) -> None:
+    def reload(*keys: NumberedKey) -> None:
         before = site.lab.log("earshotd").read_text().count("event=reloaded")
         configure(*keys)
         daemon.send_signal(signal.SIGHUP)
@@ -128,7 +128,7 @@ def test_the_key_changes_and_no_call_is_lost(site: Site) -> None:
         relay = stack.enter_context(RelayClient(relay_target(site)))
         stack.enter_context(relay.attach("t1", routable=_place(site))).snapshot()
 
-        def refused(key: FleetKey) -> None:
+        def refused(key: NumberedKey) -> None:
             before = relay.counters()["drop_unknown_ufrag"]
             with _call_from_elsewhere(site, key) as (client, request, vip):
                 client.sendto(request, vip)
@@ -153,7 +153,9 @@ def test_the_key_changes_and_no_call_is_lost(site: Site) -> None:
 
 
 @contextlib.contextmanager
-def _call_from_elsewhere(site: Site, key: FleetKey) -> Iterator[tuple[socket.socket, bytes, tuple[str, int]]]:
+def _call_from_elsewhere(
+    site: Site, key: NumberedKey
+) -> Iterator[tuple[socket.socket, bytes, tuple[str, int]]]:
     credentials = Mint(key, NUMBER).session()()
     with site.client.socket(SOCKET_FAMILY[4], timeout=DEADLINE) as client:
         client.bind(("", 0))
