@@ -72,8 +72,9 @@ class CallCounter(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has
             otherwise = grpc.StatusCode.CANCELLED
             raise
         finally:
-            self._open.labels(method).dec()
+            # In this order: who is scraped in between, in a thread of its own, shows no call that is nowhere.
             self._ended.labels(method, (context.aborted or otherwise).name).inc()
+            self._open.labels(method).dec()
             if timed:
                 self._seconds.labels(method).observe(time.perf_counter() - started)
 

@@ -85,6 +85,11 @@ class Attachment:
         self._requests.put(None)
         self._responses.cancel()
 
+    def finish(self) -> None:
+        """Ends the stream and waits until the relay has ended it, too."""
+        self._requests.put(None)
+        self._events.extend(self._responses)
+
     def add(
         self, session_id: str, ufrag: str, endpoints: Sequence[tuple[str, int]], pwd: str = ""
     ) -> pb.OperationResult:
