@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.lab.host import LabError, run
+from tests.lab.host import LabError
 from tests.machines import acts, browser, quickstart
 from tests.machines.machine import Image, site
 
@@ -27,13 +27,12 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 SITE = CHECKOUT / "vagrant/site.json"
 HANDOVER = CHECKOUT / "build/site"
 PACKAGE = "earshot-debian-12.deb"  # as scripts/provision looks for it
-BUILD_TIMEOUT = 900.0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="vagrant/test-in-qemu", description=__doc__.partition("\n")[0])
     parser.add_argument("--image", type=Path, required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--package", type=Path, help="the Debian package; by default it is built")
+    parser.add_argument("--package", type=Path, required=True, help="by default it is built")
     parser.add_argument("--relays", type=int, choices=(1, 2), default=1)
     parser.add_argument("--browser", action="store_true", help="call from Chromium, too")
     parser.add_argument("--no-quickstart", action="store_true", help="what scripts/provision does alone")
@@ -45,7 +44,7 @@ def main() -> int:
     try:
         shutil.rmtree(HANDOVER, ignore_errors=True)
         HANDOVER.mkdir(parents=True)
-        shutil.copy(options.package or build_package(), HANDOVER / PACKAGE)
+        shutil.copy(options.package, HANDOVER / PACKAGE)
         image = Image(options.image)
         figures["image"] = image.versions
         print("image:", ", ".join(image.versions))
@@ -58,12 +57,6 @@ def main() -> int:
         return 1
     print(f"\nAll of it was as it should be. Figures: {options.log / 'results.json'}")
     return 0
-
-
-def build_package() -> Path:
-    """Debian's package of this checkout."""
-    said = run([str(CHECKOUT / "deploy/deb/build")], timeout=BUILD_TIMEOUT)
-    return CHECKOUT / said.splitlines()[-1]
 
 
 def perform(image: Image, options: argparse.Namespace, figures: dict[str, Any]) -> None:
