@@ -24,7 +24,7 @@ PROVISION_TIMEOUT = 900.0
 # Likewise, of a transceiver: nothing here is about speed.
 PATIENT = ("SETUP_TIMEOUT=120", "RELAY_TIMEOUT=60", "MAX_LOAD=1")
 FLOW_TIMEOUT = 300.0
-LONG_CALL = 240  # seconds: long enough for all that happens to the relay in it
+LONG_CALL = 180  # seconds: long enough for all that happens to the relay in it
 # An emulated host that is also busy gets its sound late, now and then.
 ATTEMPTS = 3
 

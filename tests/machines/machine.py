@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.lab.host import LabError, run
 
-MEMORY = "1024M"
+MEMORY = "2048M"  # most for who compares minutes of sound
 CONSOLE = (
     "console=ttyS0 root=/dev/vda rw net.ifnames=0 quiet systemd.show_status=false panic=-1 mitigations=off"
 )

@@ -97,7 +97,7 @@ def _run(host: Machine, text: str) -> str:
     """What was said, with what was asked before it."""
     said = host.run(f"set -e; cd /root; {{ {text}\n}} 2>&1", timeout=acts.PROVISION_TIMEOUT)
     asked = [f"{host.name}# {line}" for line in text.splitlines()]
-    return "\n".join([*asked, *said.splitlines()[-40:]])
+    return "\n".join([*asked, *said.splitlines()[-90:]])
 
 
 def _copy_secrets(relay: Machine, transceiver: Machine) -> None:
