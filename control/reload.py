@@ -40,6 +40,7 @@ HOT = frozenset(
         "bindings_per_second",
         "flows_per_session",
         "fleet_keys",
+        "directory_grace_seconds",
         "run_time_stats",
         "log_level",
     }

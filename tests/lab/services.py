@@ -89,12 +89,12 @@ def start_calls(
     )
 
 
-def start(lab: Lab, host: Host, *argv: str) -> subprocess.Popen[bytes]:
-    """Starts a program and waits for its `ready` line.
+def start(lab: Lab, host: Host, *argv: str, log_name: str = "") -> subprocess.Popen[bytes]:
+    """Starts a program and waits for its `ready` line; its log has the program's name, or another.
 
     Raises `LabError` with the end of its log if it does not come to that.
     """
-    name = Path(argv[0]).name
+    name = log_name or Path(argv[0]).name
     log = lab.log(name)
     before = log.stat().st_size if log.exists() else 0
     process = lab.popen(host, *argv, log=name)
