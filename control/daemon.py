@@ -58,6 +58,7 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
     from control import server
     from control.admin import Operations
     from control.metrics.daemon import DaemonCollector
+    from control.metrics.directory import DirectoryCollector
     from control.reload import Reloader
 
     garbage.pause()
@@ -76,7 +77,11 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
         reloader.attend(entrance, sampler)
         loop.add_signal_handler(signal.SIGHUP, reloader.reload_on_signal)
         operations = Operations(reloader.reload, reloader.upgrade)
-        sources = (RelayCollector(relay), DaemonCollector(loaded, reloader, entrance, sampler))
+        sources = (
+            RelayCollector(relay),
+            DaemonCollector(loaded, reloader, entrance, sampler),
+            DirectoryCollector(relay.directory),
+        )
         stack.enter_context(serving(sources, config.metrics_listen))
         if relay.directory is not None:
             await stack.enter_async_context(relay.directory.running())
