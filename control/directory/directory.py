@@ -218,9 +218,17 @@ class Directory:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _say_beat(self, now: float) -> None:
-        beat = pb.Beat(
+        beat = self.beat()
+        beat.held.extend(self._held())
+        self._disputed.clear()
+        sealed = self.journal.seal(pb.Entry(beat=beat).SerializeToString())
+        self.members.sent(self.sealer.sealed, now)
+        await self.journal.put(sealed)
+
+    def beat(self) -> pb.Beat:
+        """What this relay says of itself."""
+        return pb.Beat(
             relay=self.presence.name,
-            held=self._held(),
             sessions=self._registry.session_count(),
             version=version("earshot"),
             key=self.sealer.number,
@@ -228,10 +236,6 @@ class Directory:
             pending=self.mirrors.pending,
             draining=self.is_draining(),
         )
-        self._disputed.clear()
-        sealed = self.journal.seal(pb.Entry(beat=beat).SerializeToString())
-        self.members.sent(self.sealer.sealed, now)
-        await self.journal.put(sealed)
 
     def _held(self) -> list[pb.Held]:
         held = [
@@ -340,7 +344,7 @@ class Directory:
 
     def _lose(self, home: Home, instance: bytes) -> None:
         """A transceiver has attached to another relay, and its sessions are to be heard from there."""
-        event(_log, logging.INFO, "transceiver_moved", transceiver=home.name, to=self._name_of(instance))
+        event(_log, logging.INFO, "transceiver_moved", transceiver=home.name, to=self.name_of(instance))
         in_step = not home.dirty and not home.is_whole and home.lease is not None
         self.homes.close(home)
         attachment = self._registry.attach(home.name, home.owner.software, clock().seconds)
@@ -404,6 +408,7 @@ class Directory:
         elif mirror.point < point and not mirror.is_over:
             self.mirrors.miss(held.transceiver)
 
-    def _name_of(self, instance: bytes) -> str:
+    def name_of(self, instance: bytes) -> str:
+        """The relay of a daemon, or the daemon's number where it was not heard."""
         member = self.members.by_instance.get(instance)
         return member.said.relay if member is not None else instance.hex()

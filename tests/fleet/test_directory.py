@@ -1,80 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relays that share their sessions: what one is told all have, whatever happens to them and to Redis."""
+"""Relays that share their sessions: what one is told all have, and bind. test_sessions.py has more.
+
+test_directory_long.py, of nights, has what takes its time.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import signal
+import json
 import socket
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from typing import Any
 
 import grpc
 import pytest
-from earshot.relay.v1 import relay_pb2 as pb
 
+from tests.fleet.relays import RELAYS, SECONDS, Relays, session
 from tests.lab.calls import DEADLINE, STUN_PWD, Call, wait_for
-from tests.lab.fleet import TRANSCEIVERS, VIP, VIP_PORT, Fleet
-from tests.lab.netns import Lab
-from tests.lab.relay_client import Attachment, RelayClient
+from tests.lab.fleet import KEY_NUMBER, TRANSCEIVERS, VIP, VIP_PORT, Fleet
+from tests.lab.scraping import Values, scrape
+from tests.netns.schema import assert_fits
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
-
-PWD = "a" * 22
-RELAYS = (1, 2, 3)
-FLAGS = ("--grace-seconds=4", "--directory-grace-seconds=6")
-SECONDS = 40.0
-
-
-@pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
-    with Lab() as lab:
-        made = Fleet(lab, len(RELAYS))
-        made.start_all(*FLAGS)
-        yield made
-
-
-def session(name: str, port: int = 4000, pwd: str = PWD) -> pb.Session:
-    return pb.Session(
-        session_id=name,
-        credentials=[pb.Credential(ufrag=f"{name}ufrag", pwd=pwd)],
-        endpoints=[pb.Endpoint(address=TRANSCEIVERS, port=port)],
-    )
-
-
-class Relays:
-    """What the relays have, asked of each."""
-
-    def __init__(self, fleet: Fleet, stack: ExitStack) -> None:
-        self.clients = {number: stack.enter_context(RelayClient(fleet.target(number))) for number in RELAYS}
-        self.stack = stack
-
-    def attach(self, number: int, transceiver: str) -> Attachment:
-        return self.stack.enter_context(self.clients[number].attach(transceiver))
-
-    def have(self, number: int, transceiver: str) -> set[str]:
-        return {one.session_id for one in self.clients[number].sessions() if one.transceiver == transceiver}
-
-    def ports(self, number: int, name: str) -> list[int]:
-        (found,) = (one for one in self.clients[number].sessions() if one.session_id == name)
-        return [end.port for end in found.endpoints]
-
-    def agree(self, transceiver: str, *names: str, at: tuple[int, ...] = RELAYS) -> None:
-        """Returns when all relays have these sessions of a transceiver and no others."""
-        wait_for(
-            lambda: all(self.have(number, transceiver) == set(names) for number in at),
-            f"{names} of {transceiver} at {at}",
-            SECONDS,
-        )
-
-
-@pytest.fixture
-def relays(fleet: Fleet) -> Iterator[Relays]:
-    with ExitStack() as stack:
-        yield Relays(fleet, stack)
 
 
 def test_what_one_relay_is_told_all_have(relays: Relays) -> None:
@@ -130,108 +75,66 @@ def test_a_transceiver_that_attaches_elsewhere_is_told_so_here(relays: Relays) -
     relays.agree("t1")
 
 
-def test_no_session_is_lost_where_a_transceivers_relay_dies(fleet: Fleet, relays: Relays) -> None:
-    first = relays.attach(1, "t1")
-    first.add_session(session("s1"))
-    first.add_session(session("s2"))
+def test_fleet_status(fleet: Fleet, relays: Relays) -> None:
+    told = relays.attach(1, "t1")
+    told.add_session(session("s1"))
+    relays.agree("t1", "s1")
+
+    def found() -> dict[str, Any]:
+        said = fleet.earshot(2, "fleet", "status", "-o", "json", f"--socket={fleet.socket(2)}")
+        return dict(json.loads(said))
+
+    wait_for(lambda: len(found()["relays"]) == 3, "all are heard", SECONDS)
+    report = found()
+    assert_fits("fleet status", report)
+    assert report["directory"]["up"]
+    assert [one["relay"] for one in report["relays"] if one["this"]] == ["relay-2"]
+    assert {(one["relay"], one["state"], *one["keys"]) for one in report["relays"]} == {
+        (f"relay-{number}", "serving", KEY_NUMBER) for number in RELAYS
+    }
+    (there,) = (one for one in report["transceivers"] if one["transceiver"] == "t1")
+    assert (there["relay"], there["state"], there["sessions"]) == ("relay-1", "attached", 1)
+    text = fleet.earshot(2, "fleet", "status", f"--socket={fleet.socket(2)}")
+    assert "up for" in text
+    assert "relay-3" in text
+    told.snapshot()
+
+
+def test_metrics_of_the_directory(fleet: Fleet, relays: Relays) -> None:
+    told = relays.attach(1, "t1")
+    told.add_session(session("s1"))
+    relays.agree("t1", "s1")
+    wait_for(lambda: metrics(fleet, 2)["earshot_directory_relays",] == 2, "all are heard", SECONDS)
+    here, there = metrics(fleet, 1), metrics(fleet, 2)
+    for values in (here, there):
+        assert values["earshot_directory_configured",] == values["earshot_directory_up",] == 1
+        assert (
+            values["earshot_directory_queued_sessions",] == values["earshot_directory_pending_sessions",] == 0
+        )
+    assert here["earshot_directory_changes_total", "told"] >= 1
+    assert there["earshot_directory_changes_total", "heard"] >= 1
+    assert here["earshot_directory_transceivers", "here"] >= 1
+    assert there["earshot_directory_transceivers", "elsewhere"] >= 1
+    fleet.redis.cli(
+        "XADD", "earshot:sessions", "*", "m", "not sealed at all, and long enough to be looked at"
+    )
+    wait_for(
+        lambda: all(sum(value for name, value in refused(fleet, number).items()) >= 1 for number in RELAYS),
+        "refused and counted",
+        SECONDS,
+    )
+    told.add_session(session("s2"))
     relays.agree("t1", "s1", "s2")
-    fleet.kill(1)
-    with contextlib.suppress(grpc.RpcError, ConnectionError):
-        list(first.events())
-    second = relays.attach(3, "t1")
-    second.snapshot(session("s1"), session("s3"))
-    relays.agree("t1", "s1", "s3", at=(2, 3))
-    fleet.start(1, *FLAGS)
-    relays.agree("t1", "s1", "s3")  # not what its maps still held
-    assert "event=transceiver_claimed transceiver=t1" in fleet.log(3)
-    second.snapshot()
-    relays.agree("t1")
-
-
-def test_a_transceiver_that_stays_away_is_forgotten_by_all(fleet: Fleet, relays: Relays) -> None:
-    told = relays.attach(1, "gone")
-    told.add_session(session("s1"))
-    relays.agree("gone", "s1")
-    told.finish()
-    relays.agree("gone")
-    keys = fleet.redis.all_keys
-    wait_for(lambda: not {key for key in keys() if key.endswith(":gone")}, "nothing of it in Redis", SECONDS)
-
-
-def test_a_transceiver_whose_relay_died_with_it_is_kept_for_a_while_and_then_forgotten(
-    fleet: Fleet, relays: Relays
-) -> None:
-    told = relays.attach(1, "gone")
-    told.add_session(session("s1"))
-    relays.agree("gone", "s1")
-    fleet.kill(1)
-    # Somebody who comes hears of it although nobody speaks for it.
-    wait_for(lambda: "event=transceiver_unheld transceiver=gone" in fleet.log(2), "silence", SECONDS)
-    fleet.kill(3)
-    shutil.rmtree(fleet.pins(3))
-    fleet.start(3, *FLAGS)
-    relays.agree("gone", "s1", at=(2, 3))
-    relays.agree("gone", at=(2, 3))
-    fleet.start(1, *FLAGS)
-    relays.agree("gone")
-
-
-def test_nothing_ends_and_nothing_is_forgotten_while_redis_is_away(fleet: Fleet, relays: Relays) -> None:
-    told = relays.attach(1, "t1")
-    for name in ("kept", "removed", "changed"):
-        told.add_session(session(name))
-    relays.agree("t1", "kept", "removed", "changed")
-    other = relays.attach(2, "t2")
-    other.add_session(session("there"))
-    relays.agree("t2", "there")
-    fleet.redis.kill()
-    told.remove("removed")
-    told.add_session(session("changed", port=4009))
-    told.add_session(session("added"))
-    told.add_session(session("came and went"[:4]))
-    told.remove("came")
-    time.sleep(8)  # longer than any grace
-    assert relays.have(2, "t1") == {"kept", "removed", "changed"}
-    assert relays.have(3, "t2") == {"there"}
-    fleet.redis.start()  # empty
-    relays.agree("t1", "kept", "changed", "added")
-    relays.agree("t2", "there")
-    assert all(relays.ports(number, "changed") == [4009] for number in RELAYS)
     told.snapshot()
-    other.snapshot()
-    relays.agree("t1")
 
 
-def test_a_redis_that_hangs_is_one_that_is_away(fleet: Fleet, relays: Relays) -> None:
-    told = relays.attach(1, "t1")
-    told.add_session(session("before"))
-    relays.agree("t1", "before")
-    os.kill(fleet.redis.pid, signal.SIGSTOP)
-    try:
-        told.add_session(session("meanwhile"))
-        wait_for(lambda: "event=directory_away" in fleet.log(1), "noticed", SECONDS)
-        assert relays.have(2, "t1") == {"before"}
-    finally:
-        os.kill(fleet.redis.pid, signal.SIGCONT)
-    relays.agree("t1", "before", "meanwhile")
-    told.snapshot()
-    relays.agree("t1")
+def metrics(fleet: Fleet, number: int) -> Values:
+    return scrape(fleet.relays[number], "127.0.0.1", 9464)
 
 
-def test_sessions_that_no_relay_can_reach_yet_are_entered_when_they_can_be(
-    fleet: Fleet, relays: Relays
-) -> None:
-    """Of the same transceiver others are not held up, nor is what comes later about the same session."""
-    told = relays.attach(1, "t1")
-    address = "10.99.0.77"
-    fleet.relays[2].ip(f"route add unreachable {address}/32")
-    far = session("far")
-    far.endpoints[0].address = address
-    assert told.add_session(far).code == 0
-    assert told.add_session(session("near")).code == 0
-    relays.agree("t1", "near", "far", at=(1, 3))
-    relays.agree("t1", "near", at=(2,))
-    fleet.relays[2].ip(f"route del unreachable {address}/32")
-    relays.agree("t1", "near", "far")
-    told.snapshot()
-    relays.agree("t1")
+def refused(fleet: Fleet, number: int) -> Values:
+    return {
+        name: value
+        for name, value in metrics(fleet, number).items()
+        if name[0] == "earshot_directory_refused_total"
+    }
