@@ -94,6 +94,6 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         return pb.DrainState(
             draining=since is not None,
             since_seconds=max(0, int(clock().seconds) - since) if since is not None else 0,
-            sessions=self._relay.registry.session_count(),
+            sessions=self._relay.own_sessions(),
             flows=int(np.count_nonzero(self._relay.datapath.states() == abi.FlowState.LIVE)),
         )

@@ -119,11 +119,17 @@ class Relay:
         """Since which second of CLOCK_MONOTONIC no new session is taken; None if they are."""
         return self._drain.since
 
+    def own_sessions(self) -> int:
+        """Those that were registered here, and not at another relay of the region."""
+        if self.directory is None:
+            return self.registry.session_count()
+        return sum(len(home.owner.sessions) for home in list(self.directory.homes.by_name.values()))
+
     def drain(self, now: float) -> None:
         """No new sessions from now on; what is there lives on."""
         self._drain.begin(now)
         self.registry.draining = True
-        event(_log, logging.INFO, "draining", sessions=self.registry.session_count())
+        event(_log, logging.INFO, "draining", sessions=self.own_sessions())
 
     def undrain(self) -> None:
         self._drain.end()

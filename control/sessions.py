@@ -283,6 +283,13 @@ class Registry:
                 self._backends.acquire_number(number)
             self._swap(session, session._replace(expires=math.ceil(now + session.ttl_seconds)), now)
 
+    def hold(self, owner: Owner, now: float) -> None:
+        """A transceiver's sessions do not expire by themselves any more: another relay says when they do."""
+        for session in [one for one in owner.sessions.values() if one.expires]:
+            for number in filter(None, session.backends):
+                self._backends.acquire_number(number)
+            self._swap(session, session._replace(expires=0), now)
+
     def remove(self, owner: Owner, session_id: str, now: float) -> None:
         """Ends a session and its flows. Raises RequestError: NOT_FOUND."""
         self._swap(self._session(owner, session_id), None, now)

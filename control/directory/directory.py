@@ -20,7 +20,7 @@ from control.directory.errors import AwayError, Refusal, Refusals
 from control.directory.homes import Home, Homes
 from control.directory.journal import Journal, Message
 from control.directory.link import Link
-from control.directory.members import BEAT_SECONDS, Members
+from control.directory.members import BEAT_SECONDS, Members, Seen
 from control.directory.mirrors import Mirror, Mirrors
 from control.directory.presence import Presence
 from control.directory.replica import Stamper
@@ -312,9 +312,11 @@ class Directory:
 
     def _entry(self, message: Message) -> pb.Entry | None:
         """A message of another's, or a beat of our own."""
-        if not self.members.is_new(message.instance, message.counter):
+        seen = self.members.look(message)
+        if seen is Seen.REPLAYED:
             where = f"{self.journal.key} {message.position}"
             self.refusals.add(Refusal.REPLAYED, where, f"was said by {message.instance.hex()} before")
+        if seen is not Seen.NEW:
             return None
         if message.instance == self.sealer.instance:
             self.members.heard_self(message.counter, time.monotonic())
@@ -330,14 +332,12 @@ class Directory:
         home = self.homes.by_name.get(update.transceiver)
         if home is None:
             return True
-        if update.head.epoch <= home.epoch:
-            self.refusals.add(
-                Refusal.STALE, f"{home.name} {update.head.epoch}", f"epoch {home.epoch} has begun"
-            )
-            return False
         if home.lease is None and home.challenged is None:
-            # About to be claimed: the state that it would have gone on from is not the one that stands there.
-            self.homes.rewrite(home, update.head.epoch)
+            # About to be claimed: what it would have gone on from may not be what stands there any more.
+            if (update.head.epoch, update.head.sequence) > home.point:
+                self.homes.rewrite(home, update.head.epoch)
+            return False
+        if update.head.epoch <= home.epoch:  # of before it attached here
             return False
         self._lose(home, instance)
         return True
@@ -347,6 +347,7 @@ class Directory:
         event(_log, logging.INFO, "transceiver_moved", transceiver=home.name, to=self.name_of(instance))
         in_step = not home.dirty and not home.is_whole and home.lease is not None
         self.homes.close(home)
+        self._registry.hold(home.owner, clock().seconds)
         attachment = self._registry.attach(home.name, home.owner.software, clock().seconds)
         mirror = self.mirrors.adopt(home.owner, attachment, self.members.now)
         mirror.silent_since, mirror.speaker = None, instance

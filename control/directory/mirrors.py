@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -152,11 +153,7 @@ class Mirrors:
     def _step(self, mirror: Mirror, update: pb.Update, writer: bytes) -> list[Wanted]:
         """What one update changes here."""
         relation = mirror.relation(update)
-        if relation is Relation.STALE:
-            where = f"{update.transceiver} {update.head.epoch}"
-            self._refusals.add(Refusal.STALE, where, f"epoch {mirror.epoch} has begun")
-            return []
-        if relation is Relation.OLD:
+        if relation in {Relation.STALE, Relation.OLD}:  # as when the state that was read is newer
             return []
         if update.gone:
             self._forget(mirror, update.head)
@@ -381,7 +378,9 @@ class Mirrors:
         """Tries again to enter what could not be, now that there is time to look for next hops."""
         wanted: list[Wanted] = []
         places: list[tuple[Mirror, WantedPlace]] = []
-        for mirror in list(self.by_name.values()):
+        mirrors = list(self.by_name.values())
+        random.shuffle(mirrors)  # those that cannot be helped are not to hold up others
+        for mirror in mirrors:
             if mirror.attachment is None or mirror.waiting is not None:
                 continue
             for session_id, registration in mirror.pending.items():
@@ -397,8 +396,7 @@ class Mirrors:
         failed = await self._entering.enter(still, reached)
         missed = {(one.attachment, one.session_id) for one, _ in failed}
         for one in still:
-            if (one.attachment, one.session_id) not in missed:
-                self._entered(one)
+            self._tried(one, (one.attachment, one.session_id) in missed)
         for mirror, wanted_place in places:
             error = await self._entering.place(wanted_place, reached)
             if error is None and mirror.attachment == wanted_place.attachment:
@@ -408,10 +406,13 @@ class Mirrors:
         mirror = self._mirror_of(wanted)
         return mirror is not None and mirror.pending.get(wanted.session_id) == wanted.registration
 
-    def _entered(self, wanted: Wanted) -> None:
+    def _tried(self, wanted: Wanted, has_failed: bool) -> None:
+        """It is entered now, or is the last one to be tried again."""
         mirror = self._mirror_of(wanted)
         if mirror is not None and mirror.pending.get(wanted.session_id) == wanted.registration:
-            del mirror.pending[wanted.session_id]
+            registration = mirror.pending.pop(wanted.session_id)
+            if has_failed:
+                mirror.pending[wanted.session_id] = registration
 
     def _mirror_of(self, wanted: Wanted) -> Mirror | None:
         owner = self._registry.spoken_for(wanted.attachment)
