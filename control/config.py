@@ -21,9 +21,12 @@ from control.addresses import Endpoint, IPAddress, IPNetwork
 from control.errors import ConfigError
 from control.unicast import unicast_fault
 
-XDP_MODES = ("native", "generic")
+XDP_MODES = ("auto", "native", "generic")
 RUN_TIME_STATS = ("off", "sampled")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+# Of IPv6 (RFC 8200, 5): the size that agents of WebRTC keep to, who do not look for a path's MTU.
+SMALLEST_MTU = 1280
 
 # sun_path holds 108 bytes, the last of them zero; control/front.py needs four for a socket behind this one.
 SOCKET_PATH_MAX = 103
@@ -89,7 +92,8 @@ class Config:
     vips: tuple[Endpoint, ...]
     relay_addresses: tuple[IPAddress, ...]
     name: str = field(default_factory=socket.gethostname)
-    xdp_mode: str = "native"
+    xdp_mode: str = "auto"
+    largest_packet: int = 1500
     relay_ports: PortRange = DEFAULT_RELAY_PORTS
     grpc_socket: Path = Path("/run/earshot/earshotd.sock")
     grpc_socket_group: str = ""
@@ -152,6 +156,7 @@ class Config:
         if not 1 <= self.relay_ports.first <= self.relay_ports.last <= 65535:
             raise ConfigError("relay_ports", f"{self.relay_ports} is not a range within 1-65535")
         for key, least, most in (
+            ("largest_packet", SMALLEST_MTU, 65535),
             ("max_sessions", 1, 1 << 24),
             ("max_sessions_per_transceiver", 1, 1 << 24),
             ("max_backends", 2, 65535),

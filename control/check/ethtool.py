@@ -7,6 +7,9 @@ import fcntl
 import socket
 import struct
 from array import array
+from contextlib import closing
+
+from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool
 
 _SIOCETHTOOL = 0x8946
 _GDRVINFO, _GTXCSUM = 0x3, 0x16
@@ -23,6 +26,15 @@ def has_tx_checksum(interface: str) -> bool:
     """Whether checksums of sent packets are left to the driver."""
     reply = _ask(interface, _GTXCSUM, 8)
     return bool(reply and struct.unpack_from("=I", reply, 4)[0])
+
+
+def features(interface: str) -> frozenset[str]:
+    """Names of those that are on, as the kernel has them: ``rx-gro-hw``; none where it cannot be told."""
+    with closing(IoctlEthtool(interface)) as ethtool:
+        try:
+            return frozenset(name for name, is_on, *_ in ethtool.get_features() if is_on)
+        except (EthtoolError, OSError):
+            return frozenset()
 
 
 def _ask(interface: str, command: int, size: int) -> bytes:

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from control.addresses import Endpoint
 from control.check import addresses, host, interfaces
 from control.check.finding import Status
 from control.check.links import Link
 from control.cli.main import cli
-from control.config import PortRange
+from control.config import Config, PortRange
 
 ETH0 = Link("eth0", 2, True, True, True, 1500, "", 0, {})
-VETH = ETH0._replace(name="veth0", kind="veth", peer=5)
+VETH = ETH0._replace(name="veth0", kind="veth", lower=5)
 PORTS = PortRange(10000, 32767)
 
 
@@ -97,27 +98,43 @@ def refuses(ifindex: int) -> None:
     raise OSError(errno.EOPNOTSUPP, "attach")
 
 
+def may_not(ifindex: int) -> None:
+    """A user who has not the rights."""
+    raise OSError(errno.EPERM, "attach")
+
+
 def must_not_be_tried(ifindex: int) -> None:
     raise AssertionError(ifindex)
 
 
 def test_xdp_on_a_link_without_a_program() -> None:
-    assert interfaces.xdp(ETH0, 0, "native", attaches).status == Status.OK
-    assert "was not tried" in interfaces.xdp(ETH0, 0, "native", None).found
-    refused = interfaces.xdp(ETH0, 0, "native", refuses)
+    assert interfaces.xdp(ETH0, 0, "native", attaches, {}).status == Status.OK
+    assert "was not tried" in interfaces.xdp(ETH0, 0, "auto", None, {}).found
+    refused = interfaces.xdp(ETH0._replace(mtu=9001), 0, "native", refuses, {"rx-lro": "lro"})
     assert refused.status == Status.FAILED
     assert "Operation not supported" in refused.found
     assert "xdp_mode = 'generic'" in refused.cure
+    assert "ethtool -K eth0 lro off; ip link set dev eth0 mtu 1500;" in refused.cure
+    falls_back = interfaces.xdp(ETH0._replace(kind="vlan"), 0, "auto", refuses, {})
+    assert falls_back.status == Status.WARNING
+    assert "all links get it in generic mode" in falls_back.found
+    assert falls_back.cure.startswith("a vlan has none")
+    assert interfaces.xdp(ETH0, 0, "auto", may_not, {}).status == Status.FAILED
 
 
 def test_xdp_on_a_link_with_a_program() -> None:
-    link = ETH0._replace(programs={"generic": 17})
-    ours = interfaces.xdp(link, 17, "native", must_not_be_tried)
-    assert (ours.status, ours.found) == (Status.OK, "earshotd's XDP program (id 17, generic) is attached")
-    other = interfaces.xdp(link, 16, "native", must_not_be_tried)
+    link = ETH0._replace(programs={"native": 17})
+    for mode in ("auto", "native"):
+        ours = interfaces.xdp(link, 17, mode, must_not_be_tried, {})
+        assert (ours.status, ours.found) == (Status.OK, "earshotd's XDP program (id 17, native) is attached")
+    other = interfaces.xdp(link, 16, "auto", must_not_be_tried, {})
     assert other.status == Status.FAILED
-    assert other.found == "another XDP program (id 17, generic) is attached"
-    assert interfaces.xdp(link, None, "native", None).status == Status.WARNING
+    assert other.found == "another XDP program (id 17, native) is attached"
+    assert interfaces.xdp(link, None, "auto", None, {}).status == Status.WARNING
+    changed = interfaces.xdp(link, 17, "generic", must_not_be_tried, {})
+    assert (changed.status, "though xdp_mode is generic" in changed.found) == (Status.WARNING, True)
+    slow = interfaces.xdp(ETH0._replace(programs={"generic": 17}), 17, "auto", must_not_be_tried, {})
+    assert (slow.status, "takes more CPU" in slow.found) == (Status.WARNING, True)
 
 
 def test_the_other_end_of_a_veth() -> None:
@@ -127,19 +144,25 @@ def test_the_other_end_of_a_veth() -> None:
     assert interfaces.veth_peer(VETH, peer._replace(programs={"native": 3})).status == Status.OK
 
 
-def test_links_that_are_not_there_and_mtus_that_differ() -> None:
+def test_links_that_are_not_there() -> None:
     links = {2: ETH0, 3: ETH0._replace(name="eth1", ifindex=3, mtu=9000)}
-    found = list(interfaces.findings(["eth0", "eth9", "eth1"], links, {}, "native", None))
+    config = Config(
+        interfaces=("eth0", "eth9", "eth1"),
+        vips=(Endpoint(ip_address("203.0.113.1"), 3478),),
+        relay_addresses=(ip_address("10.0.0.1"),),
+    )
+    found = list(interfaces.findings(config, links, {}, None))
     assert [(finding.name, finding.status) for finding in found] == [
         ("interface eth9", Status.FAILED),
         ("interface eth0", Status.OK),
         ("xdp eth0", Status.OK),
         ("interface eth1", Status.OK),
         ("xdp eth1", Status.OK),
-        ("mtu", Status.WARNING),
+        ("offloads eth0", Status.OK),
+        ("offloads eth1", Status.OK),
+        ("mtu", Status.OK),
     ]
     assert found[0].cure == "set interfaces to some of: eth0, eth1"
-    assert found[-1].found.startswith("eth0 1500, eth1 9000")
 
 
 def test_addresses_of_the_host() -> None:
@@ -170,8 +193,7 @@ def test_every_finding_that_is_not_ok_has_a_cure() -> None:
         host.kernel("5.4"),
         host.capabilities(""),
         interfaces.veth_peer(VETH, None),
-        interfaces.same_mtu([ETH0, VETH._replace(mtu=1400)]),
-        interfaces.xdp(ETH0, 0, "generic", refuses),
+        interfaces.xdp(ETH0, 0, "generic", refuses, {}),
     ):
         assert finding.status != Status.OK
         assert finding.cure
