@@ -86,6 +86,7 @@ def _list_of(parse: Callable[[str], Any]) -> Callable[[object], tuple[Any, ...]]
 
 _PARSERS: dict[str, Callable[[object], object]] = {
     "name": _text,
+    "region": _text,
     "interfaces": _list_of(str),
     "xdp_mode": _text,
     "vips": _list_of(parse_endpoint),
@@ -122,6 +123,7 @@ KEYS = tuple(_PARSERS)
 FILE_KEY = "transceivers"
 HELP = {
     "name": "The relay's name.  [default: the host's]",
+    "region": "Where it is, for transceivers that serve clients of several regions.",
     "interfaces": "Link to attach to; may be repeated.",
     "xdp_mode": "native or generic.  [default: native]",
     "vips": "ADDR:PORT or [ADDR6]:PORT that clients send to; may be repeated.",
