@@ -20,6 +20,7 @@ from control.access import Entry
 from control.addresses import Endpoint, IPAddress, IPNetwork
 from control.errors import ConfigError
 from control.unicast import unicast_fault
+from fleet.region import FORM, is_region
 
 XDP_MODES = ("auto", "native", "generic")
 RUN_TIME_STATS = ("off", "sampled")
@@ -92,6 +93,7 @@ class Config:
     vips: tuple[Endpoint, ...]
     relay_addresses: tuple[IPAddress, ...]
     name: str = field(default_factory=socket.gethostname)
+    region: str = ""
     xdp_mode: str = "auto"
     largest_packet: int = 1500
     relay_ports: PortRange = DEFAULT_RELAY_PORTS
@@ -132,6 +134,8 @@ class Config:
     def _check_words(self) -> None:
         if not _RELAY_NAME.fullmatch(self.name):
             raise ConfigError("name", f"{self.name!r} is not 1 to 253 of A-Za-z0-9._-")
+        if self.region and not is_region(self.region):
+            raise ConfigError("region", f"{self.region!r} is not {FORM}")
         if not self.interfaces:
             raise ConfigError("interfaces", "name at least one")
         for interface in self.interfaces:

@@ -30,6 +30,7 @@ HOT = frozenset(
         "relay_addresses",
         "relay_address_drain_seconds",
         "name",
+        "region",
         "transceivers",
         "max_sessions",
         "max_sessions_per_transceiver",

@@ -86,6 +86,7 @@ def _list_of(parse: Callable[[str], Any]) -> Callable[[object], tuple[Any, ...]]
 
 _PARSERS: dict[str, Callable[[object], object]] = {
     "name": _text,
+    "region": _text,
     "interfaces": _list_of(str),
     "xdp_mode": _text,
     "largest_packet": _integer,
@@ -123,6 +124,7 @@ KEYS = tuple(_PARSERS)
 FILE_KEY = "transceivers"
 HELP = {
     "name": "The relay's name.  [default: the host's]",
+    "region": "Where it is, for transceivers that serve clients of several regions.",
     "interfaces": "Link to attach to; may be repeated.",
     "xdp_mode": "native, generic, or auto: native where all links can.  [default: auto]",
     "largest_packet": "Bytes of the largest IP packet that a call has.  [default: 1500]",
