@@ -24,10 +24,12 @@ from control.addresses import Endpoint
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import DatapathError
+from control.foreign import Entering
 from control.hostlinks import HostLink
 from control.libbpf import BpfObject
 
 PROGRAM = "earshot"
+ENTERING = "enter_flows"
 _LINK_PIN = "link_"
 _OURS = re.compile(rf"[a-z0-9_]+_v\d+|link_\d+|{staging.NEXT}|{staging.COMMIT}")
 _XDP_FLAGS = {"native": libbpf.XDP_FLAGS_DRV_MODE, "generic": libbpf.XDP_FLAGS_SKB_MODE}
@@ -47,6 +49,7 @@ class Loaded:
 
     datapath: Datapath
     program_fd: int
+    entering: Entering
     _lock: ExitStack
     _replacing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -93,9 +96,11 @@ class Loaded:
                 else:
                     _install(program_fd, self.datapath, links, config, plan, undo)
                 plan.close()
+                entering_fd = os.dup(program.program_fd(ENTERING))
             except OSError as error:
                 raise DatapathError(_explain(error)) from error
             undo.pop_all()
+        self.entering.replace(entering_fd)
         with self._replacing:
             os.close(self.program_fd)
             self.program_fd = program_fd
@@ -114,6 +119,7 @@ class Loaded:
     def close(self) -> None:
         """Lets go of everything; the program stays attached and forwards."""
         self.datapath.close()
+        self.entering.close()
         os.close(self.program_fd)
         self._lock.close()
 
@@ -198,10 +204,11 @@ def open_datapath(config: Config) -> Loaded:
             for name in carry.obsolete():
                 (config.pin_path / name).unlink(missing_ok=True)
             plan.close()
+            entering = Entering(os.dup(program.program_fd(ENTERING)))
         except OSError as error:
             raise DatapathError(_explain(error)) from error
         undo.pop_all()
-        return Loaded(datapath, program_fd, lock.pop_all())
+        return Loaded(datapath, program_fd, entering, lock.pop_all())
 
 
 def _back_out(
@@ -322,7 +329,7 @@ def memory_need(config: Config) -> memory.Need:
 def _enter_addresses(datapath: Datapath, config: Config, plan: fitting.Plan) -> None:
     """Numbers VIPs; those that were known keep their numbers. Relay addresses that are leaving stay."""
     vips = _numbered(datapath.vips, config.vips)
-    datapath.set_addresses(vips, {**plan.leaving, **plan.relays})
+    datapath.set_addresses(vips, {**plan.leaving, **plan.foreign, **plan.relays}, plan.foreign.keys())
 
 
 def _numbered(known: Sequence[Endpoint], wanted: Sequence[Endpoint]) -> dict[int, Endpoint]:
