@@ -120,6 +120,7 @@ class Config:
     bindings_per_second: int = 100_000
     flows_per_session: int = 16
     fleet_keys: tuple[FleetKeyFile, ...] = ()
+    group_relay_addresses: tuple[IPAddress, ...] = ()
     run_time_stats: str = "off"
     quality: bool = True
     log_level: str = "info"
@@ -180,8 +181,13 @@ class Config:
         for key, addresses, most in (
             ("vips", [vip.address for vip in self.vips], abi.VIP_MAX),
             ("relay_addresses", list(self.relay_addresses), abi.RELAY_MAX),
+            (
+                "group_relay_addresses",
+                list(self.group_relay_addresses),
+                abi.RELAY_MAX - len(self.relay_addresses),
+            ),
         ):
-            if not addresses:
+            if not addresses and key != "group_relay_addresses":
                 raise ConfigError(key, "name at least one")
             if len(addresses) > most:
                 raise ConfigError(key, f"{len(addresses)} are too many: at most {most}")
@@ -189,6 +195,7 @@ class Config:
                 raise ConfigError(key, fault)
         _no_duplicates("vips", self.vips)
         _no_duplicates("relay_addresses", self.relay_addresses)
+        _no_duplicates("group_relay_addresses", (*self.relay_addresses, *self.group_relay_addresses))
         relay_families = {address.version for address in self.relay_addresses}
         for vip in self.vips:
             # On an address that is both, a packet must be for one of them alone.

@@ -43,6 +43,7 @@ HOT = frozenset(
         "bindings_per_second",
         "flows_per_session",
         "fleet_keys",
+        "group_relay_addresses",
         "run_time_stats",
         "log_level",
     }

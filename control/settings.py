@@ -115,6 +115,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "bindings_per_second": _integer,
     "flows_per_session": _integer,
     "fleet_keys": _list_of(_fleet_key),
+    "group_relay_addresses": _list_of(ip_address),
     "run_time_stats": _text,
     "quality": _boolean,
     "log_level": _text,
@@ -153,6 +154,7 @@ HELP = {
     "bindings_per_second": "New flows on one CPU; 0: any.  [default: 100000]",
     "flows_per_session": "New flows of one ufrag within flow_idle_seconds; 0: any.  [default: 16]",
     "fleet_keys": "NUMBER=PATH of a key that routable ufrags are made with; may be repeated.",
+    "group_relay_addresses": "Relay address of another relay of the group; may be repeated.",
     "run_time_stats": "off, or sampled: what a packet takes, for a second of each minute.  [default: off]",
     "quality": "Measure loss, jitter and round trips of each flow.  [default: true]",
     "log_level": "debug, info, warning or error.  [default: info]",
@@ -167,6 +169,7 @@ LIST_FLAGS = {
     "relay_addresses": "--relay-address",
     "source_exempt": "--source-exempt",
     "fleet_keys": "--fleet-key",
+    "group_relay_addresses": "--group-relay-address",
 }
 
 
