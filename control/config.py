@@ -20,6 +20,7 @@ from control.access import Entry
 from control.addresses import Endpoint, IPAddress, IPNetwork
 from control.errors import ConfigError
 from control.unicast import unicast_fault
+from fleet.region import FORM, is_region
 
 XDP_MODES = ("auto", "native", "generic")
 RUN_TIME_STATS = ("off", "sampled")
@@ -92,6 +93,7 @@ class Config:
     vips: tuple[Endpoint, ...]
     relay_addresses: tuple[IPAddress, ...]
     name: str = field(default_factory=socket.gethostname)
+    region: str = ""
     xdp_mode: str = "auto"
     largest_packet: int = 1500
     relay_ports: PortRange = DEFAULT_RELAY_PORTS
@@ -118,6 +120,7 @@ class Config:
     bindings_per_second: int = 100_000
     flows_per_session: int = 16
     fleet_keys: tuple[FleetKeyFile, ...] = ()
+    group_relay_addresses: tuple[IPAddress, ...] = ()
     run_time_stats: str = "off"
     quality: bool = True
     log_level: str = "info"
@@ -132,6 +135,8 @@ class Config:
     def _check_words(self) -> None:
         if not _RELAY_NAME.fullmatch(self.name):
             raise ConfigError("name", f"{self.name!r} is not 1 to 253 of A-Za-z0-9._-")
+        if self.region and not is_region(self.region):
+            raise ConfigError("region", f"{self.region!r} is not {FORM}")
         if not self.interfaces:
             raise ConfigError("interfaces", "name at least one")
         for interface in self.interfaces:
@@ -176,8 +181,13 @@ class Config:
         for key, addresses, most in (
             ("vips", [vip.address for vip in self.vips], abi.VIP_MAX),
             ("relay_addresses", list(self.relay_addresses), abi.RELAY_MAX),
+            (
+                "group_relay_addresses",
+                list(self.group_relay_addresses),
+                abi.RELAY_MAX - len(self.relay_addresses),
+            ),
         ):
-            if not addresses:
+            if not addresses and key != "group_relay_addresses":
                 raise ConfigError(key, "name at least one")
             if len(addresses) > most:
                 raise ConfigError(key, f"{len(addresses)} are too many: at most {most}")
@@ -185,6 +195,7 @@ class Config:
                 raise ConfigError(key, fault)
         _no_duplicates("vips", self.vips)
         _no_duplicates("relay_addresses", self.relay_addresses)
+        _no_duplicates("group_relay_addresses", (*self.relay_addresses, *self.group_relay_addresses))
         relay_families = {address.version for address in self.relay_addresses}
         for vip in self.vips:
             # On an address that is both, a packet must be for one of them alone.

@@ -38,10 +38,12 @@ from control.attaching import attached as attached
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import DatapathError
+from control.foreign import Entering
 from control.hostlinks import HostLink
 from control.libbpf import BpfObject
 
 PROGRAM = "earshot"
+ENTERING = "enter_flows"
 _OURS = re.compile(rf"[a-z0-9_]+_v\d+|link_\d+|{staging.NEXT}|{staging.COMMIT}")
 
 
@@ -63,6 +65,7 @@ class Loaded:
     datapath: Datapath
     program_fd: int
     xdp_mode: str
+    entering: Entering
     _lock: ExitStack
     _replacing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -111,9 +114,11 @@ class Loaded:
                 else:
                     mode = _install(program_fd, self.datapath, links, config, plan, undo)
                 plan.close()
+                entering_fd = os.dup(program.program_fd(ENTERING))
             except OSError as error:
                 raise DatapathError(_explain(error)) from error
             undo.pop_all()
+        self.entering.replace(entering_fd)
         with self._replacing:
             os.close(self.program_fd)
             self.program_fd, self.xdp_mode = program_fd, mode
@@ -132,6 +137,7 @@ class Loaded:
     def close(self) -> None:
         """Lets go of everything; the program stays attached and forwards."""
         self.datapath.close()
+        self.entering.close()
         os.close(self.program_fd)
         self._lock.close()
 
@@ -219,10 +225,11 @@ def open_datapath(config: Config) -> Loaded:
             for name in carry.obsolete():
                 (config.pin_path / name).unlink(missing_ok=True)
             plan.close()
+            entering = Entering(os.dup(program.program_fd(ENTERING)))
         except OSError as error:
             raise DatapathError(_explain(error)) from error
         undo.pop_all()
-        return Loaded(datapath, program_fd, mode, lock.pop_all())
+        return Loaded(datapath, program_fd, mode, entering, lock.pop_all())
 
 
 def _back_out(
@@ -333,7 +340,7 @@ def memory_need(config: Config) -> memory.Need:
 def _enter_addresses(datapath: Datapath, config: Config, plan: fitting.Plan) -> None:
     """Numbers VIPs; those that were known keep their numbers. Relay addresses that are leaving stay."""
     vips = _numbered(datapath.vips, config.vips)
-    datapath.set_addresses(vips, {**plan.leaving, **plan.relays})
+    datapath.set_addresses(vips, {**plan.leaving, **plan.foreign, **plan.relays}, plan.foreign.keys())
 
 
 def _numbered(known: Sequence[Endpoint], wanted: Sequence[Endpoint]) -> dict[int, Endpoint]:

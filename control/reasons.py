@@ -248,6 +248,11 @@ EXPLAINED: dict[Reason, Explained] = {
         "few: clients that go on after their transceiver has left; many: `earshot transceiver list`, and the"
         " transceivers' `--fleet-number`",
     ),
+    Reason.DROP_LEASE_EXPIRED: Explained(
+        "a new flow, while the relay has no lease of its addresses: another of its group may have taken them",
+        "the directory cannot be reached, or the daemon does not run: `systemctl status earshotd`, and its"
+        " log; flows that are there go on",
+    ),
 }
 
 

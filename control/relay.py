@@ -78,6 +78,15 @@ class Relay:
     # ---- operators ------------------------------------------------------------------------
 
     @property
+    def name(self) -> str:
+        return self._config.name
+
+    @property
+    def region(self) -> str:
+        """Where it is; empty if nobody has said."""
+        return self._config.region
+
+    @property
     def draining_since(self) -> int | None:
         """Since which second of CLOCK_MONOTONIC no new session is taken; None if they are."""
         return self._drain.since
@@ -128,7 +137,7 @@ class Relay:
                 Code.PERMISSION_DENIED, f"{grant.caller} may not attach as that", "hello.transceiver"
             )
         now = clock()
-        attachment = self.registry.attach(hello.transceiver, hello.software[:200], now.seconds)
+        attachment = self.registry.attach(hello.transceiver, hello.software[:200], now.seconds, hello.region)
         self._store.commit(now)
         outbox = self.streams.open(attachment.owner)
         welcome = pb.Welcome(
@@ -137,6 +146,7 @@ class Relay:
             grace_seconds=self._config.grace_seconds,
             max_batch=MAX_BATCH,
             sessions=len(self.registry.owner_of(attachment).sessions),
+            region=self._config.region,
         )
         outbox.offer(pb.AttachResponse(welcome=welcome))
         event(

@@ -30,6 +30,7 @@ HOT = frozenset(
         "relay_addresses",
         "relay_address_drain_seconds",
         "name",
+        "region",
         "transceivers",
         "max_sessions",
         "max_sessions_per_transceiver",
@@ -42,6 +43,7 @@ HOT = frozenset(
         "bindings_per_second",
         "flows_per_session",
         "fleet_keys",
+        "group_relay_addresses",
         "run_time_stats",
         "log_level",
     }

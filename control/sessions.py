@@ -101,7 +101,7 @@ class Registry:
 
     # ---- transceivers ---------------------------------------------------------------------
 
-    def attach(self, name: str, software: str, now: float) -> Attachment:
+    def attach(self, name: str, software: str, now: float, region: str = "") -> Attachment:
         """A stream begins to speak for a transceiver; one that did so before is replaced.
 
         Raises:
@@ -113,7 +113,7 @@ class Registry:
             if number is None:
                 raise RequestError(Code.RESOURCE_EXHAUSTED, f"{abi.OWNER_MAX} transceivers are here already")
             owner = self._owners[number] = self._owner_by_name[name] = Owner(number, name)
-        owner.software = software
+        owner.software, owner.region = software, region
         owner.stream += 1
         self._set_attached(owner, True, now)
         return Attachment(owner.number, owner.stream)

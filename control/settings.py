@@ -86,6 +86,7 @@ def _list_of(parse: Callable[[str], Any]) -> Callable[[object], tuple[Any, ...]]
 
 _PARSERS: dict[str, Callable[[object], object]] = {
     "name": _text,
+    "region": _text,
     "interfaces": _list_of(str),
     "xdp_mode": _text,
     "largest_packet": _integer,
@@ -114,6 +115,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "bindings_per_second": _integer,
     "flows_per_session": _integer,
     "fleet_keys": _list_of(_fleet_key),
+    "group_relay_addresses": _list_of(ip_address),
     "run_time_stats": _text,
     "quality": _boolean,
     "log_level": _text,
@@ -123,6 +125,7 @@ KEYS = tuple(_PARSERS)
 FILE_KEY = "transceivers"
 HELP = {
     "name": "The relay's name.  [default: the host's]",
+    "region": "Where it is, for transceivers that serve clients of several regions.",
     "interfaces": "Link to attach to; may be repeated.",
     "xdp_mode": "native, generic, or auto: native where all links can.  [default: auto]",
     "largest_packet": "Bytes of the largest IP packet that a call has.  [default: 1500]",
@@ -151,6 +154,7 @@ HELP = {
     "bindings_per_second": "New flows on one CPU; 0: any.  [default: 100000]",
     "flows_per_session": "New flows of one ufrag within flow_idle_seconds; 0: any.  [default: 16]",
     "fleet_keys": "NUMBER=PATH of a key that routable ufrags are made with; may be repeated.",
+    "group_relay_addresses": "Relay address of another relay of the group; may be repeated.",
     "run_time_stats": "off, or sampled: what a packet takes, for a second of each minute.  [default: off]",
     "quality": "Measure loss, jitter and round trips of each flow.  [default: true]",
     "log_level": "debug, info, warning or error.  [default: info]",
@@ -165,6 +169,7 @@ LIST_FLAGS = {
     "relay_addresses": "--relay-address",
     "source_exempt": "--source-exempt",
     "fleet_keys": "--fleet-key",
+    "group_relay_addresses": "--group-relay-address",
 }
 
 

@@ -32,7 +32,7 @@ from transceiver.merge import merged
 from transceiver.problem import problem, problems
 from transceiver.settings import Settings
 from transceiver.stopping import Stop
-from transceiver.whip import MAX_OFFER, RETRY_AFTER
+from transceiver.whip import MAX_OFFER, PEER, RETRY_AFTER, peer_of
 from transceiver.workers import Workers
 
 GRACE = 10.0  # seconds that a worker has to answer, beyond what its relay has
@@ -42,7 +42,7 @@ _OF_ONE_HOP = {  # what concerns one hop (RFC 9110, 7.6.1), and what each hop sa
     name.lower()
     for name in (
         *(hdrs.CONNECTION, hdrs.KEEP_ALIVE, hdrs.TE, hdrs.TRAILER, hdrs.TRANSFER_ENCODING, hdrs.UPGRADE),
-        *(hdrs.CONTENT_LENGTH, hdrs.DATE, hdrs.EXPECT, hdrs.HOST, hdrs.SERVER),
+        *(hdrs.CONTENT_LENGTH, hdrs.DATE, hdrs.EXPECT, hdrs.HOST, hdrs.SERVER, PEER),
     )
 }
 
@@ -146,6 +146,7 @@ class Front:
     async def _forward(self, number: int, request: web.Request, body: bytes) -> web.Response | None:
         """A worker's answer; None if it is gone, and all that it began with it."""
         headers = [(name, value) for name, value in request.headers.items() if _end_to_end(name)]
+        headers.append((PEER, str(peer_of(request) or "")))
         try:
             async with self._clients[number].request(
                 request.method, request.rel_url, data=body, headers=headers, allow_redirects=False

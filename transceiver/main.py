@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import click
 
 from fleet.key import FleetKeyError
+from fleet.region import FORM, is_region
 from fleet.ufrag import OWNERS
 from supervision.notify import Manager
 from telemetry import tracing
@@ -30,12 +31,14 @@ from telemetry.tracing import TracingError
 from transceiver.calls import Limits
 from transceiver.errors import LibraryError, RelayAwayError, WorkerError
 from transceiver.front import serve_front
+from transceiver.ingresses import RegionsFile
 from transceiver.log import configure, event
 from transceiver.media import Endpoint, IPAddress
-from transceiver.relay_target import RelayTarget, TargetError
+from transceiver.regions import RegionsError
+from transceiver.relay_target import RelayTarget, TargetError, targets_of
 from transceiver.routable import NumberedKey
 from transceiver.serve import serve
-from transceiver.settings import Fleet, Settings, Web
+from transceiver.settings import Fleet, Place, Settings, Web
 from transceiver.speech.remote import Policy
 from transceiver.tokens import Tokens
 
@@ -102,13 +105,32 @@ def _fleet_key(_: click.Context, __: click.Parameter, value: str | None) -> Numb
         raise click.BadParameter(str(error)) from None
 
 
+def _region(_: click.Context, __: click.Parameter, value: str) -> str:
+    if value and not is_region(value):
+        raise click.BadParameter(FORM)
+    return value
+
+
+def _regions(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    try:
+        RegionsFile(value)
+    except (OSError, RegionsError) as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _seconds = click.FloatRange(min=0.1, max=3600)
 
 
 @click.command(context_settings={"auto_envvar_prefix": "EARSHOT_TRANSCEIVER", "show_default": True})
 @click.option(
-    "--relay", default="unix:/run/earshot/earshotd.sock", help="The relay's gRPC: unix:PATH or HOST:PORT."
+    "--relay",
+    "relays",
+    multiple=True,
+    default=["unix:/run/earshot/earshotd.sock"],
+    envvar="EARSHOT_TRANSCEIVER_RELAY",  # singular, as the flag is
+    help="A relay's gRPC: unix:PATH or HOST:PORT; once for each.",
 )
 @click.option("--relay-ca", type=_FILE, help="Who signs the relay's certificate, PEM; for HOST:PORT.")
 @click.option("--relay-certificate", type=_FILE, help="The transceiver's own certificate chain, PEM.")
@@ -117,6 +139,21 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 )
 @click.option("--relay-server-name", default="", help="The name in the relay's certificate, if not HOST.")
 @click.option("--relay-insecure", is_flag=True, help="HOST:PORT without TLS, on a loopback address alone.")
+@click.option(
+    "--region", default="", callback=_region, help="Where this transceiver is.  [default: as its first relay]"
+)
+@click.option(
+    "--regions-file",
+    type=_FILE,
+    callback=_regions,
+    help="Which VIPs are near to whom; read again when it changes.  [default: the relays' own]",
+)
+@click.option(
+    "--candidates",
+    default=Place.candidates,
+    type=click.IntRange(1, 2),
+    help="VIPs of each address family that a client is told, where there are several.",
+)
 @click.option("--name", default=socket.gethostname, callback=_name, help="Who attaches.  [default: hostname]")
 @click.option(
     "--http",
@@ -233,12 +270,15 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 )
 @click.version_option(version("earshot"))
 def main(
-    relay: str,
+    relays: tuple[str, ...],
     relay_ca: Path | None,
     relay_certificate: Path | None,
     relay_key: Path | None,
     relay_server_name: str,
     relay_insecure: bool,
+    region: str,
+    regions_file: Path | None,
+    candidates: int,
     name: str,
     http: Endpoint,
     http_certificate: Path | None,
@@ -293,14 +333,15 @@ def main(
         tracing.check(os.environ)
     except TracingError as error:
         raise click.UsageError(str(error)) from None
-    tls = (backend_ca, backend_certificate, backend_key, backend_server_name, backend_insecure, "backend")
     try:
-        target = RelayTarget(relay, relay_ca, relay_certificate, relay_key, relay_server_name, relay_insecure)
+        tls = (relay_ca, relay_certificate, relay_key, relay_server_name, relay_insecure, "relay")
+        targets = targets_of(relays, *tls)
+        tls = (backend_ca, backend_certificate, backend_key, backend_server_name, backend_insecure, "backend")
         speech = tuple(RelayTarget(backend, *tls) for backend in backends if backend != ECHO)
     except TargetError as error:
         raise click.UsageError(str(error)) from None
     settings = Settings(
-        relay=target,
+        relays=targets,
         name=name,
         http=http,
         web=Web(page, cors_origins, auth_token_file, http_certificate, http_key),
@@ -312,6 +353,7 @@ def main(
         log_level=log_level,
         fleet=Fleet(fleet_key, fleet_number) if fleet_key and fleet_number is not None else None,
         drain=drain_timeout,
+        place=Place(region, regions_file, candidates),
     )
     manager = Manager.of(os.environ)
     _run(serve(settings, manager) if workers == 1 else serve_front(settings, workers, _work, manager))

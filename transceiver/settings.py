@@ -46,10 +46,19 @@ class Fleet:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where it is, and which VIPs clients are told (`ingresses`)."""
+
+    region: str = ""
+    regions: Path | None = None  # the file
+    candidates: int = 2  # VIPs of one address family, at most
+
+
+@dataclass(frozen=True)
 class Settings:
     """Of one process. A worker's `suffix` is the end of its stream's name and of its calls' ids."""
 
-    relay: RelayTarget
+    relays: tuple[RelayTarget, ...]
     name: str
     http: Endpoint | Path
     web: Web
@@ -62,6 +71,7 @@ class Settings:
     fleet: Fleet | None = None  # None: random ufrags
     drain: float = 0.0  # seconds that calls may go on once the process is asked to end
     suffix: str = ""
+    place: Place = Place()
 
     def of_worker(self, number: int, socket: Path) -> Settings:
         """What the worker of that number is told: a stream, a media port and an HTTP socket of its own."""

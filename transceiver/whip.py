@@ -21,6 +21,8 @@ that is not of ICE alone 415 or 422. Errors are problem details.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -29,21 +31,26 @@ from telemetry.tracing import TRACEPARENT
 from transceiver.calls import Calls
 from transceiver.cross_origin import cors
 from transceiver.errors import BusyError, OfferError, PatchError, RelayError
+from transceiver.ingresses import FORWARDED_FOR, Ingresses
+from transceiver.media import IPAddress
 from transceiver.page import add_page
 from transceiver.problem import Handler, problem, problems
-from transceiver.relay_client import RelayClient
+from transceiver.relays import Relays
 from transceiver.settings import Web
 from transceiver.tokens import Tokens
 
 MAX_OFFER = 65536  # bytes; a browser's offer has 2,000 to 8,000
 RETRY_AFTER = {"Retry-After": "1"}
+PEER = "X-Earshot-Peer"  # by which the process in front tells a worker who has asked
 SDP = "application/sdp"
 SDPFRAG = "application/trickle-ice-sdpfrag"
 MAX_METADATA = 16  # entries
 MAX_METADATA_CHARS = 256  # of each name and value
 
 
-def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry, how: Web) -> web.Application:
+def make_app(
+    calls: Calls, relays: Relays, ingresses: Ingresses, registry: CollectorRegistry, how: Web
+) -> web.Application:
     """The HTTP application; it holds no state of its own."""
     tokens = Tokens(how.tokens) if how.tokens is not None else None
 
@@ -63,7 +70,11 @@ def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry, how:
         except UnicodeDecodeError:
             return problem(400, "the offer is not UTF-8")
         try:
-            call, answer = await calls.set_up(offer, _metadata(request), request.headers.get(TRACEPARENT, ""))
+            metadata = _metadata(request)
+            region = ingresses.place(
+                peer_of(request), request.headers, request.headers.getall(FORWARDED_FOR, ())
+            )
+            call, answer = await calls.set_up(offer, metadata, request.headers.get(TRACEPARENT, ""), region)
         except OfferError as error:
             return problem(error.status, str(error))
         except (BusyError, RelayError) as error:
@@ -111,10 +122,10 @@ def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry, how:
         return web.Response(body=generate_latest(registry), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
 
     async def health(_: web.Request) -> web.Response:
-        return web.Response(text="attached\n") if relay.attached else problem(503, "not attached to a relay")
+        return web.Response(text="attached\n") if relays.attached else problem(503, "not attached to a relay")
 
     async def ready(_: web.Request) -> web.Response:
-        missing = "not attached to a relay" if not relay.attached else calls.obstacle()
+        missing = "not attached to a relay" if not relays.attached else calls.obstacle()
         return web.Response(text="ready\n") if missing is None else problem(503, missing, RETRY_AFTER)
 
     app = web.Application(middlewares=[cors(how.origins), problems], client_max_size=MAX_OFFER)
@@ -129,6 +140,16 @@ def make_app(calls: Calls, relay: RelayClient, registry: CollectorRegistry, how:
     if how.page:
         add_page(app)
     return app
+
+
+def peer_of(request: web.Request) -> IPAddress | None:
+    """Who the request came from, also of a worker's; None if that is not known."""
+    name = request.transport.get_extra_info("peername") if request.transport else None
+    host = name[0] if isinstance(name, tuple) else request.headers.get(PEER, "")
+    try:
+        return ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
 
 
 def _metadata(request: web.Request) -> dict[str, str]:

@@ -15,6 +15,7 @@ from tests.lab.topology import HTTP_PORT, SIGNALLING_TRANSCEIVER, VIP_PORT, Site
 
 BIN = Path(sys.executable).parent  # not resolved: the virtual environment's, not the system's
 READY = "event=ready"
+REGION = "lab"  # of a site's relay
 START_TIMEOUT = 90.0  # also on an emulated machine
 
 
@@ -43,6 +44,7 @@ def relay_command(site: Site, *flags: str) -> tuple[str, ...]:
     return (
         str(BIN / "earshotd"),
         "--name=relay",
+        f"--region={REGION}",
         *(f"--interface={interface}" for interface in site.interfaces),
         *(f"--vip={endpoint(family.vip, VIP_PORT)}" for family in addresses),
         *(f"--relay-address={family.relay}" for family in addresses),

@@ -51,6 +51,10 @@ class Client:
         """Changes over to the new credentials, on the present port or a new one."""
         await nominate(self._peer, new_port)
 
+    async def follow(self, vip: str) -> None:
+        """Changes over to another of the VIPs that it was told."""
+        await nominate(self._peer, new_port=False, towards=vip)
+
     async def delete(self) -> int:
         async with self._http.delete(self.url) as response:
             return response.status
