@@ -34,7 +34,7 @@ class _RefusedError(Exception):
         super().__init__(link.name)
         self.link = link
         self.error = error
-        self.why = os.strerror(error.errno or 0)
+        self.why = str(error.strerror)
 
 
 def put(program_fd: int, links: Sequence[HostLink], pin_path: Path, wanted: str, undo: ExitStack) -> str:
@@ -150,7 +150,7 @@ def _say_what_stays(running: str, wanted: str) -> None:
 
 
 def _explain(error: OSError, mode: str) -> str:
-    why = os.strerror(error.errno or 0)
+    why = str(error.strerror)
     if error.errno in (errno.EBUSY, errno.EEXIST):
         return (
             "another XDP program is attached: detach it (ip link set dev NAME xdp off; if that is busy, by "

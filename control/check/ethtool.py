@@ -37,6 +37,21 @@ def features(interface: str) -> frozenset[str]:
             return frozenset()
 
 
+def too_many_queues(interface: str) -> str:
+    """How to have half of the queues, where there are more: drivers may need the other half for XDP."""
+    with closing(IoctlEthtool(interface)) as ethtool:
+        try:
+            channels = ethtool.get_channels()
+        except (EthtoolError, OSError):
+            return ""
+    kinds = [
+        f"{kind} {max(1, channels[f'max_{kind}'] // 2)}"
+        for kind in ("rx", "tx", "combined")
+        if 2 * channels[f"{kind}_count"] > channels[f"max_{kind}"] > 1
+    ]
+    return f"ethtool -L {interface} {' '.join(kinds)}" if kinds else ""
+
+
 def _ask(interface: str, command: int, size: int) -> bytes:
     """The kernel's reply; empty where the driver has none."""
     # struct ifreq holds a pointer to the command, which the reply replaces.

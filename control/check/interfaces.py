@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 
 from control import xdp_modes
@@ -45,14 +44,21 @@ def findings(
             )
             ours_here = None if ours is None else ours.get(link.ifindex, 0)
             joined = offloads.hardware(features[link.name])
-            on_link = xdp(link, ours_here, config.xdp_mode, attach, joined)
+            cure = native_cure(link, joined, ethtool.too_many_queues(link.name))
+            on_link = xdp(link, ours_here, config.xdp_mode, attach, cure)
             is_generic |= config.xdp_mode == "auto" and on_link.status == Status.WARNING
             yield on_link
-        if link.kind == "veth":
-            yield veth_peer(link, links.get(link.lower))
-    mode = "generic" if is_generic else "native"
     for link in found:
-        yield offloads.offloads(link, ethtool.driver(link.name), features[link.name], mode)
+        if link.kind == "veth":
+            yield veth_peer(link, links.get(link.lower), is_native=not is_generic)
+        lower = offloads.below(link, links)
+        if is_generic:
+            yield from (offloads.generic(one, ethtool.features(one.name)) for one in lower)
+        elif link.kind != "bond":
+            yield offloads.native(link, ethtool.driver(link.name), features[link.name])
+        else:
+            for one in lower:
+                yield offloads.native(one, ethtool.driver(one.name), ethtool.features(one.name))
     if found:
         yield mtu.mtus(found, config.largest_packet)
 
@@ -68,14 +74,12 @@ def link_state(link: Link, driver: str) -> Finding:
     return ok(name, f"up, driver {driver or 'unknown'}, MTU {link.mtu}")
 
 
-def xdp(
-    link: Link, our_program: int | None, mode: str, attach: Attach | None, joined: Mapping[str, str]
-) -> Finding:
+def xdp(link: Link, our_program: int | None, mode: str, attach: Attach | None, cure: str) -> Finding:
     """Whether earshotd's program is attached, or could be.
 
     Args:
         mode: auto, native or generic.
-        joined: what the hardware does that native XDP cannot be beside (offloads.hardware()).
+        cure: what may help where native mode is refused (native_cure()).
     """
     name = f"xdp {link.name}"
     tried = "generic" if mode == "generic" else "native"
@@ -86,11 +90,11 @@ def xdp(
     try:
         attach(link.ifindex)
     except OSError as error:
-        found = f"cannot attach in {tried} mode: {os.strerror(error.errno or 0)}"
+        found = f"cannot attach in {tried} mode: {error.strerror}"
         if mode == "auto" and xdp_modes.is_by_driver(error):
             found = f"{found}; all links get it in generic mode, which {xdp_modes.COST}"
-            return warning(name, found, _native_cure(link, joined))
-        return failed(name, found, "see capabilities" if tried == "generic" else _native_cure(link, joined))
+            return warning(name, found, cure)
+        return failed(name, found, "see capabilities" if tried == "generic" else cure)
     return ok(name, f"a program can be attached in {tried} mode")
 
 
@@ -113,8 +117,13 @@ def _attached(name: str, link: Link, our_program: int | None, wanted: str) -> Fi
     return ok(name, f"earshotd's {found}")
 
 
-def _native_cure(link: Link, joined: Mapping[str, str]) -> str:
-    """What may make native mode work on a link whose driver has refused it."""
+def native_cure(link: Link, joined: Mapping[str, str], fewer_queues: str) -> str:
+    """What may make native mode work on a link whose driver has refused it.
+
+    Args:
+        joined: what the hardware does that native XDP cannot be beside (offloads.hardware()).
+        fewer_queues: a command, where there are more than drivers may have beside those for XDP.
+    """
     if link.kind in _NEVER_NATIVE:
         return (
             f"a {link.kind} has none: xdp_mode = 'generic' says that this is meant; for native, have the "
@@ -123,20 +132,24 @@ def _native_cure(link: Link, joined: Mapping[str, str]) -> str:
     cures = [offloads.turn_off(link.name, joined.values())] if joined else []
     if link.mtu > _MTU_FOR_ALL:
         cures.append(f"ip link set dev {link.name} mtu {_MTU_FOR_ALL}")
-    cures.append(f"fewer queues than half of what ethtool -l {link.name} has")
-    return f"{'; '.join(cures)}; or xdp_mode = 'generic'"
+    if fewer_queues:
+        cures.append(fewer_queues)
+    tries = f"{'; '.join(cures)}; dmesg may have the driver's words; or " if cures else ""
+    return f"{tries}xdp_mode = 'generic', which needs nothing of the driver"
 
 
-def veth_peer(link: Link, peer: Link | None) -> Finding:
-    """A veth's other end must be ready for what XDP sends into it."""
+def veth_peer(link: Link, peer: Link | None, *, is_native: bool) -> Finding:
+    """A veth's other end must be ready for what native XDP sends into it, and send no half of a checksum."""
     name = f"veth {link.name}"
     if peer is None:
         return warning(
             name,
             "its other end is in another network namespace",
-            "over there: attach a native XDP program, even one that only passes, and ethtool -K IF tx off",
+            "over there: "
+            + ("attach a native XDP program, even one that only passes, and " if is_native else "")
+            + "ethtool -K IF tx off",
         )
-    if "native" not in peer.programs:
+    if is_native and "native" not in peer.programs:
         return warning(
             name,
             f"its other end, {peer.name}, has no native XDP program: what XDP sends into it is lost or late",

@@ -6,16 +6,24 @@ Names of features are the kernel's (net/ethtool/common.c); for some, `ethtool -K
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from control.check.finding import Finding, failed, ok, warning
 from control.check.links import Link
 
 # What the hardware joins to one large packet, and native XDP cannot be told of.
 _JOINED_BY_HARDWARE = {"rx-lro": "lro", "rx-gro-hw": "rx-gro-hw"}
-# What the kernel joins before a program in generic mode sees it: datagrams, too.
-_JOINED_BY_KERNEL = {"rx-gro-list": "rx-gro-list", "rx-udp-gro-forwarding": "rx-udp-gro-forwarding"}
+# By which the kernel joins datagrams, too, on their way from a link to one above it.
+_JOINED_BY_KERNEL = ("rx-gro-list", "rx-udp-gro-forwarding")
 _DRIVERS_THAT_SEE_TO_IT = frozenset({"virtio_net"})  # they turn it off while a program is attached
+_ABOVE_ANOTHER = frozenset({"vlan", "macvlan", "ipvlan"})
+
+
+def below(link: Link, links: Mapping[int, Link]) -> list[Link]:
+    """The links from which another one gets its packets: a bond's or a bridge's ports, a VLAN's parent."""
+    ports = [one for one in links.values() if one.master == link.ifindex]
+    parent = links.get(link.lower) if link.kind in _ABOVE_ANOTHER else None
+    return [*ports, parent] if parent else ports
 
 
 def hardware(features: Collection[str]) -> dict[str, str]:
@@ -27,29 +35,34 @@ def turn_off(interface: str, keys: Collection[str]) -> str:
     return f"ethtool -K {interface} {' '.join(f'{key} off' for key in keys)}"
 
 
-def offloads(link: Link, driver: str, features: Collection[str], mode: str) -> Finding:
-    """Whether packets come to the program as they came to the link.
+def native(link: Link, driver: str, features: Collection[str]) -> Finding:
+    """Whether hardware leaves packets as they came, on a link where native XDP sees them.
+
+    In generic mode that is no question: the kernel turns it off by itself (generic_xdp_install()).
 
     Args:
         features: those that are on.
-        mode: native or generic: which the program has, or will have.
     """
-    name = f"offloads {link.name}"
-    if mode == "generic":
-        # Generic XDP turns the hardware's joining off by itself (net/core/dev.c, generic_xdp_install()).
-        joined = {feature: key for feature, key in _JOINED_BY_KERNEL.items() if feature in features}
-        if joined:
-            return failed(
-                name,
-                f"{', '.join(joined)}: a call's datagrams come joined to one, which is too large to leave",
-                turn_off(link.name, joined.values()),
-            )
-        return ok(name, "none joins datagrams before generic XDP sees them")
     joined = hardware(features)
     if joined and "native" not in link.programs and driver not in _DRIVERS_THAT_SEE_TO_IT:
         return warning(
-            name,
+            f"offloads {link.name}",
             f"{', '.join(joined)}: drivers refuse native XDP beside it, or turn it off without a word",
             turn_off(link.name, joined.values()),
         )
-    return ok(name, "none joins packets before native XDP sees them")
+    return ok(f"offloads {link.name}", "none joins packets before native XDP sees them")
+
+
+def generic(lower: Link, features: Collection[str]) -> Finding:
+    """Whether the kernel leaves datagrams as they came, below a link that has the program in generic mode.
+
+    On a link that has it itself, there is no GRO (netif_elide_gro()).
+    """
+    joined = [name for name in _JOINED_BY_KERNEL if name in features]
+    if joined:
+        return failed(
+            f"offloads {lower.name}",
+            f"{', '.join(joined)}: a call's datagrams come joined, and are too large to leave",
+            turn_off(lower.name, joined),
+        )
+    return ok(f"offloads {lower.name}", "none joins datagrams before generic XDP sees them")

@@ -95,7 +95,7 @@ def attaches(ifindex: int) -> None:
 
 def refuses(ifindex: int) -> None:
     """A driver that cannot."""
-    raise OSError(errno.EOPNOTSUPP, "attach")
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported: the driver's words")
 
 
 def may_not(ifindex: int) -> None:
@@ -108,40 +108,53 @@ def must_not_be_tried(ifindex: int) -> None:
 
 
 def test_xdp_on_a_link_without_a_program() -> None:
-    assert interfaces.xdp(ETH0, 0, "native", attaches, {}).status == Status.OK
-    assert "was not tried" in interfaces.xdp(ETH0, 0, "auto", None, {}).found
-    refused = interfaces.xdp(ETH0._replace(mtu=9001), 0, "native", refuses, {"rx-lro": "lro"})
-    assert refused.status == Status.FAILED
-    assert "Operation not supported" in refused.found
-    assert "xdp_mode = 'generic'" in refused.cure
-    assert "ethtool -K eth0 lro off; ip link set dev eth0 mtu 1500;" in refused.cure
-    falls_back = interfaces.xdp(ETH0._replace(kind="vlan"), 0, "auto", refuses, {})
-    assert falls_back.status == Status.WARNING
+    assert interfaces.xdp(ETH0, 0, "native", attaches, "a cure").status == Status.OK
+    assert "was not tried" in interfaces.xdp(ETH0, 0, "auto", None, "a cure").found
+    refused = interfaces.xdp(ETH0, 0, "native", refuses, "a cure")
+    assert (refused.status, refused.cure) == (Status.FAILED, "a cure")
+    assert refused.found == "cannot attach in native mode: Operation not supported: the driver's words"
+    falls_back = interfaces.xdp(ETH0, 0, "auto", refuses, "a cure")
+    assert (falls_back.status, falls_back.cure) == (Status.WARNING, "a cure")
     assert "all links get it in generic mode" in falls_back.found
-    assert falls_back.cure.startswith("a vlan has none")
-    assert interfaces.xdp(ETH0, 0, "auto", may_not, {}).status == Status.FAILED
+    assert interfaces.xdp(ETH0, 0, "auto", may_not, "a cure").status == Status.FAILED
+
+
+def test_what_may_make_native_mode_work() -> None:
+    jumbo = ETH0._replace(mtu=9001)
+    cure = interfaces.native_cure(jumbo, {"rx-lro": "lro"}, "ethtool -L eth0 combined 4")
+    assert cure.startswith(
+        "ethtool -K eth0 lro off; ip link set dev eth0 mtu 1500; ethtool -L eth0 combined 4; "
+    )
+    assert cure.endswith("or xdp_mode = 'generic', which needs nothing of the driver")
+    assert interfaces.native_cure(ETH0, {}, "").startswith("xdp_mode = 'generic'")
+    assert interfaces.native_cure(ETH0._replace(kind="vlan"), {}, "").startswith("a vlan has none")
 
 
 def test_xdp_on_a_link_with_a_program() -> None:
     link = ETH0._replace(programs={"native": 17})
     for mode in ("auto", "native"):
-        ours = interfaces.xdp(link, 17, mode, must_not_be_tried, {})
+        ours = interfaces.xdp(link, 17, mode, must_not_be_tried, "")
         assert (ours.status, ours.found) == (Status.OK, "earshotd's XDP program (id 17, native) is attached")
-    other = interfaces.xdp(link, 16, "auto", must_not_be_tried, {})
+    other = interfaces.xdp(link, 16, "auto", must_not_be_tried, "")
     assert other.status == Status.FAILED
     assert other.found == "another XDP program (id 17, native) is attached"
-    assert interfaces.xdp(link, None, "auto", None, {}).status == Status.WARNING
-    changed = interfaces.xdp(link, 17, "generic", must_not_be_tried, {})
+    assert interfaces.xdp(link, None, "auto", None, "").status == Status.WARNING
+    changed = interfaces.xdp(link, 17, "generic", must_not_be_tried, "")
     assert (changed.status, "though xdp_mode is generic" in changed.found) == (Status.WARNING, True)
-    slow = interfaces.xdp(ETH0._replace(programs={"generic": 17}), 17, "auto", must_not_be_tried, {})
+    slow = interfaces.xdp(ETH0._replace(programs={"generic": 17}), 17, "auto", must_not_be_tried, "")
     assert (slow.status, "takes more CPU" in slow.found) == (Status.WARNING, True)
 
 
 def test_the_other_end_of_a_veth() -> None:
-    assert "another network namespace" in interfaces.veth_peer(VETH, None).found
+    elsewhere = interfaces.veth_peer(VETH, None, is_native=True)
+    assert "another network namespace" in elsewhere.found
+    assert "attach a native XDP program" in elsewhere.cure
+    assert interfaces.veth_peer(VETH, None, is_native=False).cure == "over there: ethtool -K IF tx off"
     peer = ETH0._replace(name="peer0")
-    assert interfaces.veth_peer(VETH, peer).status == Status.WARNING
-    assert interfaces.veth_peer(VETH, peer._replace(programs={"native": 3})).status == Status.OK
+    assert interfaces.veth_peer(VETH, peer, is_native=True).status == Status.WARNING
+    assert interfaces.veth_peer(VETH, peer, is_native=False).status == Status.OK
+    passing = peer._replace(programs={"native": 3})
+    assert interfaces.veth_peer(VETH, passing, is_native=True).status == Status.OK
 
 
 def test_links_that_are_not_there() -> None:
@@ -192,8 +205,8 @@ def test_every_finding_that_is_not_ok_has_a_cure() -> None:
     for finding in (
         host.kernel("5.4"),
         host.capabilities(""),
-        interfaces.veth_peer(VETH, None),
-        interfaces.xdp(ETH0, 0, "generic", refuses, {}),
+        interfaces.veth_peer(VETH, None, is_native=True),
+        interfaces.xdp(ETH0, 0, "generic", refuses, ""),
     ):
         assert finding.status != Status.OK
         assert finding.cure

@@ -103,33 +103,33 @@ def test_vlans_on_a_link() -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "mode", "driver", "status", "cure"),
+    ("features", "driver", "status", "cure"),
     [
-        ({"rx-gro"}, "native", "ice", Status.OK, ""),
-        ({"rx-gro"}, "generic", "ice", Status.OK, ""),
-        ({"rx-lro"}, "native", "ixgbe", Status.WARNING, "lro off"),
-        (
-            {"rx-lro", "rx-gro-hw"},
-            "native",
-            "mlx5_core",
-            Status.WARNING,
-            "lro off rx-gro-hw off",
-        ),
-        ({"rx-lro", "rx-gro-hw"}, "generic", "mlx5_core", Status.OK, ""),
-        ({"rx-gro-hw"}, "native", "virtio_net", Status.OK, ""),
-        ({"rx-gro-list"}, "native", "ice", Status.OK, ""),
-        ({"rx-gro-list"}, "generic", "ice", Status.FAILED, "rx-gro-list off"),
-        (
-            {"rx-udp-gro-forwarding"},
-            "generic",
-            "ice",
-            Status.FAILED,
-            "rx-udp-gro-forwarding off",
-        ),
+        ({"rx-gro", "rx-gro-list"}, "ice", Status.OK, ""),
+        ({"rx-lro"}, "ixgbe", Status.WARNING, "ethtool -K eth0 lro off"),
+        ({"rx-lro", "rx-gro-hw"}, "mlx5_core", Status.WARNING, "ethtool -K eth0 lro off rx-gro-hw off"),
+        ({"rx-gro-hw"}, "virtio_net", Status.OK, ""),
     ],
 )
-def test_offloads(features: set[str], mode: str, driver: str, status: Status, cure: str) -> None:
-    finding = offloads.offloads(ETH0, driver, features, mode)
-    assert (finding.status, finding.cure) == (status, cure and f"ethtool -K eth0 {cure}")
-    running = offloads.offloads(ETH0._replace(programs={"native": 3}), driver, features, "native")
+def test_offloads_beside_native_xdp(features: set[str], driver: str, status: Status, cure: str) -> None:
+    finding = offloads.native(ETH0, driver, features)
+    assert (finding.status, finding.cure) == (status, cure)
+    running = offloads.native(ETH0._replace(programs={"native": 3}), driver, features)
     assert running.status == Status.OK  # the driver has taken it
+
+
+def test_offloads_below_generic_xdp() -> None:
+    assert offloads.generic(ETH0, {"rx-gro", "rx-lro", "rx-gro-hw"}).status == Status.OK
+    finding = offloads.generic(ETH0, {"rx-gro-list", "rx-udp-gro-forwarding"})
+    assert finding.status == Status.FAILED
+    assert finding.cure == "ethtool -K eth0 rx-gro-list off rx-udp-gro-forwarding off"
+
+
+def test_what_is_below_a_link() -> None:
+    vlan = ETH0._replace(name="eth0.5", ifindex=8, kind="vlan", lower=ETH0.ifindex)
+    veth = ETH0._replace(name="veth0", ifindex=9, kind="veth", lower=ETH1.ifindex)
+    ports = [ETH0._replace(master=7), ETH1._replace(master=7)]
+    assert offloads.below(BOND, {one.ifindex: one for one in (BOND, *ports)}) == ports
+    assert offloads.below(vlan, {2: ETH0, 3: ETH1, 8: vlan}) == [ETH0]
+    assert offloads.below(vlan, {8: vlan}) == []  # it is in another network namespace
+    assert offloads.below(veth, {3: ETH1, 9: veth}) == []
