@@ -31,6 +31,7 @@ from transceiver.ingresses import Ingresses
 from transceiver.log import event
 from transceiver.media import Traffic
 from transceiver.metrics import Tally
+from transceiver.moving import TOLD, Why, move, pause
 from transceiver.mux import MediaPort, Route
 from transceiver.relays import Relays
 from transceiver.routable import Mint
@@ -210,8 +211,28 @@ class Calls:
                     self._end_soon(call, reason)
             beat()
 
-    async def end_all(self) -> None:
-        """Ends all calls, within the time that shutting down may take."""
+    async def move_all(self, seconds: float) -> None:
+        """Tells clients to call elsewhere within that time: not all at once, so that others can take them.
+
+        They come no faster than this process itself would take new ones, unless the time is short.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + seconds
+        calls = list(self._calls.values())
+        between = pause(len(calls), seconds, self._limits.setups)
+        for call in calls:
+            if call.state is not State.ENDED:
+                call.tell(move(Why.DRAIN, deadline - clock()))
+            await asyncio.sleep(between)
+
+    async def end_all(self, moving: bool = True) -> None:
+        """Ends all calls, within the time that shutting down may take; those that are `moving` are told."""
+        if self._calls:
+            event(logging.INFO, "ending_calls", calls=len(self._calls))
+        if self._calls and moving:
+            for call in self._calls.values():
+                call.tell(move(Why.SHUTDOWN, 0))
+            await asyncio.sleep(TOLD)
         for call in list(self._calls.values()):
             self._end_soon(call, End.SHUTDOWN)
         if self._tasks:

@@ -34,6 +34,7 @@ from transceiver.front import serve_front
 from transceiver.ingresses import RegionsFile
 from transceiver.log import configure, event
 from transceiver.media import Endpoint, IPAddress
+from transceiver.peers import Known, PeersError
 from transceiver.regions import RegionsError
 from transceiver.relay_target import RelayTarget, TargetError, targets_of
 from transceiver.routable import NumberedKey
@@ -82,6 +83,23 @@ def _origins(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tu
         if value != "*" and value != f"{parts.scheme}://{parts.netloc}":
             raise click.BadParameter(f"{value!r} is neither * nor SCHEME://HOST[:PORT]")
     return tuple(values)
+
+
+def _public_url(_: click.Context, __: click.Parameter, value: str) -> str:
+    parts = urlsplit(value)
+    if value and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment):
+        raise click.BadParameter(f"{value!r} is not http://HOST[/PATH] or https://HOST[/PATH]")
+    return value.removesuffix("/")
+
+
+def _peers(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for value in values:
+        name, equals, url = value.partition("=")
+        if not equals or not _NAME.fullmatch(name) or name in named:
+            raise click.BadParameter(f"{value!r} is not NAME=URL, or the name is there twice")
+        named[name] = url
+    return named
 
 
 def _tokens(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
@@ -163,6 +181,28 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 )
 @click.option("--http-certificate", type=_FILE, help="For HTTPS: the certificate chain, PEM.")
 @click.option("--http-key", type=_FILE, help="Its private key, PEM.")
+@click.option(
+    "--public-url",
+    default="",
+    callback=_public_url,
+    help="What stands before the paths of its sessions, as clients are told them.  [default: nothing]",
+)
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    callback=_peers,
+    envvar="EARSHOT_TRANSCEIVER_PEER",  # singular, as the flag is
+    metavar="NAME=URL",
+    help="Another transceiver's HTTP, where requests for its sessions are handed on to; once for each.",
+)
+@click.option(
+    "--peer-template",
+    default="",
+    metavar="URL",
+    help="The same for all: http://{name}.DOMAIN[:PORT], where {name} is the other's name.",
+)
+@click.option("--peer-ca", type=_FILE, help="Who signs peers' certificates, PEM.  [default: the system's]")
 @click.option("--page/--no-page", default=True, help="Whether there is a page to call from, at /.")
 @click.option(
     "--auth-token-file",
@@ -263,6 +303,11 @@ _seconds = click.FloatRange(min=0.1, max=3600)
     help="Seconds that calls may go on after SIGTERM; new ones are answered 503. A second SIGTERM ends them.",
 )
 @click.option(
+    "--move-clients/--no-move-clients",
+    default=True,
+    help="Whether clients are told, by their data channel, to call elsewhere when this process is to end.",
+)
+@click.option(
     "--log-level",
     default="info",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -283,6 +328,10 @@ def main(
     http: Endpoint,
     http_certificate: Path | None,
     http_key: Path | None,
+    public_url: str,
+    peers: dict[str, str],
+    peer_template: str,
+    peer_ca: Path | None,
     page: bool,
     auth_token_file: Path | None,
     cors_origins: tuple[str, ...],
@@ -307,6 +356,7 @@ def main(
     silence_timeout: float,
     relay_timeout: float,
     drain_timeout: float,
+    move_clients: bool,
     log_level: str,
 ) -> None:
     """Terminates WebRTC calls that an Earshot relay forwards; echoes them, or brings them to speech backends.
@@ -328,6 +378,10 @@ def main(
         raise click.UsageError("--fleet-key and --fleet-number go together")
     if ECHO in backends and len(backends) > 1:
         raise click.BadParameter("echo goes alone", param_hint="--backend")
+    try:
+        known = Known(peers, peer_template, peer_ca)
+    except PeersError as error:
+        raise click.UsageError(str(error)) from None
     configure(log_level)
     try:
         tracing.check(os.environ)
@@ -344,7 +398,7 @@ def main(
         relays=targets,
         name=name,
         http=http,
-        web=Web(page, cors_origins, auth_token_file, http_certificate, http_key),
+        web=Web(page, cors_origins, auth_token_file, http_certificate, http_key, public_url, known),
         media_addresses=media_addresses,
         media_port=media_port,
         backends=speech,
@@ -353,6 +407,7 @@ def main(
         log_level=log_level,
         fleet=Fleet(fleet_key, fleet_number) if fleet_key and fleet_number is not None else None,
         drain=drain_timeout,
+        move=move_clients,
         place=Place(region, regions_file, candidates),
     )
     manager = Manager.of(os.environ)

@@ -26,6 +26,7 @@ from transceiver.log import event
 from transceiver.media import Traffic
 from transceiver.metrics import CallCollector, FleetCollector, SpeechCollector, Tally
 from transceiver.mux import media_ports
+from transceiver.peers import Peers
 from transceiver.relay_client import RelayClient
 from transceiver.relays import Relays
 from transceiver.settings import Settings
@@ -39,6 +40,7 @@ from transceiver.workers import READY, orphaned
 
 RELAY_STOP_TIMEOUT = 2.0
 STATUS_SECONDS = 2.0
+GRACE = 10.0  # seconds that another transceiver has to answer, beyond what its relay has
 
 
 async def serve(settings: Settings, manager: Manager, parent: Connection | None = None) -> None:
@@ -98,6 +100,7 @@ async def _serve(
             limits = settings.limits
             admission = Admission(limits.calls, limits.load, limits.setups, missing)
             mint = fleet.mint() if fleet else None
+            peers = Peers(settings.name, settings.web.peers, limits.relay + GRACE)
             calls = Calls(
                 *(relays, ingresses, ports, converse, admission, limits),
                 *(tally, traffic, settings.suffix, traces, mint),
@@ -106,7 +109,9 @@ async def _serve(
             tally.registry.register(FleetCollector(relays, ingresses))
             tally.registry.register(SpeechCollector(spoken, pool.backends if pool else (), admission))
             runner = await listening(
-                make_app(calls, relays, ingresses, tally.registry, settings.web), settings.http, settings.web
+                make_app(calls, relays, ingresses, tally.registry, settings.web, peers),
+                settings.http,
+                settings.web,
             )
             try:
                 attaching = asyncio.create_task(relays.run())
@@ -122,13 +127,15 @@ async def _serve(
                 await stop.asked()
                 manager.stopping()
                 admission.close("this process is about to end")
+                if settings.move and settings.drain:
+                    watching.append(asyncio.create_task(calls.move_all(settings.drain)))
                 await stop.drained(settings.drain, calls.count)
                 event(logging.INFO, "stopping")
                 announcing.cancel()
                 for task in watching:
                     task.cancel()
                 await runner.cleanup()
-                await calls.end_all()
+                await calls.end_all(settings.move)
                 attaching.cancel()
                 await asyncio.wait([attaching], timeout=RELAY_STOP_TIMEOUT)
             finally:

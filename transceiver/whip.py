@@ -3,14 +3,17 @@
 
     POST /whip                    an SDP offer; 201 with the answer, Location and ETag
     OPTIONS /whip                 what may be posted (Accept-Post), and CORS
-    PATCH /whip/sessions/ID       an ICE restart: 200 with our new credentials and ETag; or trickled
+    PATCH /whip/sessions/NAME/ID  an ICE restart: 200 with our new credentials and ETag; or trickled
                                   candidates: 204, and not used, since the client alone sends checks
-    DELETE /whip/sessions/ID      ends the call
-    OPTIONS /whip/sessions/ID     what may be patched (Accept-Patch), and CORS
+    DELETE /whip/sessions/NAME/ID ends the call
+    OPTIONS /whip/sessions/...    what may be patched (Accept-Patch), and CORS
     GET /metrics                  for Prometheus
     GET /healthz                  200 when it is attached to a relay
     GET /readyz                   200 when it would take a call now, else 503 and why: for load balancers
     GET /, /page/...              a page to call from
+
+A session's address names the transceiver that has it: a load balancer may go by that. What arrives here and
+is another one's is handed on (`peers`).
 
 The query of the address that is posted to goes to the speech backend, as metadata. Where there are tokens,
 POST, PATCH and DELETE need one.
@@ -31,9 +34,11 @@ from telemetry.tracing import TRACEPARENT
 from transceiver.calls import Calls
 from transceiver.cross_origin import cors
 from transceiver.errors import BusyError, OfferError, PatchError, RelayError
+from transceiver.hops import PEER
 from transceiver.ingresses import FORWARDED_FOR, Ingresses
 from transceiver.media import IPAddress
 from transceiver.page import add_page
+from transceiver.peers import Peers
 from transceiver.problem import Handler, problem, problems
 from transceiver.relays import Relays
 from transceiver.settings import Web
@@ -41,7 +46,7 @@ from transceiver.tokens import Tokens
 
 MAX_OFFER = 65536  # bytes; a browser's offer has 2,000 to 8,000
 RETRY_AFTER = {"Retry-After": "1"}
-PEER = "X-Earshot-Peer"  # by which the process in front tells a worker who has asked
+SESSION = "/whip/sessions/{owner}/{id}"
 SDP = "application/sdp"
 SDPFRAG = "application/trickle-ice-sdpfrag"
 MAX_METADATA = 16  # entries
@@ -49,7 +54,7 @@ MAX_METADATA_CHARS = 256  # of each name and value
 
 
 def make_app(
-    calls: Calls, relays: Relays, ingresses: Ingresses, registry: CollectorRegistry, how: Web
+    calls: Calls, relays: Relays, ingresses: Ingresses, registry: CollectorRegistry, how: Web, peers: Peers
 ) -> web.Application:
     """The HTTP application; it holds no state of its own."""
     tokens = Tokens(how.tokens) if how.tokens is not None else None
@@ -61,6 +66,16 @@ def make_app(
             return await handler(request)
 
         return checked
+
+    def ours(handler: Handler) -> Handler:
+        """Another's sessions are that one's to let in, too."""
+        checked = let_in(handler)
+
+        async def owned(request: web.Request) -> web.StreamResponse:
+            owner = request.match_info["owner"]
+            return await (checked(request) if peers.is_own(owner) else peers.hand_on(request, owner))
+
+        return owned
 
     async def post(request: web.Request) -> web.Response:
         if request.content_type != SDP:
@@ -79,7 +94,8 @@ def make_app(
             return problem(error.status, str(error))
         except (BusyError, RelayError) as error:
             return problem(503, str(error), RETRY_AFTER)
-        headers = {hdrs.LOCATION: f"/whip/sessions/{call.id}", hdrs.ETAG: call.etag, "Accept-Patch": SDPFRAG}
+        location = how.public_url + SESSION.format(owner=peers.own, id=call.id)
+        headers = {hdrs.LOCATION: location, hdrs.ETAG: call.etag, "Accept-Patch": SDPFRAG}
         return web.Response(status=201, text=answer, content_type=SDP, headers=headers)
 
     async def patch(request: web.Request) -> web.Response:
@@ -129,11 +145,12 @@ def make_app(
         return web.Response(text="ready\n") if missing is None else problem(503, missing, RETRY_AFTER)
 
     app = web.Application(middlewares=[cors(how.origins), problems], client_max_size=MAX_OFFER)
+    app.cleanup_ctx.append(peers.opened)
     app.router.add_post("/whip", let_in(post))
     app.router.add_options("/whip", options)
-    app.router.add_patch("/whip/sessions/{id}", let_in(patch))
-    app.router.add_delete("/whip/sessions/{id}", let_in(delete))
-    app.router.add_options("/whip/sessions/{id}", options)
+    app.router.add_patch(SESSION, ours(patch))
+    app.router.add_delete(SESSION, ours(delete))
+    app.router.add_options(SESSION, options)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", health)
     app.router.add_get("/readyz", ready)
