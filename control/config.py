@@ -18,6 +18,7 @@ from typing import NamedTuple
 from control import abi
 from control.access import Entry
 from control.addresses import Endpoint, IPAddress, IPNetwork
+from control.directory.target import Target
 from control.errors import ConfigError
 from control.unicast import unicast_fault
 from fleet.region import FORM, is_region
@@ -121,6 +122,11 @@ class Config:
     flows_per_session: int = 16
     fleet_keys: tuple[FleetKeyFile, ...] = ()
     group_relay_addresses: tuple[IPAddress, ...] = ()
+    group_takeover: bool = False
+    directory: str = ""
+    directory_password_file: Path | None = None
+    directory_ca: Path | None = None
+    directory_grace_seconds: int = 300
     run_time_stats: str = "off"
     quality: bool = True
     log_level: str = "info"
@@ -173,6 +179,7 @@ class Config:
             ("source_requests_per_second", 0, 1_000_000),
             ("bindings_per_second", 0, 10_000_000),
             ("flows_per_session", 0, 65535),
+            ("directory_grace_seconds", 0, 86400),
         ):
             if not least <= getattr(self, key) <= most:
                 raise ConfigError(key, f"{getattr(self, key)} is not within {least} to {most}")
@@ -228,6 +235,20 @@ class Config:
             if not key.path.is_absolute():
                 raise ConfigError("fleet_keys", f"{key.path} is not an absolute path")
         _no_duplicates("fleet_keys", [key.number for key in self.fleet_keys])
+        if self.directory and not self.fleet_keys:
+            raise ConfigError(
+                "directory", "needs fleet_keys: what relays tell each other is sealed with them"
+            )
+        if self.group_takeover and not (self.group_relay_addresses and self.directory):
+            raise ConfigError("group_takeover", "needs group_relay_addresses and a directory")
+        self.directory_target  # noqa: B018 - for what it raises
+
+    @property
+    def directory_target(self) -> Target | None:
+        """Where the directory is; None: there is none, and this relay's sessions are its own."""
+        if not self.directory:
+            return None
+        return Target.of(self.directory, self.directory_password_file, self.directory_ca)
 
 
 def _no_duplicates(key: str, values: Sequence[object]) -> None:
