@@ -52,6 +52,11 @@ class BackendTable:
         backend = self._by_endpoint.get(endpoint)
         return backend is not None and backend.users > 0
 
+    def number_at(self, endpoint: Endpoint) -> int | None:
+        """The number of an endpoint that is in the table."""
+        backend = self._by_endpoint.get(endpoint)
+        return None if backend is None else backend.number
+
     def numbers(self) -> set[int]:
         """All that are in the table."""
         return set(self._by_number)

@@ -21,10 +21,14 @@ from control.addresses import Endpoint, IPAddress, IPNetwork
 from control.directory.target import Target
 from control.errors import ConfigError
 from control.unicast import unicast_fault
+from fleet.region import FORM, is_region
 
-XDP_MODES = ("native", "generic")
+XDP_MODES = ("auto", "native", "generic")
 RUN_TIME_STATS = ("off", "sampled")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+# Of IPv6 (RFC 8200, 5): the size that agents of WebRTC keep to, who do not look for a path's MTU.
+SMALLEST_MTU = 1280
 
 # sun_path holds 108 bytes, the last of them zero; control/front.py needs four for a socket behind this one.
 SOCKET_PATH_MAX = 103
@@ -90,7 +94,9 @@ class Config:
     vips: tuple[Endpoint, ...]
     relay_addresses: tuple[IPAddress, ...]
     name: str = field(default_factory=socket.gethostname)
-    xdp_mode: str = "native"
+    region: str = ""
+    xdp_mode: str = "auto"
+    largest_packet: int = 1500
     relay_ports: PortRange = DEFAULT_RELAY_PORTS
     grpc_socket: Path = Path("/run/earshot/earshotd.sock")
     grpc_socket_group: str = ""
@@ -115,6 +121,8 @@ class Config:
     bindings_per_second: int = 100_000
     flows_per_session: int = 16
     fleet_keys: tuple[FleetKeyFile, ...] = ()
+    group_relay_addresses: tuple[IPAddress, ...] = ()
+    group_takeover: bool = False
     directory: str = ""
     directory_password_file: Path | None = None
     directory_ca: Path | None = None
@@ -133,6 +141,8 @@ class Config:
     def _check_words(self) -> None:
         if not _RELAY_NAME.fullmatch(self.name):
             raise ConfigError("name", f"{self.name!r} is not 1 to 253 of A-Za-z0-9._-")
+        if self.region and not is_region(self.region):
+            raise ConfigError("region", f"{self.region!r} is not {FORM}")
         if not self.interfaces:
             raise ConfigError("interfaces", "name at least one")
         for interface in self.interfaces:
@@ -157,6 +167,7 @@ class Config:
         if not 1 <= self.relay_ports.first <= self.relay_ports.last <= 65535:
             raise ConfigError("relay_ports", f"{self.relay_ports} is not a range within 1-65535")
         for key, least, most in (
+            ("largest_packet", SMALLEST_MTU, 65535),
             ("max_sessions", 1, 1 << 24),
             ("max_sessions_per_transceiver", 1, 1 << 24),
             ("max_backends", 2, 65535),
@@ -177,8 +188,13 @@ class Config:
         for key, addresses, most in (
             ("vips", [vip.address for vip in self.vips], abi.VIP_MAX),
             ("relay_addresses", list(self.relay_addresses), abi.RELAY_MAX),
+            (
+                "group_relay_addresses",
+                list(self.group_relay_addresses),
+                abi.RELAY_MAX - len(self.relay_addresses),
+            ),
         ):
-            if not addresses:
+            if not addresses and key != "group_relay_addresses":
                 raise ConfigError(key, "name at least one")
             if len(addresses) > most:
                 raise ConfigError(key, f"{len(addresses)} are too many: at most {most}")
@@ -186,6 +202,7 @@ class Config:
                 raise ConfigError(key, fault)
         _no_duplicates("vips", self.vips)
         _no_duplicates("relay_addresses", self.relay_addresses)
+        _no_duplicates("group_relay_addresses", (*self.relay_addresses, *self.group_relay_addresses))
         relay_families = {address.version for address in self.relay_addresses}
         for vip in self.vips:
             # On an address that is both, a packet must be for one of them alone.
@@ -222,6 +239,8 @@ class Config:
             raise ConfigError(
                 "directory", "needs fleet_keys: what relays tell each other is sealed with them"
             )
+        if self.group_takeover and not (self.group_relay_addresses and self.directory):
+            raise ConfigError("group_takeover", "needs group_relay_addresses and a directory")
         self.directory_target  # noqa: B018 - for what it raises
 
     @property

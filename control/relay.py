@@ -27,6 +27,7 @@ from control.model import Owner
 from control.occupancy import Table, measure
 from control.port_states import Counts
 from control.reaper import Reaper
+from control.replication.group import Group
 from control.requests import Code, LocalAddresses, RequestError, check_hello
 from control.sessions import Registry
 from control.store import Store
@@ -47,6 +48,7 @@ class Relay:
     Attributes:
         stalls: times that a sweep came late, because the daemon had no turn.
         directory: by which the relays of a region share their sessions, if they do.
+        group: the relays that forward each other's flows, if this one has joined any.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Relay:
         self.streams = Streams()
         self.reaper = Reaper(datapath, self.registry, self.streams, config.flow_idle_seconds)
         self.vips = config.vips
+        self.group: Group | None = None
         self.stalls = 0
         self._config = config
         self._store = Store(datapath, self.registry, self.reaper)
@@ -115,6 +118,15 @@ class Relay:
     # ---- operators ------------------------------------------------------------------------
 
     @property
+    def name(self) -> str:
+        return self._config.name
+
+    @property
+    def region(self) -> str:
+        """Where it is; empty if nobody has said."""
+        return self._config.region
+
+    @property
     def draining_since(self) -> int | None:
         """Since which second of CLOCK_MONOTONIC no new session is taken; None if they are."""
         return self._drain.since
@@ -145,6 +157,9 @@ class Relay:
         self.registry.limit(config.max_sessions, config.max_sessions_per_transceiver, config.grace_seconds)
         self.reaper.set_idle_seconds(config.flow_idle_seconds)
         self.reaper.grow()
+        if self.group is not None:
+            self.group.grow()
+            self.group.set_idle_seconds(config.flow_idle_seconds)
         self._batches.set_local(self._local())
         self._batches.set_fleet_keys(self.datapath.fleet_keys)
         if self.directory is not None:
@@ -173,7 +188,7 @@ class Relay:
                 Code.PERMISSION_DENIED, f"{grant.caller} may not attach as that", "hello.transceiver"
             )
         now = clock()
-        attachment = self.registry.attach(hello.transceiver, hello.software[:200], now.seconds)
+        attachment = self.registry.attach(hello.transceiver, hello.software[:200], now.seconds, hello.region)
         self._store.commit(now)
         if self.directory is not None:
             self.directory.attached(self.registry.owner_of(attachment))
@@ -184,6 +199,7 @@ class Relay:
             grace_seconds=self._config.grace_seconds,
             max_batch=MAX_BATCH,
             sessions=len(self.registry.owner_of(attachment).sessions),
+            region=self._config.region,
         )
         outbox.offer(pb.AttachResponse(welcome=welcome))
         event(

@@ -105,7 +105,7 @@ class Directory:
     def adopt(self) -> None:
         """Transceivers that a former daemon has left are kept until it is heard whose they are."""
         for owner in self._registry.owners():
-            attachment = self._registry.attach(owner.name, owner.software, clock().seconds)
+            attachment = self._registry.attach(owner.name, owner.software, clock().seconds, owner.region)
             self.mirrors.adopt(owner, attachment, self.members.now)
 
     def attached(self, owner: Owner) -> None:
@@ -348,7 +348,7 @@ class Directory:
         in_step = not home.dirty and not home.is_whole and home.lease is not None
         self.homes.close(home)
         self._registry.hold(home.owner, clock().seconds)
-        attachment = self._registry.attach(home.name, home.owner.software, clock().seconds)
+        attachment = self._registry.attach(home.name, home.owner.software, clock().seconds, home.owner.region)
         mirror = self.mirrors.adopt(home.owner, attachment, self.members.now)
         mirror.silent_since, mirror.speaker = None, instance
         mirror.epoch, mirror.sequence = home.point

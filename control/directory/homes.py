@@ -315,7 +315,7 @@ class Homes:
 
     def _said(self, owner: Owner) -> bytes:
         """What is to be said of a transceiver itself, as a head without numbers."""
-        head = pb.Head(attached=owner.attached, software=owner.software)
+        head = pb.Head(attached=owner.attached, software=owner.software, region=owner.region)
         if (place := self._registry.place_of(owner)) is not None:
             number, endpoints = place
             head.place.number = number

@@ -246,7 +246,7 @@ class Mirrors:
             return True
         now = clock().seconds
         try:
-            mirror.attachment = self._registry.attach(mirror.name, head.software, now)
+            mirror.attachment = self._registry.attach(mirror.name, head.software, now, head.region)
         except RequestError as error:
             event(_log, logging.WARNING, "transceiver_not_entered", transceiver=mirror.name, message=error)
             return False

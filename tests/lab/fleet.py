@@ -88,7 +88,7 @@ class Fleet:
             f"--fleet-key={KEY_NUMBER}={self.key}",
             f"--directory=redis://{REDIS}:6379/0",
             *flags,
-            log_name=f"earshotd-{number}",
+            name=f"earshotd-{number}",
         )
 
     def start_all(self, *flags: str) -> None:
