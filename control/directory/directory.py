@@ -78,7 +78,9 @@ class Directory:
         store = SessionStore(self.link, self.sealer, self.journal)
         stamper = Stamper(self._sealing_key())
         self.homes = Homes(registry, store, stamper, self.sealer.instance)
-        self.mirrors = Mirrors(registry, entering, store, stamper, self.refusals, turns)
+        self.mirrors = Mirrors(
+            registry, entering, store, stamper, self.refusals, turns, self.homes.by_name.__contains__
+        )
         self._disputed: dict[str, int] = {}  # epochs that others should know of, until the next beat
 
     def reconfigure(
@@ -125,6 +127,13 @@ class Directory:
         home = self.homes.by_name.get(owner.name)
         if home is not None and home.owner is owner:
             self.homes.touch(home)
+
+    def leave_soon(self) -> None:
+        """This relay is about to stop: streams that end from now on end for that, and are not told of.
+
+        Their transceivers are those of a relay that is silent, then, until they attach to another one.
+        """
+        self.homes.is_leaving = True
 
     # ---- running --------------------------------------------------------------------------
 
@@ -202,6 +211,7 @@ class Directory:
         while True:
             await asyncio.sleep(KEEP_SECONDS)
             self.members.forget()
+            self.mirrors.forget()
             with contextlib.suppress(AwayError):  # not urgent: there are many tries in KEPT_SECONDS
                 await self.homes.keep()
 
@@ -391,7 +401,7 @@ class Directory:
             return
         elif (mirror.point < point and mirror.waiting is None) or (mirror.is_over and held.attached):
             self.mirrors.miss(held.transceiver)
-        mirror.speaker = instance
+        mirror.speaker, mirror.expected = instance, point
         if mirror.silent_since is not None:
             self._heard_again(mirror, held)
 
