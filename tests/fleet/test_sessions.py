@@ -257,8 +257,8 @@ async def test_sessions_expire_where_their_transceiver_is_and_then_everywhere(wo
     async with AsyncExitStack() as stack:
         nodes = await nodes_of(world, stack, 2)
         owner, _ = nodes[0].attach("t1")
-        nodes[0].add(owner, "brief", ttl=2)
-        nodes[0].add(owner, "renewed", ttl=2)
+        nodes[0].add(owner, "brief", ttl=1)
+        nodes[0].add(owner, "renewed", ttl=1)
         await world.agree(nodes, "t1", "brief", "renewed")
         there = nodes[1].registry.owner_named("t1")
         assert there is not None
@@ -268,8 +268,8 @@ async def test_sessions_expire_where_their_transceiver_is_and_then_everywhere(wo
         assert [one.expires for one in owner.sessions.values()] == [0, 0]
         for one in ("brief", "renewed"):
             nodes[1].registry.renew(moved, one, clock().seconds)
-        for _ in range(8):
-            await asyncio.sleep(0.5)
+        for _ in range(5):
+            await asyncio.sleep(0.4)
             nodes[1].registry.renew(moved, "renewed", clock().seconds)
         await world.agree(nodes, "t1", "renewed")
 
