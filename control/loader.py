@@ -14,7 +14,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +25,16 @@ from control.datapath import Datapath
 from control.errors import DatapathError
 from control.hostlinks import HostLink
 from control.libbpf import BpfObject
+from control.pinned import LINK_PIN, explain
+
+# What only looks has a module of its own, which loads faster; whoever loads finds it here as well.
+from control.pinned import attached as attached
+from control.pinned import object_path as object_path
+from control.pinned import open_pinned as open_pinned
 
 PROGRAM = "earshot"
-_LINK_PIN = "link_"
 _OURS = re.compile(rf"[a-z0-9_]+_v\d+|link_\d+|{staging.NEXT}|{staging.COMMIT}")
 _XDP_FLAGS = {"native": libbpf.XDP_FLAGS_DRV_MODE, "generic": libbpf.XDP_FLAGS_SKB_MODE}
-
-
-def object_path() -> Path:
-    """The compiled program, as the package carries it."""
-    path = Path(str(resources.files("control") / "relay.bpf.o"))
-    if not path.exists():
-        raise DatapathError(f"{path} is missing: run scripts/build")
-    return path
 
 
 @dataclass
@@ -94,7 +90,7 @@ class Loaded:
                     _install(program_fd, self.datapath, links, config, plan, undo)
                 plan.close()
             except OSError as error:
-                raise DatapathError(_explain(error)) from error
+                raise DatapathError(explain(error)) from error
             undo.pop_all()
         with self._replacing:
             os.close(self.program_fd)
@@ -199,7 +195,7 @@ def open_datapath(config: Config) -> Loaded:
                 (config.pin_path / name).unlink(missing_ok=True)
             plan.close()
         except OSError as error:
-            raise DatapathError(_explain(error)) from error
+            raise DatapathError(explain(error)) from error
         undo.pop_all()
         return Loaded(datapath, program_fd, lock.pop_all())
 
@@ -210,7 +206,7 @@ def _back_out(
     """After a failure nothing has happened, unless a link has the new program: the next start goes on."""
     program_id = libbpf.program_id(program_fd)
     if former_fd is not None:
-        for pin in pin_path.glob(f"{_LINK_PIN}*"):
+        for pin in pin_path.glob(f"{LINK_PIN}*"):
             fd = libbpf.get_pinned(pin)
             if libbpf.link_info(fd).program_id == program_id:
                 libbpf.update_link(fd, former_fd)
@@ -241,33 +237,6 @@ def _install(
     _detach_others(links, config.pin_path)
 
 
-def open_pinned(pin_path: Path) -> Datapath:
-    """The maps of a program that runs, or ran, for who only looks.
-
-    Raises:
-        DatapathError: there are none, or they are of another version, or may not be read.
-    """
-    with BpfObject(object_path()) as program:
-        names = list(program.map_names())
-    found: dict[str, int] = {}
-    try:
-        for name in names:
-            found[name] = libbpf.get_pinned(pin_path / name)
-    except FileNotFoundError as error:
-        for fd in found.values():
-            os.close(fd)
-        if not pin_path.exists() or not any(pin_path.iterdir()):
-            raise DatapathError(
-                f"no maps are pinned in {pin_path}: has earshotd run, with this pin_path?"
-            ) from error
-        raise DatapathError(
-            f"the maps pinned in {pin_path} are of another version: {name} is missing"
-        ) from error
-    except OSError as error:
-        raise DatapathError(_explain(error)) from error
-    return Datapath(found, writable=False)
-
-
 def remove(pin_path: Path) -> list[str]:
     """Detaches the program everywhere and forgets the maps: calls through it end.
 
@@ -281,7 +250,7 @@ def remove(pin_path: Path) -> list[str]:
     refuse_foreign(pin_path)
     with bpffs.locked(pin_path):
         # Links first, so that no packet meets a program whose maps are going.
-        pins = sorted(pin_path.iterdir(), key=lambda pin: (not pin.name.startswith(_LINK_PIN), pin.name))
+        pins = sorted(pin_path.iterdir(), key=lambda pin: (not pin.name.startswith(LINK_PIN), pin.name))
         staging.Staging(pin_path).discard()
         for pin in pins:
             pin.unlink(missing_ok=True)
@@ -295,19 +264,6 @@ def refuse_foreign(pin_path: Path) -> None:
     if others or not bpffs.is_mounted(pin_path):
         holds = ", ".join(others) or "ordinary files"
         raise DatapathError(f"{pin_path} is not Earshot's alone, it holds {holds}: nothing is removed")
-
-
-def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
-    """The links that are pinned, as the kernel tells of them."""
-    found = []
-    for pin in sorted(pin_path.glob(f"{_LINK_PIN}*")):
-        try:
-            fd = libbpf.get_pinned(pin)
-        except FileNotFoundError:  # unpinned since
-            continue
-        found.append(libbpf.link_info(fd))
-        os.close(fd)
-    return found
 
 
 def memory_need(config: Config) -> memory.Need:
@@ -345,7 +301,7 @@ def _enter_links(datapath: Datapath, links: Sequence[HostLink]) -> None:
 
 def _attach(program_fd: int, link: HostLink, config: Config, undo: ExitStack) -> None:
     """Attaches the program, or puts it in place of the one that is attached."""
-    path = config.pin_path / f"{_LINK_PIN}{link.ifindex}"
+    path = config.pin_path / f"{LINK_PIN}{link.ifindex}"
     if path.exists():
         fd = libbpf.get_pinned(path)
         try:
@@ -366,8 +322,8 @@ def _attach(program_fd: int, link: HostLink, config: Config, undo: ExitStack) ->
 
 def _detach_others(links: Sequence[HostLink], pin_path: Path) -> None:
     """Detaches the program from links that a former configuration named."""
-    wanted = {f"{_LINK_PIN}{link.ifindex}" for link in links}
-    for pin in pin_path.glob(f"{_LINK_PIN}*"):
+    wanted = {f"{LINK_PIN}{link.ifindex}" for link in links}
+    for pin in pin_path.glob(f"{LINK_PIN}*"):
         if pin.name not in wanted:
             pin.unlink()
 
@@ -384,9 +340,3 @@ def _explain_attach(error: OSError, mode: str) -> str:
             f"cannot attach in native mode ({error.strerror}): try xdp_mode = 'generic'; see: earshot check"
         )
     return f"cannot attach ({error.strerror})"
-
-
-def _explain(error: OSError) -> str:
-    if error.errno in (1, 13) and os.geteuid() != 0:  # EPERM, EACCES; root's is the verifier's
-        return f"{error.strerror}: needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-    return str(error.strerror)
