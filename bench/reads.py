@@ -18,7 +18,11 @@ READS = (
     "session list -o json",
     "top -n 1 --interval 0.2 -o json",
     "stats -o json",
+    "vip list -o json",
+    "flow list --client 11.0.0.1 -o json",
+    "map dump flows_v2",
     "map dump flows_v2 -o json",
+    "map dump sessions_v1 -o json",
 )
 
 
