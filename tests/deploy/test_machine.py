@@ -32,14 +32,6 @@ CAPABILITY_NUMBERS = {"net_admin": 12, "perfmon": 38, "bpf": 39}
 
 
 @pytest.fixture(scope="module")
-def package() -> Path:
-    """The newest one that was built."""
-    built = sorted((ROOT / "build" / "deb").glob("earshot_*.deb"), key=lambda path: path.stat().st_mtime)
-    assert built, "build one: deploy/deb/build"
-    return built[-1]
-
-
-@pytest.fixture(scope="module")
 def newer(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in a later version."""
     folder = tmp_path_factory.mktemp("newer")
