@@ -101,7 +101,7 @@ class Registry:
 
     # ---- transceivers ---------------------------------------------------------------------
 
-    def attach(self, name: str, software: str, now: float) -> Attachment:
+    def attach(self, name: str, software: str, now: float, region: str = "") -> Attachment:
         """A stream begins to speak for a transceiver; one that did so before is replaced.
 
         Raises:
@@ -113,7 +113,7 @@ class Registry:
             if number is None:
                 raise RequestError(Code.RESOURCE_EXHAUSTED, f"{abi.OWNER_MAX} transceivers are here already")
             owner = self._owners[number] = self._owner_by_name[name] = Owner(number, name)
-        owner.software = software
+        owner.software, owner.region = software, region
         owner.stream += 1
         self._set_attached(owner, True, now)
         return Attachment(owner.number, owner.stream)
@@ -319,6 +319,14 @@ class Registry:
     def session(self, number: int) -> Session | None:
         """The session of a number."""
         return self._by_number.get(number)
+
+    def session_named(self, transceiver: str, session_id: str) -> Session | None:
+        owner = self._owner_by_name.get(transceiver)
+        return None if owner is None else owner.sessions.get(session_id)
+
+    def backend_at(self, endpoint: Endpoint) -> int | None:
+        """The number of an endpoint that sessions go to."""
+        return self._backends.number_at(endpoint)
 
     def endpoints(self, session: Session) -> list[Endpoint]:
         """Where a session's media goes."""

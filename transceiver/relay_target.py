@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -90,6 +91,32 @@ class RelayTarget:
         override = (("grpc.ssl_target_name_override", self.server_name),) if self.server_name else ()
         credentials = grpc.ssl_channel_credentials(ca, key, certificate)
         return grpc.aio.secure_channel(self.target, credentials, options=(*_OPTIONS, *override))
+
+
+def targets_of(
+    targets: Sequence[str],
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    server_name: str,
+    insecure: bool,
+    side: str,
+) -> tuple[RelayTarget, ...]:
+    """Several of one side that share flags; those of TLS are for HOST:PORT alone, if there is one.
+
+    Raises:
+        TargetError: the flags do not fit together, or one is named twice.
+    """
+    if len(set(targets)) != len(targets):
+        raise TargetError(f"--{side}", "one is there twice")
+    tls = (ca, certificate, key, server_name, insecure)
+    mixed = len({target.startswith("unix:") for target in targets}) > 1
+    return tuple(
+        RelayTarget(target, side=side)
+        if mixed and target.startswith("unix:")
+        else RelayTarget(target, *tls, side=side)
+        for target in targets
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -176,6 +176,9 @@ UPGRADE_TIME = Declared(
     "earshot_last_upgrade_timestamp_seconds",
     "When a program was last put in place; the start counts.",
 )
+RELAY_INFO = Declared(
+    _GAUGE, "earshot_relay_info", "Always 1; the relay's name and region.", ("relay", "region")
+)
 BUILD_INFO = Declared(_GAUGE, "earshot_build_info", "Always 1; the version of the daemon.", ("version",))
 
 ALL = tuple(value for value in list(globals().values()) if isinstance(value, Declared))

@@ -109,6 +109,8 @@ def test_required(missing: str) -> None:
         ("xdp_mode", "offload", "none of"),
         ("log_level", "loud", "none of"),
         ("name", "", "is not 1 to 253"),
+        ("region", "eu west", "is not 1 to 32"),
+        ("region", "e" * 33, "is not 1 to 32"),
         ("grpc_socket", "earshotd.sock", "not an absolute path"),
         ("grpc_socket", "/" + "x" * 103, "at most 103 bytes"),
         ("pin_path", "earshot", "not an absolute path"),
