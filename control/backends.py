@@ -47,6 +47,11 @@ class BackendTable:
     def __getitem__(self, number: int) -> Backend:
         return self._by_number[number]
 
+    def number_at(self, endpoint: Endpoint) -> int | None:
+        """The number of an endpoint that is in the table."""
+        backend = self._by_endpoint.get(endpoint)
+        return None if backend is None else backend.number
+
     def numbers(self) -> set[int]:
         """All that are in the table."""
         return set(self._by_number)

@@ -31,6 +31,8 @@ BPF_XDP = 37  # enum bpf_attach_type
 XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 XDP_ACTIONS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
 
+_XDP_FLAGS_UPDATE_IF_NOEXIST = 1 << 0
+_EXTACK = "Kernel error message: "  # how libbpf begins what netlink's extended acknowledgement says
 _ENOENT, _ENOSPC = 2, 28
 _MAP_TYPE_HASH, _MAP_TYPE_ARRAY, _MAP_TYPE_QUEUE = 1, 2, 22
 _LIVE_FRAMES = 1 << 1
@@ -175,6 +177,8 @@ _map_by_id = _declare("bpf_map_get_fd_by_id", _I, _U32)
 _info_by_fd = _declare("bpf_obj_get_info_by_fd", _I, _I, _P, ct.POINTER(_U32))
 _link_create = _declare("bpf_link_create", _I, _I, _I, _I, ct.POINTER(_LinkCreateOpts))
 _link_update = _declare("bpf_link_update", _I, _I, _I, _P)
+_xdp_attach = _declare("bpf_xdp_attach", _I, _I, _I, _U32, _P)
+_xdp_detach = _declare("bpf_xdp_detach", _I, _I, _U32, _P)
 _test_run = _declare("bpf_prog_test_run_opts", _I, _I, ct.POINTER(_TestRunOpts))
 _lookup = _declare("bpf_map_lookup_elem", _I, _I, _P, _P)
 _lookup_and_delete = _declare("bpf_map_lookup_and_delete_elem", _I, _I, _P, _P)
@@ -393,9 +397,26 @@ def get_pinned(path: Path) -> int:
 
 
 def create_xdp_link(program_fd: int, ifindex: int, flags: int) -> int:
-    """Attaches a program to a link of the host; the descriptor returned holds it there."""
+    """Attaches a program to a link of the host; the descriptor returned holds it there.
+
+    Raises:
+        OSError: with the driver's own words in its text, if it has any.
+    """
     opts = _LinkCreateOpts(sz=ct.sizeof(_LinkCreateOpts), flags=flags)
-    return _check(_link_create(program_fd, ifindex, BPF_XDP, ct.byref(opts)), f"attach to ifindex {ifindex}")
+    result = _link_create(program_fd, ifindex, BPF_XDP, ct.byref(opts))
+    if result < 0:
+        words = _why_refused(program_fd, ifindex, flags)
+        raise OSError(-result, f"{os.strerror(-result)}{f': {words}' if words else ''}")
+    return int(result)
+
+
+def _why_refused(program_fd: int, ifindex: int, flags: int) -> str:
+    """What a driver says for itself: netlink carries it (extack), which attaches by another call."""
+    _messages.clear()
+    if _xdp_attach(ifindex, program_fd, flags | _XDP_FLAGS_UPDATE_IF_NOEXIST, None) == 0:
+        _xdp_detach(ifindex, flags, None)  # it does take it now
+    said = [message.partition(_EXTACK)[2] for message in _messages if _EXTACK in message]
+    return said[-1] if said else ""
 
 
 def update_link(link_fd: int, program_fd: int) -> None:

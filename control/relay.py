@@ -24,6 +24,7 @@ from control.logs import event
 from control.occupancy import Table, measure
 from control.port_states import Counts
 from control.reaper import Reaper
+from control.replication.group import Group
 from control.requests import Code, LocalAddresses, RequestError, check_hello
 from control.sessions import Registry
 from control.store import Store
@@ -43,6 +44,7 @@ class Relay:
 
     Attributes:
         stalls: times that a sweep came late, because the daemon had no turn.
+        group: the relays that forward each other's flows, if this one has joined any.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Relay:
         self.streams = Streams()
         self.reaper = Reaper(datapath, self.registry, self.streams, config.flow_idle_seconds)
         self.vips = config.vips
+        self.group: Group | None = None
         self.stalls = 0
         self._config = config
         self._store = Store(datapath, self.registry, self.reaper)
@@ -111,6 +114,9 @@ class Relay:
         self.registry.limit(config.max_sessions, config.max_sessions_per_transceiver, config.grace_seconds)
         self.reaper.set_idle_seconds(config.flow_idle_seconds)
         self.reaper.grow()
+        if self.group is not None:
+            self.group.grow()
+            self.group.set_idle_seconds(config.flow_idle_seconds)
         self._batches.set_local(self._local())
         self._batches.set_fleet_keys(self.datapath.fleet_keys)
         now = clock()

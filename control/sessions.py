@@ -320,6 +320,14 @@ class Registry:
         """The session of a number."""
         return self._by_number.get(number)
 
+    def session_named(self, transceiver: str, session_id: str) -> Session | None:
+        owner = self._owner_by_name.get(transceiver)
+        return None if owner is None else owner.sessions.get(session_id)
+
+    def backend_at(self, endpoint: Endpoint) -> int | None:
+        """The number of an endpoint that sessions go to."""
+        return self._backends.number_at(endpoint)
+
     def endpoints(self, session: Session) -> list[Endpoint]:
         """Where a session's media goes."""
         return [self._backends[number].endpoint for number in session.backends if number != NO_BACKEND]

@@ -98,12 +98,14 @@ def start_calls_at(
     )
 
 
-def start(lab: Lab, host: Host, *argv: str) -> subprocess.Popen[bytes]:
+def start(lab: Lab, host: Host, *argv: str, name: str = "") -> subprocess.Popen[bytes]:
     """Starts a program and waits for its `ready` line.
+
+    `name`: of it and of its log, where another program starts it.
 
     Raises `LabError` with the end of its log if it does not come to that.
     """
-    name = Path(argv[0]).name
+    name = name or Path(argv[0]).name
     log = lab.log(name)
     before = log.stat().st_size if log.exists() else 0
     process = lab.popen(host, *argv, log=name)

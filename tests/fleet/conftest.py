@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A redis-server, and what relays have of it, for the tests of a fleet."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from control.directory.errors import Refusals
+from control.directory.link import Link
+from control.directory.seal import Sealer
+from control.directory.target import Target
+from fleet.key import FleetKey
+from tests.lab.redis import RedisServer, redis_server
+
+KEYS = {3: FleetKey.of(bytes(range(32)))}
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """An empty one for each test."""
+    with redis_server(tmp_path) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def link(redis: RedisServer) -> AsyncIterator[Link]:
+    made = Link(Target.of(redis.url))
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def sealer() -> Sealer:
+    return Sealer(KEYS)
+
+
+@pytest.fixture
+def refusals() -> Refusals:
+    return Refusals()
