@@ -79,7 +79,7 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
         operations = Operations(reloader.reload, reloader.upgrade)
         sources = (RelayCollector(relay), DaemonCollector(loaded, reloader, entrance, sampler))
         stack.enter_context(serving(sources, config.metrics_listen))
-        await stack.enter_async_context(joined(config, loaded, relay))
+        await stack.enter_async_context(joined(config, loaded, relay, hops))
         await stack.enter_async_context(server.serving(relay, config, entrance, operations))
         pulse = Pulse(manager, frozenset({"scan", "sweep", "watch"}))
         async with asyncio.TaskGroup() as tasks:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from control.directory.seal import Sealer
 from control.directory.target import Target
 from fleet.key import FleetKey
 from tests.lab.redis import RedisServer, redis_server
+
+# Minutes: for scripts/nightly.
+collect_ignore = [] if os.environ.get("EARSHOT_FLEET_LONG") else ["test_group_nightly.py"]
 
 KEYS = {3: FleetKey.of(bytes(range(32)))}
 

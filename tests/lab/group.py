@@ -95,15 +95,14 @@ class Member:
         self.daemon.wait(20)
 
     def set_links(self, state: str, *names: str) -> None:
-        """`up` or `down`."""
-        self.host.ip(*(f"link set dev {name} {state}" for name in names))
-        if state == "up" and OUTER in names:
-            self.host.ip(*_default_routes(self.number))
+        """`up` or `down`. IPv6 addresses, and routes, go with a link, and come back with it."""
+        lines = [f"link set dev {name} {state}" for name in names]
         if state == "up" and INNER in names:
-            # IPv6 addresses go with a link's carrier.
-            self.host.ip(f"address replace {self.addresses[1]}/64 dev {INNER} nodad", *_inner_routes())
+            lines += [f"address replace {self.addresses[1]}/64 dev {INNER} nodad", *_inner_routes()]
         if state == "up" and OUTER in names:
-            self.host.ip(f"address replace {_outer6(self.number)}::1/64 dev {OUTER} nodad")
+            lines += [f"address replace {_outer6(self.number)}::1/64 dev {OUTER} nodad"]
+            lines += _default_routes(self.number)
+        self.host.ip(*lines)
 
     @property
     def log_name(self) -> str:
@@ -227,7 +226,11 @@ def group_of(relays: int, *flags: str) -> Iterator[Group]:
             )
             mine = relay_addresses(number)
             lab.link(host, fabric, [f"{mine[0]}/24", f"{mine[1]}/64"], name_a=INNER)
-            fabric.ip(f"link set dev {host.name} master inside")
+            # A switch that floods what it has no port for would bring a dead relay's packets to the others.
+            fabric.ip(
+                f"link set dev {host.name} master inside",
+                f"link set dev {host.name} type bridge_slave flood off",
+            )
             lab.link(host, store, [f"10.9.{number}.1/24"], [f"10.9.{number}.254/24"])
             host.ip(
                 *_default_routes(number),
