@@ -56,11 +56,15 @@ async def joined(
         relay.group = group
         leases = None
         if config.group_takeover:
+
+            def is_fit() -> bool:
+                return hops.has_all_links and group.is_recovered.is_set()
+
             announcer = await stack.enter_async_context(Announcer())
             # A connection of its own: a list of flows that is being sent must not hold up a lease.
             leasing = Link(target)
             stack.push_async_callback(leasing.close)
-            leases = Leases(loaded.datapath, leasing, sealer.instance, announcer, lambda: hops.has_all_links)
+            leases = Leases(loaded.datapath, leasing, sealer.instance, announcer, is_fit)
             await stack.enter_async_context(leases.running())
         else:
             unfence(loaded.datapath)

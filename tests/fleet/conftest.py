@@ -15,6 +15,8 @@ from control.directory.link import Link
 from control.directory.seal import Sealer
 from control.directory.target import Target
 from fleet.key import FleetKey
+from tests.lab.crowd import Crowd
+from tests.lab.group import Group, serving_group
 from tests.lab.redis import RedisServer, redis_server
 
 # Minutes: for scripts/nightly.
@@ -45,3 +47,23 @@ def sealer() -> Sealer:
 @pytest.fixture
 def refusals() -> Refusals:
     return Refusals()
+
+
+GROUP_CALLS = 60
+
+
+@pytest.fixture(scope="session")
+def group() -> Iterator[Group]:
+    """Two relays that forward each other's calls."""
+    with serving_group(2) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def crowd(group: Group) -> Iterator[Crowd]:
+    """Calls that are bound at both relays, and that both know."""
+    made = Crowd(group.site, GROUP_CALLS)
+    with group.registered(made):
+        made.bind()
+        group.wait_for_flows(GROUP_CALLS)
+        yield made

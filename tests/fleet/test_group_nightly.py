@@ -8,27 +8,27 @@ from collections.abc import Iterator
 
 import pytest
 
+from control import loader
+from tests.fleet.events import Record, assert_well, count, report, wait_for_return
 from tests.lab.calls import wait_for
 from tests.lab.crowd import Crowd
-from tests.lab.group import Group, Member, group_of
+from tests.lab.group import INNER, OUTER, STORE, Group, Member, serving_group
 from tests.lab.relay_client import RelayClient
-from tests.lab.traffic import UP
+from tests.lab.traffic import UP, Traffic
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
-CALLS = 60
+CALLS = 300
 
 
 @pytest.fixture(scope="module")
 def group() -> Iterator[Group]:
-    with group_of(2) as made:
-        made.start()
+    with serving_group(3) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def crowd(group: Group) -> Iterator[Crowd]:
-    """Calls that are bound at both relays, and that both know."""
     made = Crowd(group.site, CALLS)
     with group.registered(made):
         made.bind()
@@ -36,9 +36,91 @@ def crowd(group: Group) -> Iterator[Crowd]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def traffic(group: Group, crowd: Crowd) -> Iterator[Traffic]:
+    with group.talking(crowd) as made:
+        yield made
+
+
+def test_cut_off_from_the_store(group: Group, traffic: Traffic, record_property: Record) -> None:
+    """Others take its addresses; it goes on with what it has."""
+    first, *others = group.members
+    taken, held = count(others, "relay_address_taken"), count([first], "relay_addresses_held")
+    with traffic.flowing() as phase:
+        first.set_links("down", STORE)
+        wait_for(lambda: count(others, "relay_address_taken") == taken + 2, "they are taken", 30)
+        traffic.wait_for_rounds(25)
+        first.set_links("up", STORE)
+        wait_for_return(group, first, held)
+        traffic.wait_for_rounds(10)
+    report(phase, record_property, "cut off from the store, and back")
+    assert phase.is_whole(), phase
+
+
+def test_cut_off_from_clients(group: Group, traffic: Traffic, record_property: Record) -> None:
+    """It notices, and lets its addresses go."""
+    first, *others = group.members
+    taken, held = count(others, "relay_address_taken"), count([first], "relay_addresses_held")
+    with traffic.flowing() as phase:
+        traffic.wait_for_rounds(10)
+        first.set_links("down", OUTER)
+        wait_for(lambda: count(others, "relay_address_taken") == taken + 2, "they are taken", 30)
+        traffic.wait_for_rounds(25)
+    report(phase, record_property, "cut off from clients")
+    assert_well(traffic)
+    with traffic.flowing() as phase:
+        first.set_links("up", OUTER)
+        wait_for_return(group, first, held)
+        traffic.wait_for_rounds(25)
+    report(phase, record_property, "and back")
+    assert_well(traffic)
+
+
+def test_a_daemon_is_restarted(group: Group, crowd: Crowd, traffic: Traffic, record_property: Record) -> None:
+    first, *others = group.members
+    taken, held = count(others, "relay_address_taken"), count([first], "relay_addresses_held")
+    with traffic.flowing() as phase:
+        first.end(signal.SIGTERM)
+        wait_for(lambda: count(others, "relay_address_taken") == taken + 2, "they are taken", 30)
+        first.start()
+        with group.registered(crowd, first):
+            wait_for_return(group, first, held)
+            traffic.wait_for_rounds(10)
+    report(phase, record_property, "restarted")
+    assert phase.is_whole(), phase
+
+
+def test_a_host_starts_anew(group: Group, crowd: Crowd, traffic: Traffic, record_property: Record) -> None:
+    """All that it knew is gone. It has its flows again before it has its addresses."""
+    first, *others = group.members
+    owned = first.owns()
+    taken, held = count(others, "relay_address_taken"), count([first], "relay_addresses_held")
+    with traffic.flowing() as phase:
+        first.tell(signal.SIGKILL)
+        first.set_links("down", OUTER, INNER, STORE)
+        wait_for(lambda: count(others, "relay_address_taken") == taken + 2, "they are taken", 30)
+        assert first.daemon is not None
+        first.daemon.wait(20)
+        loader.remove(first.pins)
+        traffic.wait_for_rounds(10)
+    report(phase, record_property, "dead")
+    with traffic.flowing() as phase:
+        first.set_links("up", INNER, STORE)  # before the router sees it
+        first.start()
+        with group.registered(crowd, first):
+            wait_for(lambda: "event=own_flows_recalled" in first.log(), "its flows are there again", 60)
+            assert first.owns() == owned
+            first.set_links("up", OUTER)
+            wait_for_return(group, first, held)
+            traffic.wait_for_rounds(10)
+    report(phase, record_property, "started anew")
+    assert phase.is_whole(), phase
+    assert_well(traffic)
+
+
 def test_a_relay_comes_late(group: Group, crowd: Crowd) -> None:
     """It is told of everything there is, and of what has ended while it was away."""
-    first, second = group.members
+    first, second, *_ = group.members
     more = Crowd(group.site, 10, media_port=42000, client_port=31000)
     with group.registered(crowd):
         wait_for(lambda: first.live_flows() == second.live_flows() == CALLS, "what was there has ended", 45)
@@ -67,7 +149,7 @@ def test_a_relay_comes_late(group: Group, crowd: Crowd) -> None:
 
 def test_silence_is_what_all_relays_hear(group: Group, crowd: Crowd) -> None:
     """A flow whose packets all pass another relay than its own lives; without any, it ends everywhere."""
-    first, second = group.members
+    first, second, *_ = group.members
     for member in group.members:
         member.end(signal.SIGTERM)
     group.start("--flow-idle-seconds=2")

@@ -6,80 +6,24 @@ Calls go on in every case. How long they are silent is measured and reported (do
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
+from tests.fleet.events import Record, assert_well, count, report, wait_for_return
 from tests.lab.calls import wait_for
 from tests.lab.crowd import Crowd
-from tests.lab.group import INNER, OUTER, STORE, Group, Member, group_of
-from tests.lab.traffic import Phase, Traffic
+from tests.lab.group import INNER, OUTER, STORE, Group
+from tests.lab.traffic import Traffic
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
-
-Record = Callable[[str, object], None]
-CALLS = 60
-LONG = bool(os.environ.get("EARSHOT_FLEET_LONG"))
-
-
-@pytest.fixture(scope="module")
-def group() -> Iterator[Group]:
-    with group_of(3 if LONG else 2, "--group-takeover") as made:
-        made.start()
-        for member in made.members:
-            wait_for(lambda member=member: "event=relay_addresses_held" in member.log(), "its lease")  # type: ignore[misc]
-        yield made
-        for member in made.members:
-            print(member.log()[-5000:])
-
-
-@pytest.fixture(scope="module")
-def crowd(group: Group) -> Iterator[Crowd]:
-    """Calls that are bound at all relays, and that all know."""
-    made = Crowd(group.site, CALLS)
-    with group.registered(made):
-        made.bind()
-        group.wait_for_flows(CALLS)
-        yield made
 
 
 @pytest.fixture(scope="module")
 def traffic(group: Group, crowd: Crowd) -> Iterator[Traffic]:
     with group.talking(crowd) as made:
         yield made
-
-
-def count(members: list[Member], event: str) -> int:
-    return sum(member.log().count(f"event={event} ") for member in members)
-
-
-def report(phase: Phase, record: Record, what: str) -> None:
-    record("silence", phase.silence)
-    record("lost", sum(phase.lost.values()))
-    print(f"{what}: {phase}")
-
-
-def assert_well(traffic: Traffic) -> None:
-    """All calls go on, both ways, and lose nothing."""
-    with traffic.flowing() as phase:
-        traffic.wait_for_rounds(10)
-    assert phase.is_whole(), phase
-
-
-def wait_for_return(group: Group, member: Member, held: int) -> None:
-    """The relay has its addresses again, and nobody else has any."""
-    wait_for(
-        lambda: member.log().count("event=relay_addresses_held ") > held, "its addresses are its own", 60
-    )
-    wait_for(
-        lambda: (
-            count(group.members, "relay_address_taken") == count(group.members, "relay_address_given_back")
-        ),
-        "others have given them back",
-        30,
-    )
 
 
 def test_a_frozen_daemon(group: Group, traffic: Traffic, record_property: Record) -> None:

@@ -39,6 +39,7 @@ INNER, OUTER, STORE = "fabric", "router", "store"
 TRANSCEIVER4, TRANSCEIVER6 = "10.30.0.10", "fd00:30::10"
 PORTS = "20000-20999"
 KEY = "7" * 64
+HELD = "event=relay_addresses_held "
 
 
 @dataclass
@@ -95,12 +96,11 @@ class Member:
         self.daemon.wait(20)
 
     def set_links(self, state: str, *names: str) -> None:
-        """`up` or `down`. IPv6 addresses, and routes, go with a link, and come back with it."""
+        """`up` or `down`. Routes go with a link, and come back with it."""
         lines = [f"link set dev {name} {state}" for name in names]
         if state == "up" and INNER in names:
-            lines += [f"address replace {self.addresses[1]}/64 dev {INNER} nodad", *_inner_routes()]
+            lines += _inner_routes()
         if state == "up" and OUTER in names:
-            lines += [f"address replace {_outer6(self.number)}::1/64 dev {OUTER} nodad"]
             lines += _default_routes(self.number)
         self.host.ip(*lines)
 
@@ -216,6 +216,8 @@ def group_of(relays: int, *flags: str) -> Iterator[Group]:
         members = []
         for number in range(1, relays + 1):
             host = lab.host(f"relay-{number}", is_relay=True)
+            for scope in ("all", "default"):
+                host.sysctl(f"net.ipv6.conf.{scope}.keep_addr_on_down", 1)
             outer4, outer6 = _outer4(number), _outer6(number)
             lab.link(
                 host,
@@ -271,6 +273,15 @@ def group_of(relays: int, *flags: str) -> Iterator[Group]:
         site = Site(lab, client, members[0].host, transceiver, "router", (OUTER, INNER), addresses)
         made = Group(lab, site, router, fabric, members, redis)
         made.spread(*members)
+        yield made
+
+
+@contextmanager
+def serving_group(relays: int, *flags: str) -> Iterator[Group]:
+    """The same, whose relays serve, have their addresses, and take over each other's."""
+    with group_of(relays, "--group-takeover", *flags) as made:
+        made.start()
+        wait_for(lambda: all(HELD in member.log() for member in made.members), "leases", START_TIMEOUT)
         yield made
 
 
