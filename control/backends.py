@@ -51,6 +51,7 @@ class BackendTable:
         """The number of an endpoint that is in the table."""
         backend = self._by_endpoint.get(endpoint)
         return None if backend is None else backend.number
+
     def is_in_use(self, endpoint: Endpoint) -> bool:
         """Whether it has users."""
         backend = self._by_endpoint.get(endpoint)

@@ -39,6 +39,7 @@ TELL_SECONDS = 0.1  # how often own flows are looked at
 WORK_SECONDS = 0.1  # how often what waits is tried again
 HELLO_SECONDS = 1.0
 WANT_SECONDS = 2.0  # between asking for a list twice
+RECALL_SECONDS = 1.0  # in which others answer what they know of our addresses
 PRESENT_SECONDS = 6.0  # without a word of it, a relay does not keep its flows alive here
 ACTIVE_PARTS = 4  # how often activity is told of within the time in which a flow becomes idle
 ACTIVE_MOST = 5.0
@@ -63,7 +64,7 @@ class Group:
         heard: of other relays, by their names.
         told: messages sent, by kind.
         incoming: flows of others.
-        lists: told since the start.
+        is_recovered: whether our addresses have the flows that others know; until then they are not held.
     """
 
     def __init__(
@@ -91,6 +92,10 @@ class Group:
             datapath, registry, entering, lambda numbers: reaper.end_elsewhere(numbers, clock())
         )
         self._activity = Activity(datapath)
+        self.is_recovered = asyncio.Event()
+        self._listening = asyncio.Event()
+        self._recalled_at: float | None = None
+        self._recallers: list[tuple[IPAddress, ...]] = []
         self._must_list = True
         self._sending = asyncio.Lock()
         self._counters: dict[bytes, int] = {}  # the last one of each daemon
@@ -112,7 +117,8 @@ class Group:
         """Its work goes on while the block runs; a failure of it ends the block."""
         async with asyncio.TaskGroup() as tasks:
             works = [
-                tasks.create_task(work()) for work in (self._tell, self._listen, self._work, self._keep_alive)
+                tasks.create_task(work())
+                for work in (self._recover, self._tell, self._listen, self._work, self._keep_alive)
             ]
             try:
                 yield
@@ -122,10 +128,41 @@ class Group:
 
     # ---- telling --------------------------------------------------------------------------
 
+    async def _recover(self) -> None:
+        """Where our addresses have no flow at all: they may have had, before the host was started anew."""
+        if not self._datapath.foreign or self._own_flows():
+            self.is_recovered.set()
+            return
+        await self._listening.wait()
+        while self._recalled_at is None:
+            try:
+                await self._send(self._outgoing.other(Kind.RECALL))
+                self._recalled_at = clock().seconds
+            except AwayError:
+                await self.link.pause()
+
+    def _look_whether_recovered(self, now: Clock) -> None:
+        """Others have had their time to answer, and what they said has been entered, or given up."""
+        if self._recalled_at is None or self.incoming.is_recalling or self.is_recovered.is_set():
+            return
+        if self._recalled_at + RECALL_SECONDS <= now.seconds:
+            event(_log, logging.INFO, "own_flows_recalled", flows=self._own_flows())
+            self.is_recovered.set()
+
+    def _own_flows(self) -> int:
+        datapath = self._datapath
+        own = [number for number in datapath.present if number not in datapath.foreign]
+        return sum(len(datapath.flows_at(number)) for number in own)
+
     async def _tell(self) -> None:
         said = 0.0
+        await self.is_recovered.wait()
         while True:
             try:
+                for addresses in self._recallers[:]:
+                    for known in self._outgoing.known(addresses, clock()):
+                        await self._send(known)
+                    self._recallers.remove(addresses)
                 if await self.tell():
                     said = clock().seconds
                 elif clock().seconds - said >= HELLO_SECONDS:
@@ -157,7 +194,13 @@ class Group:
     # ---- hearing --------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        async for messages in self._journal.tail():
+        while True:
+            with contextlib.suppress(AwayError):
+                begin = await self._journal.last()
+                break
+            await self.link.pause()
+        self._listening.set()
+        async for messages in self._journal.tail(begin):
             for one in messages:
                 if one.instance == self._sealer.instance or not self._is_new(one):
                     continue
@@ -189,8 +232,15 @@ class Group:
             if not is_one or not self._activity.take(message.addresses[0], message.body, now):
                 self.incoming.counts["strange"] += 1
             return
+        if message.kind is Kind.KNOWN:
+            if not self.is_recovered.is_set():
+                self.incoming.take(message, now)
+            return
         if not set(message.addresses) & self._foreign():
             return  # of another group
+        if message.kind is Kind.RECALL:
+            self._recallers.append(message.addresses)
+            return
         heard, is_gapless = self._follows(self.heard.get(message.relay), message, now)
         self.heard[message.relay] = heard
         if message.kind is Kind.LIST and not message.is_first and not is_gapless:
@@ -235,6 +285,7 @@ class Group:
             while more:
                 async with self._turns.slice():
                     more = self.incoming.work(clock())
+                    self._look_whether_recovered(clock())
 
     async def _keep_alive(self) -> None:
         """Flows whose packets pass elsewhere are alive, here and there."""

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from control.addresses import IPAddress
 from control.batches import clock
@@ -86,7 +86,16 @@ class Leases:
         takeovers: how often it has begun to.
     """
 
-    def __init__(self, datapath: Datapath, link: Link, instance: bytes, announcer: Announcer) -> None:
+    def __init__(
+        self,
+        datapath: Datapath,
+        link: Link,
+        instance: bytes,
+        announcer: Announcer,
+        is_fit: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`is_fit`: whether this host can forward at all."""
+        self._is_fit = is_fit
         self.is_held = False
         self.taken: dict[IPAddress, int] = {}  # on the link of that index
         self.takeovers = 0
@@ -118,8 +127,10 @@ class Leases:
     async def _go_on(self) -> None:
         while True:
             with contextlib.suppress(AwayError):
-                if not self.is_leaving:
+                if self._is_fit() and not self.is_leaving:
                     await self.hold()
+                elif self.is_held:
+                    await self.let_go()
                 await self.watch()
             with contextlib.suppress(AnnounceError):
                 await self._announce()
@@ -156,9 +167,15 @@ class Leases:
             self._to_announce.update(dict.fromkeys(self.own, ANNOUNCEMENTS))
 
     async def leave(self) -> None:
-        """Nothing is bound from now on, and others may take our addresses at once."""
-        self.is_leaving, self.is_held = True, False
+        """For good: nothing is bound from now on, and others may take our addresses. Raises AwayError."""
+        self.is_leaving = True
+        await self.let_go()
+
+    async def let_go(self) -> None:
+        """The same, until we are fit again."""
+        self.is_held = False
         self._datapath.lease["until"] = _SHUT
+        event(_log, logging.WARNING, "relay_addresses_let_go", addresses=",".join(map(str, self.own)))
         keys = [_key(address) for address in self.own]
         await self._link.call(lambda _: self._leave(keys=keys, args=[self._instance]))
 
