@@ -12,7 +12,7 @@ from control.datapath import Datapath
 from control.errors import DatapathError, OtherVersionError
 from control.libbpf import BpfObject
 
-LINK_PIN = "link_"
+LINK_PIN = "link_"  # and the link's ifindex
 _STILL_READ = (
     "of them can be read: earshot map, drops, datapath status, and of former layouts flow list, session list "
     "and show, transceiver list and vip list; earshotd carries calls over when it starts"

@@ -54,7 +54,7 @@ def site() -> Iterator[Site]:
     with Lab() as lab:
         made = two_armed(lab)
         made.relay.ip(f"link set dev {made.transceiver.name} mtu {NARROW}")
-        start_relay(made)
+        start_relay(made, f"--largest-packet={NARROW}")
         yield made
 
 
