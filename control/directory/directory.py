@@ -78,7 +78,9 @@ class Directory:
         store = SessionStore(self.link, self.sealer, self.journal)
         stamper = Stamper(self._sealing_key())
         self.homes = Homes(registry, store, stamper, self.sealer.instance)
-        self.mirrors = Mirrors(registry, entering, store, stamper, self.refusals, turns)
+        self.mirrors = Mirrors(
+            registry, entering, store, stamper, self.refusals, turns, self.homes.by_name.__contains__
+        )
         self._disputed: dict[str, int] = {}  # epochs that others should know of, until the next beat
 
     def reconfigure(
@@ -105,7 +107,7 @@ class Directory:
     def adopt(self) -> None:
         """Transceivers that a former daemon has left are kept until it is heard whose they are."""
         for owner in self._registry.owners():
-            attachment = self._registry.attach(owner.name, owner.software, clock().seconds)
+            attachment = self._registry.attach(owner.name, owner.software, clock().seconds, owner.region)
             self.mirrors.adopt(owner, attachment, self.members.now)
 
     def attached(self, owner: Owner) -> None:
@@ -125,6 +127,13 @@ class Directory:
         home = self.homes.by_name.get(owner.name)
         if home is not None and home.owner is owner:
             self.homes.touch(home)
+
+    def leave_soon(self) -> None:
+        """This relay is about to stop: streams that end from now on end for that, and are not told of.
+
+        Their transceivers are those of a relay that is silent, then, until they attach to another one.
+        """
+        self.homes.is_leaving = True
 
     # ---- running --------------------------------------------------------------------------
 
@@ -202,6 +211,7 @@ class Directory:
         while True:
             await asyncio.sleep(KEEP_SECONDS)
             self.members.forget()
+            self.mirrors.forget()
             with contextlib.suppress(AwayError):  # not urgent: there are many tries in KEPT_SECONDS
                 await self.homes.keep()
 
@@ -348,7 +358,7 @@ class Directory:
         in_step = not home.dirty and not home.is_whole and home.lease is not None
         self.homes.close(home)
         self._registry.hold(home.owner, clock().seconds)
-        attachment = self._registry.attach(home.name, home.owner.software, clock().seconds)
+        attachment = self._registry.attach(home.name, home.owner.software, clock().seconds, home.owner.region)
         mirror = self.mirrors.adopt(home.owner, attachment, self.members.now)
         mirror.silent_since, mirror.speaker = None, instance
         mirror.epoch, mirror.sequence = home.point
@@ -391,7 +401,7 @@ class Directory:
             return
         elif (mirror.point < point and mirror.waiting is None) or (mirror.is_over and held.attached):
             self.mirrors.miss(held.transceiver)
-        mirror.speaker = instance
+        mirror.speaker, mirror.expected = instance, point
         if mirror.silent_since is not None:
             self._heard_again(mirror, held)
 

@@ -86,11 +86,13 @@ class Homes:
     Attributes:
         by_name: the homes.
         writes: how many there were; `written`: sessions that they told of.
+        is_leaving: streams end because this relay stops, which says nothing of their transceivers.
     """
 
     def __init__(self, registry: Registry, store: SessionStore, stamper: Stamper, instance: bytes) -> None:
         self.by_name: dict[str, Home] = {}
         self.writes = self.written = 0
+        self.is_leaving = False
         self._registry = registry
         self._store = store
         self._stamper = stamper
@@ -315,7 +317,8 @@ class Homes:
 
     def _said(self, owner: Owner) -> bytes:
         """What is to be said of a transceiver itself, as a head without numbers."""
-        head = pb.Head(attached=owner.attached, software=owner.software)
+        attached = owner.attached or self.is_leaving
+        head = pb.Head(attached=attached, software=owner.software, region=owner.region)
         if (place := self._registry.place_of(owner)) is not None:
             number, endpoints = place
             head.place.number = number

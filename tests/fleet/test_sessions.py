@@ -151,6 +151,25 @@ async def test_who_comes_while_nobody_speaks_for_a_transceiver_hears_of_it(world
         await world.agree([first, late], "t1")
 
 
+async def test_a_relay_that_stops_does_not_say_that_its_transceivers_are_gone(world: World) -> None:
+    async with AsyncExitStack() as stack:
+        (first,) = await nodes_of(world, stack, 1)
+        async with AsyncExitStack() as short:
+            stopping = await short.enter_async_context(world.node("relay-3"))
+            owner, attachment = stopping.attach("t1")
+            stopping.add(owner, "s")
+            await world.agree([first, stopping], "t1", "s")
+            stopping.directory.leave_soon()
+            stopping.add(owner, "last")
+            stopping.detach(attachment)
+        mirror = first.directory.mirrors.by_name["t1"]
+        await world.until(lambda: set(first.sessions("t1")) == {"s", "last"}, "told to the last")
+        assert mirror.owner is not None
+        assert mirror.owner.attached
+        await world.until(lambda: mirror.silent_since is not None, "silent")
+        await world.agree([first], "t1")
+
+
 async def test_redis_away_and_back_empty(world: World) -> None:
     async with AsyncExitStack() as stack:
         nodes = await nodes_of(world, stack)
@@ -321,6 +340,29 @@ async def test_a_state_that_was_tampered_with_is_not_believed_and_is_written_ane
         await world.agree([first, late], "t1", "both")
         assert late.directory.refusals.counts[Refusal.DIFFERS] >= 1
         assert late.directory.mirrors.by_name["t1"].is_damaged is False
+
+
+async def test_an_old_state_is_not_taken_for_the_one_that_is(world: World) -> None:
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(world.node("relay-1"))
+        owner, _ = first.attach("t1")
+        first.add(owner, "old", "both")
+        await world.until(lambda: first.directory.homes.written == 2, "written")
+        client = first.directory.link.redis
+        old = await client.dump("earshot:state:t1")
+        first.remove(owner, "old")
+        await world.until(lambda: first.directory.homes.written == 3, "written")
+        await client.restore("earshot:state:t1", 0, old, replace=True)
+        late = await stack.enter_async_context(world.node("relay-2"))
+        seen = set[str]()
+
+        def has_both() -> bool:
+            seen.update(late.sessions("t1"))
+            return set(late.sessions("t1")) == {"both"}
+
+        await world.until(has_both, "the state that is")
+        assert seen == {"both"}
+        assert late.directory.refusals.counts[Refusal.DIFFERS] >= 1
 
 
 async def test_a_lease_that_somebody_forged_is_taken_back(world: World) -> None:
