@@ -21,10 +21,14 @@ from control.addresses import Endpoint, IPAddress, IPNetwork
 from control.directory.target import Target
 from control.errors import ConfigError
 from control.unicast import unicast_fault
+from fleet.region import FORM, is_region
 
-XDP_MODES = ("native", "generic")
+XDP_MODES = ("auto", "native", "generic")
 RUN_TIME_STATS = ("off", "sampled")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+# Of IPv6 (RFC 8200, 5): the size that agents of WebRTC keep to, who do not look for a path's MTU.
+SMALLEST_MTU = 1280
 
 # sun_path holds 108 bytes, the last of them zero; control/front.py needs four for a socket behind this one.
 SOCKET_PATH_MAX = 103
@@ -90,7 +94,9 @@ class Config:
     vips: tuple[Endpoint, ...]
     relay_addresses: tuple[IPAddress, ...]
     name: str = field(default_factory=socket.gethostname)
-    xdp_mode: str = "native"
+    region: str = ""
+    xdp_mode: str = "auto"
+    largest_packet: int = 1500
     relay_ports: PortRange = DEFAULT_RELAY_PORTS
     grpc_socket: Path = Path("/run/earshot/earshotd.sock")
     grpc_socket_group: str = ""
@@ -135,6 +141,8 @@ class Config:
     def _check_words(self) -> None:
         if not _RELAY_NAME.fullmatch(self.name):
             raise ConfigError("name", f"{self.name!r} is not 1 to 253 of A-Za-z0-9._-")
+        if self.region and not is_region(self.region):
+            raise ConfigError("region", f"{self.region!r} is not {FORM}")
         if not self.interfaces:
             raise ConfigError("interfaces", "name at least one")
         for interface in self.interfaces:
@@ -159,6 +167,7 @@ class Config:
         if not 1 <= self.relay_ports.first <= self.relay_ports.last <= 65535:
             raise ConfigError("relay_ports", f"{self.relay_ports} is not a range within 1-65535")
         for key, least, most in (
+            ("largest_packet", SMALLEST_MTU, 65535),
             ("max_sessions", 1, 1 << 24),
             ("max_sessions_per_transceiver", 1, 1 << 24),
             ("max_backends", 2, 65535),

@@ -33,7 +33,7 @@ EXPLAINED: dict[Reason, Explained] = {
     ),
     Reason.PASS_VLAN: Explained(
         "behind a VLAN tag",
-        "attach to the links whose packets arrive untagged, or take the tag off on the way",
+        "name the VLAN's own link (`eth0.5`) in `interfaces`, or take the tag off on the way",
     ),
     Reason.PASS_NOT_UDP: Explained(
         "IP, but not UDP: SSH, gRPC, ICMP",

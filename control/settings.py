@@ -86,8 +86,10 @@ def _list_of(parse: Callable[[str], Any]) -> Callable[[object], tuple[Any, ...]]
 
 _PARSERS: dict[str, Callable[[object], object]] = {
     "name": _text,
+    "region": _text,
     "interfaces": _list_of(str),
     "xdp_mode": _text,
+    "largest_packet": _integer,
     "vips": _list_of(parse_endpoint),
     "relay_addresses": _list_of(ip_address),
     "relay_ports": _port_range,
@@ -128,8 +130,10 @@ KEYS = tuple(_PARSERS)
 FILE_KEY = "transceivers"
 HELP = {
     "name": "The relay's name.  [default: the host's]",
+    "region": "Where it is, for transceivers that serve clients of several regions.",
     "interfaces": "Link to attach to; may be repeated.",
-    "xdp_mode": "native or generic.  [default: native]",
+    "xdp_mode": "native, generic, or auto: native where all links can.  [default: auto]",
+    "largest_packet": "Bytes of the largest IP packet that a call has.  [default: 1500]",
     "vips": "ADDR:PORT or [ADDR6]:PORT that clients send to; may be repeated.",
     "relay_addresses": "The relay's address on the transceivers' side; may be repeated.",
     "relay_ports": "Port range on each relay address.  [default: 10000-32767]",

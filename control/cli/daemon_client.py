@@ -69,6 +69,12 @@ class Daemon:
                     raise
         return response.state
 
+    def fleet(self) -> pb.GetFleetResponse:
+        from earshot.relay.v1 import admin_pb2 as pb
+
+        response: pb.GetFleetResponse = self._stub.GetFleet(pb.GetFleetRequest(), timeout=TIMEOUT)
+        return response
+
     def reload(self) -> list[str]:
         from earshot.relay.v1 import admin_pb2 as pb
 

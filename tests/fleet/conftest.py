@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,17 @@ from control.directory.link import Link
 from control.directory.seal import Sealer
 from control.directory.target import Target
 from fleet.key import FleetKey
+from tests.fleet.relays import FLAGS, RELAYS, Relays
 from tests.lab.crowd import Crowd
+from tests.lab.fleet import Fleet
 from tests.lab.group import Group, serving_group
+from tests.lab.netns import Lab
 from tests.lab.redis import RedisServer, redis_server
 
 # Minutes: for scripts/nightly.
-collect_ignore = [] if os.environ.get("EARSHOT_FLEET_LONG") else ["test_group_nightly.py"]
+collect_ignore = (
+    [] if os.environ.get("EARSHOT_FLEET_LONG") else ["test_directory_long.py", "test_group_nightly.py"]
+)
 
 KEYS = {3: FleetKey.of(bytes(range(32)))}
 
@@ -47,6 +53,21 @@ def sealer() -> Sealer:
 @pytest.fixture
 def refusals() -> Refusals:
     return Refusals()
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    """Three relays with a directory."""
+    with Lab() as lab:
+        made = Fleet(lab, len(RELAYS))
+        made.start_all(*FLAGS)
+        yield made
+
+
+@pytest.fixture
+def relays(fleet: Fleet) -> Iterator[Relays]:
+    with ExitStack() as stack:
+        yield Relays(fleet, stack)
 
 
 GROUP_CALLS = 60

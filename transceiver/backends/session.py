@@ -13,7 +13,10 @@ from typing import Any
 from earshot.speech.v1 import speech_pb2 as pb
 
 AUDIO_WINDOW_MS = 2000
-PROGRESS_US = AUDIO_WINDOW_MS * 1000 // 8
+PROGRESS_US = AUDIO_WINDOW_MS * 1000 // 8  # of sound used, after which the transceiver is told
+PROGRESS_AFTER = (
+    PROGRESS_US / 1e6
+)  # seconds, after which it is told of less: a pause finds nothing on its way
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ class Session:
         self._said_us = 0  # sent, in total
         self._used_us = 0  # played or dropped there, in total
         self._room = asyncio.Event()
+        self._used_until = 0  # what the transceiver is told next
         self._told_us = 0
+        self._telling: asyncio.TimerHandle | None = None
         self.outbox.put_nowait(
             pb.ConverseResponse(
                 ready=pb.Ready(audio_format=audio, speech_format=speech, audio_window_ms=AUDIO_WINDOW_MS)
@@ -125,6 +130,8 @@ class Session:
 
     def over(self) -> None:
         """The client has gone."""
+        if self._telling is not None:
+            self._telling.cancel()
         self._over = True
         self._happened.set()
 
@@ -133,10 +140,20 @@ class Session:
         self._happened.set()
 
     def _used(self, timestamp_us: int) -> None:
-        if timestamp_us - self._told_us >= PROGRESS_US or not self._events:
-            self._told_us = timestamp_us
-            progress = pb.Progress(until_us=timestamp_us)
-            self.outbox.put_nowait(pb.ConverseResponse(progress=progress))
+        """Not every frame is told of: a message costs the transceiver nearly as much as a frame of speech."""
+        self._used_until = timestamp_us
+        if timestamp_us - self._told_us >= PROGRESS_US:
+            self._tell_progress()
+        elif self._telling is None and not self._over:
+            self._telling = asyncio.get_running_loop().call_later(PROGRESS_AFTER, self._tell_progress)
+
+    def _tell_progress(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        self._told_us = self._used_until
+        progress = pb.Progress(until_us=self._used_until)
+        self.outbox.put_nowait(pb.ConverseResponse(progress=progress))
 
     def _length_us(self, data: bytes) -> int:
         if self.speech_format.encoding == pb.ENCODING_OPUS:
