@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -29,6 +30,7 @@ from control.logs import event
 from control.reaper import Reaper
 from control.replication.activity import Activity
 from control.replication.incoming import Incoming
+from control.replication.lease import Leases
 from control.replication.message import Kind, Message, MessageError
 from control.replication.outgoing import Outgoing
 from control.sessions import Registry
@@ -43,6 +45,8 @@ RECALL_SECONDS = 1.0  # in which others answer what they know of our addresses
 PRESENT_SECONDS = 6.0  # without a word of it, a relay does not keep its flows alive here
 ACTIVE_PARTS = 4  # how often activity is told of within the time in which a flow becomes idle
 ACTIVE_MOST = 5.0
+
+_POSITION = struct.Struct(">QQ")  # run and sequence
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +68,7 @@ class Group:
         heard: of other relays, by their names.
         told: messages sent, by kind.
         incoming: flows of others.
+        leases: of our addresses, where the group takes them over from each other.
         is_recovered: whether our addresses have the flows that others know; until then they are not held.
     """
 
@@ -81,6 +86,7 @@ class Group:
     ) -> None:
         self.heard: dict[str, Heard] = {}
         self.told = Counter[Kind]()
+        self.leases: Leases | None = None
         self.link = link
         self._sealer = sealer
         self._refusals = Refusals()
@@ -95,9 +101,11 @@ class Group:
         self.is_recovered = asyncio.Event()
         self._listening = asyncio.Event()
         self._recalled_at: float | None = None
+        self._askers: set[str] = set()
         self._recallers: list[tuple[IPAddress, ...]] = []
         self._must_list = True
-        self._sending = asyncio.Lock()
+        self._telling, self._sending = asyncio.Lock(), asyncio.Lock()
+        self._acknowledged: dict[str, tuple[int, int]] = {}  # run and sequence of ours, by who has said so
         self._counters: dict[bytes, int] = {}  # the last one of each daemon
         self._asked: dict[str, float] = {}
         self.set_idle_seconds(idle_seconds)
@@ -174,6 +182,10 @@ class Group:
 
     async def tell(self) -> bool:
         """Sends what there is to be told; whether there was any. Raises AwayError: then a list comes next."""
+        async with self._telling:
+            return await self._tell_once()
+
+    async def _tell_once(self) -> bool:
         if not self._datapath.foreign:
             return False  # nobody is there to be told
         async with self._turns.slice():
@@ -212,6 +224,7 @@ class Group:
                 async with self._turns.slice():
                     self._hear(message, clock())
             await self._ask(clock())
+            await self._acknowledge()
 
     def _is_new(self, sealed: Sealed) -> bool:
         """Whether a daemon has not said this before: somebody may have copied it."""
@@ -236,11 +249,18 @@ class Group:
             if not self.is_recovered.is_set():
                 self.incoming.take(message, now)
             return
+        if message.kind is Kind.HEARD:
+            if set(message.addresses) & set(self._outgoing.addresses) and len(message.body) == _POSITION.size:
+                run, sequence = _POSITION.unpack(message.body)
+                self._acknowledged[message.relay] = run, sequence
+            return
         if not set(message.addresses) & self._foreign():
             return  # of another group
         if message.kind is Kind.RECALL:
             self._recallers.append(message.addresses)
             return
+        if message.kind is Kind.ASK:
+            self._askers.add(message.relay)
         heard, is_gapless = self._follows(self.heard.get(message.relay), message, now)
         self.heard[message.relay] = heard
         if message.kind is Kind.LIST and not message.is_first and not is_gapless:
@@ -253,7 +273,7 @@ class Group:
         """What is known of its teller once a message has come, and whether that follows the one before."""
         is_new = before is None or before.run != message.run
         expected = 0 if before is None or is_new else before.sequence
-        if message.kind is Kind.HELLO:
+        if message.kind in (Kind.HELLO, Kind.ASK):
             is_gapless = expected == message.sequence
         else:
             is_gapless = expected + 1 == message.sequence
@@ -275,6 +295,32 @@ class Group:
             self._asked[relay] = now.seconds
             with contextlib.suppress(AwayError):
                 await self._send(self._outgoing.other(Kind.WANT, heard.addresses))
+
+    async def _acknowledge(self) -> None:
+        """To who has asked: that nothing of theirs is missing here, and nothing waits to be entered."""
+        for relay in list(self._askers):
+            heard = self.heard.get(relay)
+            if heard is None or not heard.is_whole or self.incoming.waits_for(heard.addresses):
+                continue
+            self._askers.discard(relay)
+            body = _POSITION.pack(heard.run, heard.sequence)
+            with contextlib.suppress(AwayError):
+                await self._send(self._outgoing.other(Kind.HEARD, heard.addresses, body))
+
+    async def ask_who_knows(self) -> set[str]:
+        """Tells what there is to be told, and asks; returns who said before that nothing of it is missing.
+
+        Raises AwayError.
+        """
+        await self.tell()
+        told = self._outgoing.position
+        await self._send(self._outgoing.other(Kind.ASK))
+        await asyncio.sleep(TELL_SECONDS)
+        return {name for name, position in self._acknowledged.items() if position >= told}
+
+    def others(self, now: Clock) -> set[str]:
+        """The names of the relays that have been heard of just now."""
+        return {name for name, one in self.heard.items() if one.seconds + PRESENT_SECONDS > now.seconds}
 
     # ---- in between -----------------------------------------------------------------------
 
@@ -304,8 +350,7 @@ class Group:
 
     def present(self, now: Clock) -> set[IPAddress]:
         """Foreign addresses whose relay has been heard of just now."""
-        fresh = [one for one in self.heard.values() if one.seconds + PRESENT_SECONDS > now.seconds]
-        return {address for one in fresh for address in one.addresses}
+        return {address for name in self.others(now) for address in self.heard[name].addresses}
 
     def _foreign(self) -> set[IPAddress]:
         datapath = self._datapath

@@ -68,6 +68,12 @@ class Incoming:
     def waiting(self) -> int:
         return len(self._wanted)
 
+    def waits_for(self, addresses: Iterable[IPAddress]) -> bool:
+        """Whether some flow of these addresses is to be entered yet."""
+        span = self._datapath.layout.span
+        relays = {self._foreign().get(address) for address in addresses}
+        return any(number // span in relays for number in self._wanted)
+
     @property
     def is_recalling(self) -> bool:
         """Whether flows of our own addresses, which we had lost, are still to be entered."""

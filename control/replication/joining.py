@@ -65,6 +65,7 @@ async def joined(
             leasing = Link(target)
             stack.push_async_callback(leasing.close)
             leases = Leases(loaded.datapath, leasing, sealer.instance, announcer, is_fit)
+            group.leases = leases
             await stack.enter_async_context(leases.running())
         else:
             unfence(loaded.datapath)

@@ -111,7 +111,7 @@ class Leases:
         self._refused: set[IPAddress] = set()  # that cannot be taken here: said once
         self._put_at: dict[IPAddress, float] = {}
         self._to_announce: dict[IPAddress, int] = {}
-        self.is_leaving = False
+        self.is_leaving = self.is_shut = False
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -160,11 +160,30 @@ class Leases:
             self.is_held = False
             return
         # Counted from before it was asked for: the directory counts from later.
-        self._datapath.lease["until"] = asked + int((LEASE_SECONDS - SLACK_SECONDS) * 1e9)
+        if not self.is_shut:
+            self._datapath.lease["until"] = asked + int((LEASE_SECONDS - SLACK_SECONDS) * 1e9)
         if not self.is_held:
             self.is_held = True
             event(_log, logging.INFO, "relay_addresses_held", addresses=",".join(map(str, self.own)))
             self._to_announce.update(dict.fromkeys(self.own, ANNOUNCEMENTS))
+
+    def shut(self) -> None:
+        """Nothing new is bound from now on, though the leases are kept."""
+        self.is_shut = True
+        self._datapath.lease["until"] = _SHUT
+
+    def stay(self) -> None:
+        """As before shut(), or leave(): new flows are bound when the leases are ours."""
+        self.is_shut = self.is_leaving = False
+
+    async def others_have_ours(self) -> None:
+        """Returns when others answer for all our addresses. Raises AwayError."""
+        keys = [_key(address) for address in self.own]
+        while True:
+            holders: list[bytes | None] = await self._link.call(lambda redis: redis.mget(keys))
+            if all(holders):
+                return
+            await asyncio.sleep(RENEW_SECONDS)
 
     async def leave(self) -> None:
         """For good: nothing is bound from now on, and others may take our addresses. Raises AwayError."""

@@ -42,6 +42,11 @@ class Outgoing:
         self._told = np.concatenate((self._told, np.zeros(more, np.uint32)))
 
     @property
+    def position(self) -> tuple[int, int]:
+        """Run and sequence of what was told last."""
+        return self._run, self.sequence
+
+    @property
     def _own(self) -> dict[int, IPAddress]:
         datapath = self._datapath
         return {number: one for number, one in datapath.present.items() if number not in datapath.foreign}

@@ -104,6 +104,17 @@ class Member:
             lines += _default_routes(self.number)
         self.host.ip(*lines)
 
+    def earshot(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """The command line, in the relay's host."""
+        return subprocess.run(
+            self.host.command(str(BIN / "earshot"), *argv),
+            env={**os.environ, "EARSHOT_PIN_PATH": str(self.pins), "EARSHOT_GRPC_SOCKET": self.socket},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
     @property
     def log_name(self) -> str:
         return f"earshotd-{self.number}"
