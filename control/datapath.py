@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
 import numpy as np
@@ -177,6 +177,10 @@ class Datapath:
 
     def read_sessions(self) -> tuple[Array, Array]:
         return self.sessions.read()
+
+    def session_batches(self) -> Iterator[tuple[Array, Array]]:
+        """The same, some thousands at a time."""
+        return self.sessions.batches()
 
     def read_owners(self) -> Array:
         """All owners by number; one with an empty name is not used."""

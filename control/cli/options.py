@@ -88,7 +88,7 @@ def now() -> Clock:
 def pinned_maps(pin_path: Path) -> Iterator[Datapath]:
     """The maps that are pinned there, read-only."""
     # Not before it is needed: it loads LLVM, which --help has no use of.
-    from control.loader import open_pinned
+    from control.pinned import open_pinned
 
     datapath = open_pinned(pin_path)
     try:
