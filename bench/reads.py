@@ -32,7 +32,7 @@ Figures = dict[str, float]
 
 
 def measure(site: Site) -> dict[str, Figures]:
-    """By command: seconds from start to end, CPU time, and the most memory that it had, mapped maps included."""
+    """By command: seconds from start to end, CPU time, and its most memory, mapped maps included."""
     measured = {read: _timed(site, read) for read in READS}
     once, often = measured["top -n 1 --interval 0.2 -o json"], _timed(site, _LOOKING)
     each = (often["cpu_seconds"] - once["cpu_seconds"]) / (_LOOKS - 1)
