@@ -17,6 +17,7 @@ from control.access import Caller
 from control.batches import clock
 from control.directory import report
 from control.relay import Relay
+from control.replication.handover import HandoverError, hand_over
 from control.requests import Code, RequestError
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
@@ -53,13 +54,24 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainResponse:
         self._admit(context)
+        group = self._relay.group
+        if request.handover and (group is None or group.leases is None):
+            raise RequestError(Code.FAILED_PRECONDITION, "there is no group_takeover here", "handover")
         self._relay.drain(clock().seconds)
         await self._set_serving(False)
-        return pb.DrainResponse(state=self._state())
+        relays = []
+        if request.handover and group is not None:
+            try:
+                relays = await hand_over(group)
+            except HandoverError as error:
+                raise RequestError(Code.UNAVAILABLE, str(error), "handover") from error
+        return pb.DrainResponse(state=self._state(), relays=relays)
 
     async def Undrain(self, request: pb.UndrainRequest, context: Any) -> pb.UndrainResponse:
         self._admit(context)
         self._relay.undrain()
+        if self._relay.group is not None and self._relay.group.leases is not None:
+            self._relay.group.leases.stay()
         await self._set_serving(True)
         return pb.UndrainResponse(state=self._state())
 

@@ -86,7 +86,7 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
         stack.enter_context(serving(sources, config.metrics_listen))
         if relay.directory is not None:
             await stack.enter_async_context(relay.directory.running())
-        await stack.enter_async_context(joined(config, loaded, relay))
+        await stack.enter_async_context(joined(config, loaded, relay, hops))
         await stack.enter_async_context(server.serving(relay, config, entrance, operations))
         pulse = Pulse(manager, frozenset({"scan", "sweep", "watch"}))
         async with asyncio.TaskGroup() as tasks:

@@ -47,8 +47,8 @@ class Relay:
 
     Attributes:
         stalls: times that a sweep came late, because the daemon had no turn.
-        directory: by which the relays of a region share their sessions, if they do.
         group: the relays that forward each other's flows, if this one has joined any.
+        directory: by which the relays of a region share their sessions, if they do.
     """
 
     def __init__(

@@ -43,8 +43,8 @@ HOT = frozenset(
         "bindings_per_second",
         "flows_per_session",
         "fleet_keys",
-        "directory_grace_seconds",
         "group_relay_addresses",
+        "directory_grace_seconds",
         "run_time_stats",
         "log_level",
     }

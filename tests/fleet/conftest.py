@@ -17,11 +17,16 @@ from control.directory.seal import Sealer
 from control.directory.target import Target
 from fleet.key import FleetKey
 from tests.fleet.relays import FLAGS, RELAYS, Relays
+from tests.lab.crowd import Crowd
 from tests.lab.fleet import Fleet
+from tests.lab.group import Group, serving_group
 from tests.lab.netns import Lab
 from tests.lab.redis import RedisServer, redis_server
 
-collect_ignore = [] if os.environ.get("EARSHOT_FLEET_LONG") else ["test_directory_long.py"]
+# Minutes: for scripts/nightly.
+collect_ignore = (
+    [] if os.environ.get("EARSHOT_FLEET_LONG") else ["test_directory_long.py", "test_group_nightly.py"]
+)
 
 KEYS = {3: FleetKey.of(bytes(range(32)))}
 
@@ -62,3 +67,23 @@ def fleet() -> Iterator[Fleet]:
 def relays(fleet: Fleet) -> Iterator[Relays]:
     with ExitStack() as stack:
         yield Relays(fleet, stack)
+
+
+GROUP_CALLS = 60
+
+
+@pytest.fixture(scope="session")
+def group() -> Iterator[Group]:
+    """Two relays that forward each other's calls."""
+    with serving_group(2) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def crowd(group: Group) -> Iterator[Crowd]:
+    """Calls that are bound at both relays, and that both know."""
+    made = Crowd(group.site, GROUP_CALLS)
+    with group.registered(made):
+        made.bind()
+        group.wait_for_flows(GROUP_CALLS)
+        yield made
