@@ -4,5 +4,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-collect_ignore = [] if os.environ.get("EARSHOT_MACHINE") else ["test_machine.py"]
+import pytest
+
+BUILT = Path(__file__).parents[2] / "build" / "deb"
+collect_ignore = [] if os.environ.get("EARSHOT_MACHINE") else ["test_image.py", "test_machine.py"]
+
+
+@pytest.fixture(scope="session")
+def package() -> Path:
+    """The newest Debian package that was built."""
+    built = sorted(BUILT.glob("earshot_*.deb"), key=lambda path: path.stat().st_mtime)
+    assert built, "build one: deploy/deb/build"
+    return built[-1]

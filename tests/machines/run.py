@@ -77,10 +77,6 @@ def perform(image: Image, options: argparse.Namespace, figures: dict[str, Any]) 
         if not options.no_quickstart:
             with act("quickstart", figures):
                 figures["quickstart"] = quickstart.follow(CHECKOUT, hosts, HANDOVER / PACKAGE, client)
-        if options.browser and not options.no_quickstart:
-            with act("browser", figures):
-                figures["browser"] = browser.call(hosts["client"], hosts["relay"], options.log)
-        if not options.no_quickstart:
             with act("purge after the quickstart", figures):
                 hosts["transceiver"].run("DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq earshot 2>&1")
                 acts.purge(hosts["relay"], hosts["client"], links["relay"]["clients"])
@@ -95,6 +91,9 @@ def perform(image: Image, options: argparse.Namespace, figures: dict[str, Any]) 
         for name in relays:
             figures[name] = acts.inspect_relay(hosts[name], figures["calls"])
         figures["transceiver"] = acts.inspect_transceiver(hosts["transceiver"])
+        if options.browser:
+            with act("browser", figures):
+                figures["browser"] = browser.call(hosts["client"], hosts["relay"], options.log)
         with act("restarts in a call", figures):
             figures["restarts"] = acts.restart_in_call(hosts["relay"], hosts["client"], client)
         with act("purge", figures):
