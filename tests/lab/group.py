@@ -249,7 +249,10 @@ def group_of(relays: int, *flags: str) -> Iterator[Group]:
                 name_a=OUTER,
             )
             mine = relay_addresses(number)
-            lab.link(host, fabric, [f"{mine[0]}/24", f"{mine[1]}/64"], name_a=INNER)
+            # The host's own address first: the kernel asks for neighbours in its name. From who asked in the
+            # relay address's, these would learn where that is.
+            inner = [f"10.20.0.{100 + number}/24", f"{mine[0]}/24", f"{mine[1]}/64"]
+            lab.link(host, fabric, inner, name_a=INNER)
             # A switch that floods what it has no port for would bring a dead relay's packets to the others.
             fabric.ip(
                 f"link set dev {host.name} master inside",
