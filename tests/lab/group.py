@@ -20,8 +20,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from redis import Redis
 
 from control import abi
 from control.cli.options import pinned_maps
@@ -155,6 +157,12 @@ class Group:
         hops4 = " ".join(f"nexthop via {_outer4(one.number)}.1 dev {one.name}" for one in members)
         hops6 = " ".join(f"nexthop via {_outer6(one.number)}::1 dev {one.name}" for one in members)
         self.router.ip(f"route replace {IPV4.vip} {hops4}", f"route replace {IPV6.vip} {hops6}")
+
+    @contextmanager
+    def store(self) -> Iterator[Any]:
+        """A client of Redis. The calling thread is in its host meanwhile."""
+        with self.lab.hosts[STORE].inside(), Redis(port=self.redis.port) as client:
+            yield client
 
     @property
     def home(self) -> Member:
