@@ -102,6 +102,8 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
             manager.ready()
             await stopping.wait()
             logs.event(_log, logging.INFO, "stopping")
+            if relay.directory is not None:
+                relay.directory.leave_soon()
             manager.stopping()
             for chore in chores:
                 chore.cancel()

@@ -78,7 +78,9 @@ class Directory:
         store = SessionStore(self.link, self.sealer, self.journal)
         stamper = Stamper(self._sealing_key())
         self.homes = Homes(registry, store, stamper, self.sealer.instance)
-        self.mirrors = Mirrors(registry, entering, store, stamper, self.refusals, turns)
+        self.mirrors = Mirrors(
+            registry, entering, store, stamper, self.refusals, turns, self.homes.by_name.__contains__
+        )
         self._disputed: dict[str, int] = {}  # epochs that others should know of, until the next beat
 
     def reconfigure(
@@ -105,7 +107,7 @@ class Directory:
     def adopt(self) -> None:
         """Transceivers that a former daemon has left are kept until it is heard whose they are."""
         for owner in self._registry.owners():
-            attachment = self._registry.attach(owner.name, owner.software, clock().seconds)
+            attachment = self._registry.attach(owner.name, owner.software, clock().seconds, owner.region)
             self.mirrors.adopt(owner, attachment, self.members.now)
 
     def attached(self, owner: Owner) -> None:
@@ -125,6 +127,13 @@ class Directory:
         home = self.homes.by_name.get(owner.name)
         if home is not None and home.owner is owner:
             self.homes.touch(home)
+
+    def leave_soon(self) -> None:
+        """This relay is about to stop: streams that end from now on end for that, and are not told of.
+
+        Their transceivers are those of a relay that is silent, then, until they attach to another one.
+        """
+        self.homes.is_leaving = True
 
     # ---- running --------------------------------------------------------------------------
 
@@ -202,6 +211,7 @@ class Directory:
         while True:
             await asyncio.sleep(KEEP_SECONDS)
             self.members.forget()
+            self.mirrors.forget()
             with contextlib.suppress(AwayError):  # not urgent: there are many tries in KEPT_SECONDS
                 await self.homes.keep()
 
@@ -264,8 +274,15 @@ class Directory:
         return held
 
     def _look_for_silent(self) -> None:
-        """Transceivers whose relay is not heard are kept for a while; after that their grace begins."""
+        """Transceivers whose relay is not heard are kept for a while; after that their grace begins.
+
+        While nothing can be heard, nobody's grace ends: it would be told if they attached elsewhere.
+        """
         members = self.members
+        if self._is_deaf():
+            for owner in self._registry.owners():
+                self._registry.postpone(owner, clock().seconds)
+            return
         for home in self.homes.by_name.values():
             if not self._registry.is_here(home.owner):
                 self.homes.touch(home)
@@ -281,11 +298,7 @@ class Directory:
                     event(_log, logging.WARNING, "transceiver_unheld", transceiver=mirror.name)
                 continue
             patience = max(0.0, self._silence_grace - self._grace_seconds)
-            if (
-                mirror.owner.attached
-                and members.now - mirror.silent_since >= patience
-                and not self._is_deaf()
-            ):
+            if mirror.owner.attached and members.now - mirror.silent_since >= patience:
                 self._registry.detach(mirror.attachment, clock().seconds)
 
     def _is_deaf(self) -> bool:
@@ -339,6 +352,11 @@ class Directory:
             return False
         if update.head.epoch <= home.epoch:  # of before it attached here
             return False
+        if (
+            home.owner.attached and not update.head.attached
+        ):  # whose stream has ended had not heard of this one
+            self.homes.rewrite(home, update.head.epoch)
+            return False
         self._lose(home, instance)
         return True
 
@@ -348,7 +366,7 @@ class Directory:
         in_step = not home.dirty and not home.is_whole and home.lease is not None
         self.homes.close(home)
         self._registry.hold(home.owner, clock().seconds)
-        attachment = self._registry.attach(home.name, home.owner.software, clock().seconds)
+        attachment = self._registry.attach(home.name, home.owner.software, clock().seconds, home.owner.region)
         mirror = self.mirrors.adopt(home.owner, attachment, self.members.now)
         mirror.silent_since, mirror.speaker = None, instance
         mirror.epoch, mirror.sequence = home.point
@@ -373,7 +391,8 @@ class Directory:
     def _compare(self, home: Home, held: pb.Held, instance: bytes) -> None:
         """Another relay says something of a transceiver that is attached here."""
         if held.point.epoch > home.epoch:
-            if held.held and (home.lease is not None or home.challenged is not None):
+            is_taken = held.held and (held.attached or not home.owner.attached)
+            if is_taken and (home.lease is not None or home.challenged is not None):
                 self._lose(home, instance)
                 self.mirrors.miss(home.name)
             elif home.floor < held.point.epoch:
@@ -391,7 +410,7 @@ class Directory:
             return
         elif (mirror.point < point and mirror.waiting is None) or (mirror.is_over and held.attached):
             self.mirrors.miss(held.transceiver)
-        mirror.speaker = instance
+        mirror.speaker, mirror.expected = instance, point
         if mirror.silent_since is not None:
             self._heard_again(mirror, held)
 

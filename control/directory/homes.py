@@ -86,11 +86,14 @@ class Homes:
     Attributes:
         by_name: the homes.
         writes: how many there were; `written`: sessions that they told of.
+        is_leaving: streams end because this relay stops, which says nothing of their transceivers.
     """
 
     def __init__(self, registry: Registry, store: SessionStore, stamper: Stamper, instance: bytes) -> None:
         self.by_name: dict[str, Home] = {}
         self.writes = self.written = 0
+        self.is_leaving = False
+        self.wall_clock = time.time
         self._registry = registry
         self._store = store
         self._stamper = stamper
@@ -266,7 +269,8 @@ class Homes:
         """The write that carries an update, with the leases before and after it."""
         if home.lease is not None:
             return Part(update, home.lease, Lease(home.epoch, home.sequence + 1, self._instance))
-        epoch = max(home.floor, home.epoch, time.time_ns() // 1_000_000) + 1
+        # The clock only makes it likely that it is the highest where Redis has forgotten the others.
+        epoch = max(home.floor, home.epoch, int(self.wall_clock() * 1000)) + 1
         if not update.whole and home.base is not None:
             update.base.epoch, update.base.sequence = home.base.epoch, home.base.sequence
         return Part(update, None if update.whole else home.base, Lease(epoch, 1, self._instance))
@@ -315,7 +319,8 @@ class Homes:
 
     def _said(self, owner: Owner) -> bytes:
         """What is to be said of a transceiver itself, as a head without numbers."""
-        head = pb.Head(attached=owner.attached, software=owner.software)
+        attached = owner.attached or self.is_leaving
+        head = pb.Head(attached=attached, software=owner.software, region=owner.region)
         if (place := self._registry.place_of(owner)) is not None:
             number, endpoints = place
             head.place.number = number

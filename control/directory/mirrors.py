@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from earshot.directory.v1 import directory_pb2 as pb
@@ -48,7 +48,8 @@ class Mirror(Replica):
         former: stamps of before, while the whole state is told anew.
         waiting: updates that came while the state is being read; None: it is not.
         is_damaged: what stands in Redis cannot be believed.
-        is_over: its grace has ended; only the epoch is remembered.
+        expected: how far the relay that speaks for it says that the state in Redis is.
+        is_over: its grace has ended; only the epoch is remembered. `is_forgotten`: and not much longer.
     """
 
     owner: Owner | None = None
@@ -62,7 +63,9 @@ class Mirror(Replica):
     former: dict[str, int] | None = None
     waiting: list[tuple[bytes, pb.Update]] | None = None
     is_damaged: bool = False
+    expected: tuple[int, int] = (0, 0)
     is_over: bool = False
+    is_forgotten: bool = False
 
     @property
     def lease(self) -> Lease | None:
@@ -87,7 +90,10 @@ class Mirrors:
         stamper: Stamper,
         refusals: Refusals,
         turns: Turns,
+        is_here: Callable[[str], bool],
     ) -> None:
+        """`is_here`: whether a transceiver is attached to this relay, by its name."""
+        self._is_here = is_here
         self.by_name: dict[str, Mirror] = {}
         self.entered = self.read = 0
         self._registry = registry
@@ -142,6 +148,8 @@ class Mirrors:
         """Enters what follows on what is here; of the rest, the state is to be read."""
         wanted: list[Wanted] = []
         for writer, update in updates:
+            if self._is_here(update.transceiver):
+                continue
             mirror = self.by_name.get(update.transceiver) or Mirror(update.transceiver)
             self.by_name.setdefault(update.transceiver, mirror)
             if mirror.waiting is not None:
@@ -239,19 +247,19 @@ class Mirrors:
 
     def _attach(self, mirror: Mirror, head: pb.Head) -> bool:
         """Has the registry know the transceiver; False: it has no room, or knows it as attached here."""
-        if self.by_name.get(mirror.name) is not mirror:
+        if self.by_name.get(mirror.name) is not mirror or self._is_here(mirror.name):
             return False
         owner = mirror.owner
         if owner is not None and self._registry.is_here(owner) and not mirror.is_over:
             return True
         now = clock().seconds
         try:
-            mirror.attachment = self._registry.attach(mirror.name, head.software, now)
+            mirror.attachment = self._registry.attach(mirror.name, head.software, now, head.region)
         except RequestError as error:
             event(_log, logging.WARNING, "transceiver_not_entered", transceiver=mirror.name, message=error)
             return False
         mirror.owner = self._registry.owner_of(mirror.attachment)
-        mirror.place, mirror.is_over = None, False
+        mirror.place, mirror.is_over, mirror.is_forgotten = None, False, False
         return True
 
     def _follow(self, mirror: Mirror, head: pb.Head) -> None:
@@ -280,6 +288,14 @@ class Mirrors:
         mirror.former, mirror.owner, mirror.attachment = None, None, None
         mirror.is_over = True
         self.to_read.pop(mirror.name, None)
+
+    def forget(self) -> None:
+        """Gives up those of which nothing was heard since this was last called."""
+        for name, mirror in list(self.by_name.items()):
+            if mirror.owner is None and mirror.waiting is None and name not in self.to_read:
+                if mirror.is_forgotten:
+                    del self.by_name[name]
+                mirror.is_forgotten = True
 
     def _differ(self, mirror: Mirror, when: str) -> None:
         self._refusals.add(Refusal.DIFFERS, mirror.name, f"{when}: its stamps are others")
@@ -345,6 +361,8 @@ class Mirrors:
         head, writer = self._store.head(mirror.name, sealed)
         if not head.complete or (head.epoch, head.sequence) < mirror.point:
             return None
+        if (head.epoch, head.sequence) < mirror.expected:
+            raise SealError(Refusal.DIFFERS, "is older than its relay says")
         registrations: dict[str, bytes] = {}
         items = list(fields.items())
         for start in range(0, len(items), SLICE):
