@@ -9,10 +9,14 @@ from pathlib import Path
 
 from control import libbpf
 from control.datapath import Datapath
-from control.errors import DatapathError
+from control.errors import DatapathError, OtherVersionError
 from control.libbpf import BpfObject
 
 LINK_PIN = "link_"  # and the link's ifindex
+_STILL_READ = (
+    "of them can be read: earshot map, drops, datapath status, and of former layouts flow list, session list "
+    "and show, transceiver list and vip list; earshotd carries calls over when it starts"
+)
 
 
 def object_path() -> Path:
@@ -27,7 +31,8 @@ def open_pinned(pin_path: Path) -> Datapath:
     """The maps of a program that runs, or ran, for who only looks.
 
     Raises:
-        DatapathError: there are none, or they are of another version, or may not be read.
+        DatapathError: there are none, or they may not be read.
+        OtherVersionError: they are of another version.
     """
     with BpfObject(object_path()) as program:
         names = list(program.map_names())
@@ -42,8 +47,8 @@ def open_pinned(pin_path: Path) -> Datapath:
             raise DatapathError(
                 f"no maps are pinned in {pin_path}: has earshotd run, with this pin_path?"
             ) from error
-        raise DatapathError(
-            f"the maps pinned in {pin_path} are of another version: {name} is missing"
+        raise OtherVersionError(
+            f"the maps pinned in {pin_path} are of another version: {name} is missing; {_STILL_READ}"
         ) from error
     except OSError as error:
         raise DatapathError(explain(error)) from error

@@ -15,6 +15,7 @@ from control.cli import (
     datapath,
     drain,
     drops,
+    fleet,
     flow,
     maps,
     pki,
@@ -88,6 +89,7 @@ cli.add_command(datapath.group)
 cli.add_command(drain.drain)
 cli.add_command(drain.undrain)
 cli.add_command(drops.drops)
+cli.add_command(fleet.fleet)
 cli.add_command(flow.group)
 cli.add_command(maps.group)
 cli.add_command(pki.group)

@@ -11,7 +11,7 @@ import numpy as np
 
 from control import abi, fdinfo
 from control.cli.flow_rows import SHOWN_STATES
-from control.cli.options import Command, form_option, now, pin_path_option, pinned_maps
+from control.cli.options import Command, form_option, now, pin_path_option, pinned_maps, shown_maps
 from control.cli.output import Column, Row, number, write_list, write_one
 from control.cli.session_table import SessionTable
 from control.flows import in_state
@@ -127,7 +127,7 @@ def list_transceivers(form: str, pin_path: Path) -> None:
       earshot transceiver list
       earshot transceiver list -o json
     """
-    with pinned_maps(pin_path) as datapath:
+    with shown_maps(pin_path) as datapath:
         sessions = SessionTable(datapath)
         rows = sessions.transceiver_rows(sessions.live_flows(datapath.flows), now())
         write_list(rows, _TRANSCEIVER_COLUMNS, form, "transceivers")
@@ -149,7 +149,7 @@ def list_vips(form: str, pin_path: Path) -> None:
       earshot vip list
       earshot vip list -o json
     """
-    with pinned_maps(pin_path) as datapath:
+    with shown_maps(pin_path) as datapath:
         live = datapath.flows["vip"][in_state(datapath.flows["state"], abi.FlowState.LIVE)]
         flows = np.bincount(live, minlength=len(datapath.vips)).tolist()
         rows: list[Row] = [

@@ -54,6 +54,7 @@ def test_what_there_is() -> None:
         "datapath upgrade",
         "drain",
         "drops",
+        "fleet status",
         "flow list",
         "flow show",
         "map dump",
