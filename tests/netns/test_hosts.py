@@ -138,8 +138,12 @@ def test_what_is_refused_on_a_bridge(site: Site) -> None:
     below, site = site, on_a_bridge(site)
     assert checked(site, xdp_mode="native")["xdp br0"].status == "failed"
     assert "br0: cannot attach in native mode" in refused(site, "--xdp-mode=native")
-    finding = checked(below)["port client"]
+    found = checked(dataclasses.replace(site, interfaces=("client",)))
+    finding = found["port client"]
     assert (finding.status, finding.cure) == ("failed", "name br0 in interfaces instead")
+    # Nor is the link of the relay address among them.
+    assert found["relay address 10.20.0.1"].cure.startswith("name transceiver in interfaces")
+    assert found["vip 203.0.113.1"].status == "ok"
     said = refused(below)
     assert "field=interfaces" in said
     assert "name br0 in interfaces instead" in said
