@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +139,7 @@ def test_started_twice(site: Site) -> None:
     other = popen_relay(site, *flags)
     assert other.wait(60) == 1
     assert "another XDP program is attached" in site.lab.log("earshotd").read_text()
+    Path(f"{site.lab.pins}-2").rmdir()  # it has left nothing there
     assert set(site.xdp_modes().values()) == {"native"}
     calls_go(site)
 
