@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> Row:
     )
     relays = (1, 2, 3)
     with Lab() as lab, ExitStack() as stack:
-        fleet = Fleet(lab, len(relays))
+        fleet = stack.enter_context(Fleet(lab, len(relays)))
         fleet.start_all(*flags)
         maps = {number: stack.enter_context(pinned_maps(fleet.pins(number))) for number in relays}
         share = arguments.sessions // len(relays)

@@ -13,11 +13,8 @@ from tests.lab.topology import Site
 READS = (
     "flow list",
     "flow list -o json",
-    "flow list --client 11.0.0.1 -o json",
     "session list",
     "session list -o json",
-    "transceiver list -o json",
-    "vip list -o json",
     "stats -o json",
     "top -n 1 --interval 0.2 -o json",
     "map dump flows_v2",

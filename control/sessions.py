@@ -138,6 +138,11 @@ class Registry:
         if owner is not None:
             self._set_attached(owner, False, now - self._grace_seconds)
 
+    def postpone(self, owner: Owner, now: float) -> None:
+        """A transceiver's grace, if it is in it, begins again: it may be attached where nobody can say so."""
+        if not owner.attached and self.is_here(owner):
+            self._set_attached(owner, False, now)
+
     def spoken_for(self, attachment: Attachment) -> Owner | None:
         """The transceiver that a stream speaks for, or was the last to speak for."""
         owner = self._owners.get(attachment.owner)

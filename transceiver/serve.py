@@ -128,7 +128,10 @@ async def _serve(
                 announcing = asyncio.create_task(_announce(relays, runner, parent))
                 # With or without a relay: it waits for one, and attaches again to one that was away.
                 manager.ready()
-                await stop.asked()
+                asked = asyncio.create_task(stop.asked())
+                await asyncio.wait([asked, attaching], return_when=asyncio.FIRST_COMPLETED)
+                if attaching.done():  # by a defect of ours: nobody would register a call any more
+                    attaching.result()
                 manager.stopping()
                 admission.close("this process is about to end")
                 if settings.move and settings.drain:

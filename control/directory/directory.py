@@ -274,8 +274,15 @@ class Directory:
         return held
 
     def _look_for_silent(self) -> None:
-        """Transceivers whose relay is not heard are kept for a while; after that their grace begins."""
+        """Transceivers whose relay is not heard are kept for a while; after that their grace begins.
+
+        While nothing can be heard, nobody's grace ends: it would be told if they attached elsewhere.
+        """
         members = self.members
+        if self._is_deaf():
+            for owner in self._registry.owners():
+                self._registry.postpone(owner, clock().seconds)
+            return
         for home in self.homes.by_name.values():
             if not self._registry.is_here(home.owner):
                 self.homes.touch(home)
@@ -291,11 +298,7 @@ class Directory:
                     event(_log, logging.WARNING, "transceiver_unheld", transceiver=mirror.name)
                 continue
             patience = max(0.0, self._silence_grace - self._grace_seconds)
-            if (
-                mirror.owner.attached
-                and members.now - mirror.silent_since >= patience
-                and not self._is_deaf()
-            ):
+            if mirror.owner.attached and members.now - mirror.silent_since >= patience:
                 self._registry.detach(mirror.attachment, clock().seconds)
 
     def _is_deaf(self) -> bool:
@@ -349,6 +352,11 @@ class Directory:
             return False
         if update.head.epoch <= home.epoch:  # of before it attached here
             return False
+        if (
+            home.owner.attached and not update.head.attached
+        ):  # whose stream has ended had not heard of this one
+            self.homes.rewrite(home, update.head.epoch)
+            return False
         self._lose(home, instance)
         return True
 
@@ -383,7 +391,8 @@ class Directory:
     def _compare(self, home: Home, held: pb.Held, instance: bytes) -> None:
         """Another relay says something of a transceiver that is attached here."""
         if held.point.epoch > home.epoch:
-            if held.held and (home.lease is not None or home.challenged is not None):
+            is_taken = held.held and (held.attached or not home.owner.attached)
+            if is_taken and (home.lease is not None or home.challenged is not None):
                 self._lose(home, instance)
                 self.mirrors.miss(home.name)
             elif home.floor < held.point.epoch:

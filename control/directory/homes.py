@@ -93,6 +93,7 @@ class Homes:
         self.by_name: dict[str, Home] = {}
         self.writes = self.written = 0
         self.is_leaving = False
+        self.wall_clock = time.time
         self._registry = registry
         self._store = store
         self._stamper = stamper
@@ -268,7 +269,8 @@ class Homes:
         """The write that carries an update, with the leases before and after it."""
         if home.lease is not None:
             return Part(update, home.lease, Lease(home.epoch, home.sequence + 1, self._instance))
-        epoch = max(home.floor, home.epoch, time.time_ns() // 1_000_000) + 1
+        # The clock only makes it likely that it is the highest where Redis has forgotten the others.
+        epoch = max(home.floor, home.epoch, int(self.wall_clock() * 1000)) + 1
         if not update.whole and home.base is not None:
             update.base.epoch, update.base.sequence = home.base.epoch, home.base.sequence
         return Part(update, None if update.whole else home.base, Lease(epoch, 1, self._instance))

@@ -7,6 +7,7 @@ silent. So nothing depends on what any other clock says, nor on Redis.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -61,6 +62,7 @@ class Members:
         self.lag: float | None = None
         self.by_instance: dict[bytes, Member] = {}
         self._sent: dict[int, float] = {}
+        self._began = time.monotonic()
         self._heard_at: float | None = None
         self._last: dict[bytes, tuple[int, tuple[int, int]]] = {}  # counter and place, by daemon
 
@@ -93,6 +95,12 @@ class Members:
         if self._heard_at is not None:
             self.now += min(now - self._heard_at, _MOST_SECONDS)
         self._heard_at = now
+
+    def delay(self, now: float) -> float:
+        """How late others hear what is said here, in seconds; grows while our own beats do not come back."""
+        if self._heard_at is None or self.lag is None:
+            return now - self._began
+        return max(self.lag, now - self._heard_at - 2 * BEAT_SECONDS)
 
     def is_deaf(self, now: float) -> bool:
         """Whether not even our own beats come back."""

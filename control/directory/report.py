@@ -36,7 +36,7 @@ def _directory(directory: Directory) -> pb.Directory:
         url=str(link.target),
         up=link.is_up,
         since_seconds=int(time.monotonic() - link.since),
-        lag_microseconds=int(1e6 * (directory.members.lag or 0)),
+        lag_microseconds=int(1e6 * directory.members.delay(time.monotonic())),
         queued=directory.homes.queued,
         refused={why.value: count for why, count in directory.refusals.counts.items()},
         name_disputed=directory.presence.is_disputed,

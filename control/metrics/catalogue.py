@@ -148,7 +148,7 @@ DIRECTORY_FAILURES = Declared(
 DIRECTORY_LAG = Declared(
     _GAUGE,
     "earshot_directory_lag_seconds",
-    "What the relay's last beat took through Redis and back to itself; others hear as late.",
+    "What the relay's last beat took through Redis and back to itself; grows while none comes back.",
 )
 DIRECTORY_RELAYS = Declared(_GAUGE, "earshot_directory_relays", "Other relays that are heard.")
 DIRECTORY_TRANSCEIVERS = Declared(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from prometheus_client.core import Metric
@@ -27,7 +28,8 @@ class DirectoryCollector:
         yield catalogue.DIRECTORY_UP.one(float(link is not None and link.is_up))
         yield catalogue.DIRECTORY_FAILURES.one(link.failures if link is not None else 0)
         members = directory.members if directory is not None else None
-        yield catalogue.DIRECTORY_LAG.one(members.lag or 0.0 if members is not None else 0.0)
+        delay = members.delay(time.monotonic()) if members is not None else 0.0
+        yield catalogue.DIRECTORY_LAG.one(delay)
         yield catalogue.DIRECTORY_RELAYS.one(len(members.living()) if members is not None else 0)
         yield catalogue.DIRECTORY_NAME_DISPUTED.one(
             float(directory is not None and directory.presence.is_disputed)

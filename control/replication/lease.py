@@ -50,15 +50,15 @@ for i, key in ipairs(KEYS) do
 end
 return holders
 """
-# For each address of others: gives it back if that is asked for, keeps it if we have it, takes it if it is
-# nobody's and we may (ARGV[2 + i] is 1). Returns who has each.
+# For each address of others: gives it to its own relay if that asks, keeps it if we have it, takes it if it
+# is nobody's and we may (ARGV[2 + i] is 1). Returns who has each.
 _WATCH = """
 local holders = {}
 for i, key in ipairs(KEYS) do
-    local holder = redis.call('GET', key)
-    if holder == ARGV[1] and redis.call('EXISTS', key .. ':back') == 1 then
-        redis.call('DEL', key)
-        holder = 'back'
+    local holder, owner = redis.call('GET', key), redis.call('GET', key .. ':back')
+    if owner and (not holder or holder == ARGV[1]) then
+        redis.call('SET', key, owner, 'PX', ARGV[2])
+        holder = owner
     elseif holder == ARGV[1] or (not holder and ARGV[2 + i] == '1') then
         redis.call('SET', key, ARGV[1], 'PX', ARGV[2])
         holder = ARGV[1]

@@ -58,8 +58,7 @@ def refusals() -> Refusals:
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     """Three relays with a directory."""
-    with Lab() as lab:
-        made = Fleet(lab, len(RELAYS))
+    with Lab() as lab, Fleet(lab, len(RELAYS)) as made:
         made.start_all(*FLAGS)
         yield made
 

@@ -13,7 +13,6 @@ from tests.fleet.events import Record, assert_well, count, report, wait_for_retu
 from tests.lab.calls import wait_for
 from tests.lab.crowd import Crowd
 from tests.lab.group import INNER, OUTER, STORE, Group, Member, serving_group
-from tests.lab.relay_client import RelayClient
 from tests.lab.traffic import UP, Traffic
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
@@ -40,6 +39,31 @@ def crowd(group: Group) -> Iterator[Crowd]:
 def traffic(group: Group, crowd: Crowd) -> Iterator[Traffic]:
     with group.talking(crowd) as made:
         yield made
+
+
+def test_a_planned_end(group: Group, traffic: Traffic, record_property: Record) -> None:
+    """`earshot drain --handover`, then the router is told, and the host goes: nobody hears of it."""
+    first, *others = group.members
+    held = count([first], "relay_addresses_held")
+    with traffic.flowing() as phase:
+        said = first.earshot("drain", "--handover")
+        assert said.returncode == 0, said.stderr
+        assert said.stderr == f"Handed over: all calls are with {', '.join(one.name for one in others)}.\n"
+        group.spread(*others)
+        first.end(signal.SIGTERM)
+        first.set_links("down", OUTER, INNER, STORE)
+        traffic.wait_for_rounds(10)
+    report(phase, record_property, "handed over, and ended")
+    assert phase.is_whole(), phase
+    with traffic.flowing() as phase:
+        first.set_links("up", OUTER, INNER, STORE)
+        first.start()
+        wait_for_return(group, first, held)
+        group.spread(first, *others)
+        assert first.earshot("undrain").returncode == 0
+        traffic.wait_for_rounds(10)
+    report(phase, record_property, "and back")
+    assert phase.is_whole(), phase
 
 
 def test_cut_off_from_the_store(group: Group, traffic: Traffic, record_property: Record) -> None:
@@ -76,24 +100,23 @@ def test_cut_off_from_clients(group: Group, traffic: Traffic, record_property: R
     assert_well(traffic)
 
 
-def test_a_daemon_is_restarted(group: Group, crowd: Crowd, traffic: Traffic, record_property: Record) -> None:
+def test_a_daemon_is_restarted(group: Group, traffic: Traffic, record_property: Record) -> None:
     first, *others = group.members
     taken, held = count(others, "relay_address_taken"), count([first], "relay_addresses_held")
     with traffic.flowing() as phase:
         first.end(signal.SIGTERM)
         wait_for(lambda: count(others, "relay_address_taken") == taken + 2, "they are taken", 30)
         first.start()
-        with group.registered(crowd, first):
-            wait_for_return(group, first, held)
-            traffic.wait_for_rounds(10)
+        wait_for_return(group, first, held)
+        traffic.wait_for_rounds(10)
     report(phase, record_property, "restarted")
     assert phase.is_whole(), phase
 
 
-def test_a_host_starts_anew(group: Group, crowd: Crowd, traffic: Traffic, record_property: Record) -> None:
+def test_a_host_starts_anew(group: Group, traffic: Traffic, record_property: Record) -> None:
     """All that it knew is gone. It has its flows again before it has its addresses."""
     first, *others = group.members
-    owned = first.owns()
+    owned, recalled = first.owns(), count([first], "own_flows_recalled")
     taken, held = count(others, "relay_address_taken"), count([first], "relay_addresses_held")
     with traffic.flowing() as phase:
         first.tell(signal.SIGKILL)
@@ -105,14 +128,15 @@ def test_a_host_starts_anew(group: Group, crowd: Crowd, traffic: Traffic, record
         traffic.wait_for_rounds(10)
     report(phase, record_property, "dead")
     with traffic.flowing() as phase:
-        first.set_links("up", INNER, STORE)  # before the router sees it
+        group.spread(*others)  # its health check says nothing yet
+        first.set_links("up", OUTER, INNER, STORE)
         first.start()
-        with group.registered(crowd, first):
-            wait_for(lambda: "event=own_flows_recalled" in first.log(), "its flows are there again", 60)
-            assert first.owns() == owned
-            first.set_links("up", OUTER)
-            wait_for_return(group, first, held)
-            traffic.wait_for_rounds(10)
+        # Its sessions come by the directory.
+        wait_for(lambda: count([first], "own_flows_recalled") == recalled + 1, "its flows are back", 60)
+        assert first.owns() == owned
+        wait_for_return(group, first, held)
+        group.spread(first, *others)
+        traffic.wait_for_rounds(10)
     report(phase, record_property, "started anew")
     assert phase.is_whole(), phase
     assert_well(traffic)
@@ -122,8 +146,7 @@ def test_a_relay_comes_late(group: Group, crowd: Crowd) -> None:
     """It is told of everything there is, and of what has ended while it was away."""
     first, second, *_ = group.members
     more = Crowd(group.site, 10, media_port=42000, client_port=31000)
-    with group.registered(crowd):
-        wait_for(lambda: first.live_flows() == second.live_flows() == CALLS, "what was there has ended", 45)
+    with group.registered(crowd) as attachment:
         second.end(signal.SIGKILL)
         group.spread(first)
         leaving = next(
@@ -131,19 +154,13 @@ def test_a_relay_comes_late(group: Group, crowd: Crowd) -> None:
             for member, end in zip(crowd.members, crowd.relay_ends, strict=True)
             if end[0] in first.addresses
         )
-        staying = [member for member in crowd.members if member is not leaving]
-        with (
-            RelayClient(f"unix:{first.socket}") as client,
-            client.attach("crowd") as attachment,
-            group.registered(more, first, name="late"),
-        ):
-            crowd.register(attachment, *staying)
+        with group.registered(more, "late"):
+            crowd.register(attachment, *(member for member in crowd.members if member is not leaving))
             more.bind()
             group.wait_for_flows(CALLS + 9, first)
             assert second.live_flows() == CALLS
             second.start()
-            with group.registered(more, second, name="late"):
-                group.wait_for_flows(CALLS + 9, second)
+            group.wait_for_flows(CALLS + 9, second)
     group.spread(first, second)
 
 

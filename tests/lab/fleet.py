@@ -27,7 +27,7 @@ KEY_NUMBER = 3
 
 
 class Fleet:
-    """The hosts, and what runs there."""
+    """The hosts, and what runs there; Redis ends with the block, the relays with the lab."""
 
     def __init__(self, lab: Lab, relays: int, *redis_flags: str) -> None:
         """Redis runs; the relays do not yet."""
@@ -42,6 +42,12 @@ class Fleet:
         self.daemons: dict[int, subprocess.Popen[bytes]] = {}
         for number in range(1, relays + 1):
             self._add(number)
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.redis.stop()
 
     def _add(self, number: int) -> None:
         host = self.relays[number] = self.lab.host(f"relay-{number}", is_relay=True)

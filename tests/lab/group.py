@@ -18,7 +18,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +144,6 @@ class Group:
     fabric: Host
     members: list[Member]
     redis: RedisServer
-    attachments: list[Attachment] = field(default_factory=list)
 
     def start(self, *more: str) -> None:
         """All relays' daemons; returns when they serve."""
@@ -157,14 +156,26 @@ class Group:
         hops6 = " ".join(f"nexthop via {_outer6(one.number)}::1 dev {one.name}" for one in members)
         self.router.ip(f"route replace {IPV4.vip} {hops4}", f"route replace {IPV6.vip} {hops6}")
 
+    @property
+    def home(self) -> Member:
+        """The relay that transceivers are attached to; the others know their sessions by the directory."""
+        return self.members[-1]
+
     @contextmanager
-    def registered(self, crowd: Crowd, *members: Member, name: str = "crowd") -> Iterator[None]:
-        """A transceiver of that name is attached to these relays, or all, with all sessions of a crowd."""
-        with ExitStack() as stack:
-            for member in members or self.members:
-                client = stack.enter_context(RelayClient(f"unix:{member.socket}"))
-                crowd.register(stack.enter_context(client.attach(name)))
-            yield
+    def registered(self, crowd: Crowd, name: str = "crowd") -> Iterator[Attachment]:
+        """A transceiver of that name is attached, and all relays that run know the sessions of a crowd."""
+        with RelayClient(f"unix:{self.home.socket}") as client, client.attach(name) as attachment:
+            crowd.register(attachment)
+            wanted = {member.session.session_id for member in crowd.members}
+            for member in self.members:
+                if member.daemon is not None and member.daemon.poll() is None:
+                    with RelayClient(f"unix:{member.socket}") as relay:
+                        wait_for(
+                            lambda relay=relay: wanted <= {one.session_id for one in relay.sessions()},  # type: ignore[misc]
+                            f"{member.name} knows all sessions",
+                            20,
+                        )
+            yield attachment
 
     @contextmanager
     def talking(self, crowd: Crowd, rate: float = RATE) -> Iterator[Traffic]:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,3 +186,11 @@ def objects(schema: object, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     elif isinstance(schema, list):
         for part in schema:
             yield from objects(part, where)
+
+
+def test_a_read_loads_nothing_that_it_has_no_use_of() -> None:
+    """Each of these takes longer to load than half a million flows to read."""
+    heavy = {"google.protobuf", "grpc", "pyroute2", "rich", "asyncio", "cryptography"}
+    script = "import sys; import control.cli.main, control.pinned; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert not heavy & set(loaded.split())
