@@ -2,8 +2,9 @@
 """How many sessions a core carries: `scripts/bench transceiver --json FILE`.
 
 A process on one core echoes sessions that another core drives; sessions are added until fewer than 99 % of
-the frames leave in time (`load`). Media goes straight to the process, on loopback: what a relay costs is
-another bench's business. Rows, in the same run:
+the frames leave in time (`load`), and then the number in between is looked for. A load counts as too much
+when it has been so three times in a row, since what else the machine does comes and goes. Media goes straight
+to the process, on loopback: what a relay costs is another bench's business. Rows, in the same run:
 
     stock              aiortc as it comes: decodes, encodes
     pcm-echo           a transceiver that takes samples to a backend, and speech from it: decodes, encodes
@@ -43,8 +44,9 @@ SETTLE, SECONDS, TAIL = 1.5, 3.0, 1.0  # what is sent in the tail may still be o
 QUICK = 0.2  # of these, which tells little of speed, but that all is measured
 START_TIMEOUT = 20.0
 FIRST = {"stock": 10, "pcm-echo": 20, "opus-pass-through": 80, "opus-backend": 40}  # sessions to begin with
-STEPS = {"stock": 2, "pcm-echo": 5, "opus-pass-through": 20, "opus-backend": 10}  # more at a time
-PATIENCE = 2  # measurements of a load before it counts as too much
+STEPS = {"stock": 4, "pcm-echo": 5, "opus-pass-through": 20, "opus-backend": 10}  # more at a time
+NEAR = {"stock": 1, "pcm-echo": 1, "opus-pass-through": 5, "opus-backend": 2}  # enough to end the search
+PATIENCE = 3  # measurements of a load before it counts as too much
 
 
 @dataclass
@@ -143,32 +145,41 @@ def cpu_seconds(pid: int) -> float:
 async def measure(
     name: str, cores: Sequence[int], most: int, packets: Sequence[bytes], scale: float = 1.0
 ) -> Row:
-    """Adds sessions until frames are late, or there are `most`; `scale` is of the time that it takes."""
+    """How many sessions are carried, of `most`; `scale` is of the time that it takes."""
     settle, seconds, tail = SETTLE * scale, SECONDS * scale, TAIL * scale
     row = Row(name, 0, 0.0, 0.0, "the load")
+    too_many = most + 1
     async with server(name, cores) as (pid, whip), aiohttp.ClientSession() as http:
         load = Load()
         try:
-            while len(load.sessions) < most:
-                for _ in range(min(most - len(load.sessions), STEPS[name] if load.sessions else FIRST[name])):
-                    load.sessions.append(await connect(http, whip, packets))
+            count = min(most, FIRST[name])
+            while count:
+                await load.drive(count, lambda: connect(http, whip, packets))
                 for _ in range(PATIENCE):
                     before = cpu_seconds(pid)
                     in_time = await load.measure(settle, seconds, tail)
                     share = (cpu_seconds(pid) - before) / (settle + seconds + tail)
                     if in_time >= IN_TIME:
                         break
-                count = len(load.sessions)
                 print(
                     f"{name}: {count} sessions, {in_time:.2%} in time, {share:.0%} of a core", file=sys.stderr
                 )
-                if in_time < IN_TIME:
+                if in_time >= IN_TIME:
+                    row = Row(name, count, round(share / count, 5), round(in_time, 4), row.limited_by)
+                else:
+                    too_many = count
                     row.limited_by = "the load" if load.slips > seconds else "late frames"
-                    break
-                row = Row(name, count, round(share / count, 5), round(in_time, 4), "the load")
+                count = following(row.sessions_per_core, too_many, most, name)
         finally:
             await load.close()
     return row
+
+
+def following(carried: int, too_many: int, most: int, name: str) -> int:
+    """What to measure after these; 0 if that is known well enough."""
+    if carried == most or (too_many <= most and too_many - carried <= NEAR[name]):
+        return 0
+    return min(carried + STEPS[name], most) if too_many > most else (carried + too_many) // 2
 
 
 async def run(names: Sequence[str], most: int, scale: float) -> list[Row]:
@@ -178,6 +189,19 @@ async def run(names: Sequence[str], most: int, scale: float) -> list[Row]:
     os.sched_setaffinity(0, {cores[1]})
     packets = encode(chirps(1, 10.0))
     return [await measure(name, cores, most, packets, scale) for name in names]
+
+
+def of_stock(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """How many times the sessions of stock a row carries, and how much of its CPU time each of them takes."""
+    stock = {row.name: row for row in rows if row.sessions_per_core}.get("stock")
+    return {
+        row.name: {
+            "sessions": round(row.sessions_per_core / stock.sessions_per_core, 2),
+            "cpu": round(row.cpu_per_session / stock.cpu_per_session, 3),
+        }
+        for row in rows
+        if stock is not None and row is not stock
+    }
 
 
 def main() -> int:
@@ -195,7 +219,7 @@ def main() -> int:
     for row in rows:
         print(f"{row.name:18}{row.sessions_per_core:5} sessions, {row.cpu_per_session:.2%} of a core each")
     if options.json:
-        result = {"cores_used": 1, "rows": [asdict(row) for row in rows]}
+        result = {"cores_used": 1, "rows": [asdict(row) for row in rows], "of_stock": of_stock(rows)}
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0
 

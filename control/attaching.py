@@ -20,9 +20,9 @@ from control import libbpf
 from control.errors import DatapathError
 from control.hostlinks import HostLink
 from control.logs import event
+from control.pinned import LINK_PIN
 from control.xdp_modes import ANEW, COST, is_by_driver
 
-LINK_PIN = "link_"  # and the link's ifindex
 _FLAGS = {"native": libbpf.XDP_FLAGS_DRV_MODE, "generic": libbpf.XDP_FLAGS_SKB_MODE}
 _log = logging.getLogger(__name__)
 
@@ -68,19 +68,6 @@ def put(program_fd: int, links: Sequence[HostLink], pin_path: Path, wanted: str,
         finally:
             os.close(fd)
     return mode
-
-
-def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
-    """The links that are pinned, as the kernel tells of them."""
-    found = []
-    for pin in sorted(pin_path.glob(f"{LINK_PIN}*")):
-        try:
-            fd = libbpf.get_pinned(pin)
-        except FileNotFoundError:  # unpinned since
-            continue
-        found.append(libbpf.link_info(fd))
-        os.close(fd)
-    return found
 
 
 def _is_held(link: HostLink, pin_path: Path) -> bool:

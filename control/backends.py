@@ -52,6 +52,11 @@ class BackendTable:
         backend = self._by_endpoint.get(endpoint)
         return None if backend is None else backend.number
 
+    def is_in_use(self, endpoint: Endpoint) -> bool:
+        """Whether it has users."""
+        backend = self._by_endpoint.get(endpoint)
+        return backend is not None and backend.users > 0
+
     def numbers(self) -> set[int]:
         """All that are in the table."""
         return set(self._by_number)

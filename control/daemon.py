@@ -58,6 +58,7 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
     from control import server
     from control.admin import Operations
     from control.metrics.daemon import DaemonCollector
+    from control.metrics.directory import DirectoryCollector
     from control.reload import Reloader
     from control.replication.joining import joined
 
@@ -77,9 +78,15 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
         reloader.attend(entrance, sampler)
         loop.add_signal_handler(signal.SIGHUP, reloader.reload_on_signal)
         operations = Operations(reloader.reload, reloader.upgrade)
-        sources = (RelayCollector(relay), DaemonCollector(loaded, reloader, entrance, sampler))
+        sources = (
+            RelayCollector(relay),
+            DaemonCollector(loaded, reloader, entrance, sampler),
+            DirectoryCollector(relay.directory),
+        )
         stack.enter_context(serving(sources, config.metrics_listen))
-        await stack.enter_async_context(joined(config, loaded, relay))
+        if relay.directory is not None:
+            await stack.enter_async_context(relay.directory.running())
+        await stack.enter_async_context(joined(config, loaded, relay, hops))
         await stack.enter_async_context(server.serving(relay, config, entrance, operations))
         pulse = Pulse(manager, frozenset({"scan", "sweep", "watch"}))
         async with asyncio.TaskGroup() as tasks:
@@ -95,6 +102,8 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
             manager.ready()
             await stopping.wait()
             logs.event(_log, logging.INFO, "stopping")
+            if relay.directory is not None:
+                relay.directory.leave_soon()
             manager.stopping()
             for chore in chores:
                 chore.cancel()

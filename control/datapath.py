@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
 import numpy as np
@@ -83,6 +83,7 @@ class Datapath:
         self._layouts = ArrayMap(fds["layout_v1"], abi.LAYOUT)
         self._reasons = PerCpuArray(fds["reasons_v1"], abi.REASON_COUNTER)
         self._served_vips: dict[int, Endpoint] = {}
+        self._reserved = np.zeros(0, np.uint32)
         self._read_addresses()
         self.serving = frozenset(self.present) - self.foreign
         self._layout = Layout.of_record(self._layouts.get(0))
@@ -177,6 +178,10 @@ class Datapath:
 
     def read_sessions(self) -> tuple[Array, Array]:
         return self.sessions.read()
+
+    def session_batches(self) -> Iterator[tuple[Array, Array]]:
+        """The same, some thousands at a time."""
+        return self.sessions.batches()
 
     def read_owners(self) -> Array:
         """All owners by number; one with an empty name is not used."""
@@ -306,15 +311,33 @@ class Datapath:
         self.give_back(numbers)
 
     def give_back(self, numbers: Array) -> None:
-        """Puts numbers of FREE records into their rings, but for those where no new flows are bound."""
+        """Puts numbers of FREE records into their rings, but for those where no new flows are bound, and for
+        those that are reserved."""
+        numbers = numbers[~np.isin(numbers, self._reserved)]
         families = self._families()[numbers // self.layout.span]
         for family in FAMILIES:
             self.free.give(family, numbers[families == family])
+
+    def reserve(self, numbers: Array) -> None:
+        """From now on XDP takes none of these records for new flows, until they are released.
+
+        Raises:
+            DatapathError: the program binds too fast for that; nothing has changed.
+        """
+        self.free.take_all()
+        self._reserved = np.union1d(self._reserved, numbers).astype(np.uint32)
+        self._give_free()
+
+    def release(self, numbers: Array) -> None:
+        """Records that were reserved are as all others."""
+        self._reserved = np.setdiff1d(self._reserved, numbers)
+        self.give_back(numbers[self.states()[numbers] == abi.FlowState.FREE])
 
     def lost(self) -> Array:
         """FREE records whose numbers are in no ring: a daemon died before it gave them back, or a CPU
         has taken one just now and not yet begun to fill the record."""
         held = np.zeros(len(self.flows), bool)
+        held[self._reserved] = True
         # The rings first: what is given back after that was not FREE before it.
         for family in FAMILIES:
             held[self.free.waiting(family)] = True

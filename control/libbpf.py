@@ -768,7 +768,7 @@ def read_hash(fd: int, key_type: npt.DTypeLike, value_type: npt.DTypeLike) -> tu
 
     Entries that come or go meanwhile may or may not be among them.
     """
-    batches = list(iterate_hash(fd, key_type, value_type))
+    batches = list(iterate_batches(fd, key_type, value_type))
     # The dtypes by name: numpy would make the host's byte order of big-endian fields.
     return (
         np.concatenate([keys for keys, _ in batches], dtype=np.dtype(key_type)),
@@ -776,10 +776,13 @@ def read_hash(fd: int, key_type: npt.DTypeLike, value_type: npt.DTypeLike) -> tu
     )
 
 
-def iterate_hash(
+def iterate_batches(
     fd: int, key_type: npt.DTypeLike, value_type: npt.DTypeLike
 ) -> Iterator[tuple[Array, Array]]:
-    """The same, some thousands at a time; at least one batch, which may be empty."""
+    """Entries of a hash map or of an array, some thousands at a time; at least one batch, which may be empty.
+
+    `value_type`: of an array for each CPU, the values of all possible CPUs, each a multiple of 8 bytes.
+    """
     batch = min(_BATCH, max(64, map_info(fd).max_entries))
     token_in, token_out = None, _U32()
     opts = _BatchOpts(sz=ct.sizeof(_BatchOpts))

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -33,26 +32,22 @@ from control import (
     time_namespace,
 )
 from control.addresses import Endpoint
-from control.attaching import LINK_PIN
-from control.attaching import attached as attached
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import DatapathError
 from control.foreign import Entering
 from control.hostlinks import HostLink
 from control.libbpf import BpfObject
+from control.pinned import LINK_PIN, explain
+
+# What only looks has a module of its own, which loads faster; whoever loads finds it here as well.
+from control.pinned import attached as attached
+from control.pinned import object_path as object_path
+from control.pinned import open_pinned as open_pinned
 
 PROGRAM = "earshot"
 ENTERING = "enter_flows"
 _OURS = re.compile(rf"[a-z0-9_]+_v\d+|link_\d+|{staging.NEXT}|{staging.COMMIT}")
-
-
-def object_path() -> Path:
-    """The compiled program, as the package carries it."""
-    path = Path(str(resources.files("control") / "relay.bpf.o"))
-    if not path.exists():
-        raise DatapathError(f"{path} is missing: run scripts/build")
-    return path
 
 
 @dataclass
@@ -116,7 +111,7 @@ class Loaded:
                 plan.close()
                 entering_fd = os.dup(program.program_fd(ENTERING))
             except OSError as error:
-                raise DatapathError(_explain(error)) from error
+                raise DatapathError(explain(error)) from error
             undo.pop_all()
         self.entering.replace(entering_fd)
         with self._replacing:
@@ -227,7 +222,7 @@ def open_datapath(config: Config) -> Loaded:
             plan.close()
             entering = Entering(os.dup(program.program_fd(ENTERING)))
         except OSError as error:
-            raise DatapathError(_explain(error)) from error
+            raise DatapathError(explain(error)) from error
         undo.pop_all()
         return Loaded(datapath, program_fd, mode, entering, lock.pop_all())
 
@@ -270,33 +265,6 @@ def _install(
     datapath.set_fleet_keys(keys)
     _detach_others(links, config.pin_path)
     return mode
-
-
-def open_pinned(pin_path: Path) -> Datapath:
-    """The maps of a program that runs, or ran, for who only looks.
-
-    Raises:
-        DatapathError: there are none, or they are of another version, or may not be read.
-    """
-    with BpfObject(object_path()) as program:
-        names = list(program.map_names())
-    found: dict[str, int] = {}
-    try:
-        for name in names:
-            found[name] = libbpf.get_pinned(pin_path / name)
-    except FileNotFoundError as error:
-        for fd in found.values():
-            os.close(fd)
-        if not pin_path.exists() or not any(pin_path.iterdir()):
-            raise DatapathError(
-                f"no maps are pinned in {pin_path}: has earshotd run, with this pin_path?"
-            ) from error
-        raise DatapathError(
-            f"the maps pinned in {pin_path} are of another version: {name} is missing"
-        ) from error
-    except OSError as error:
-        raise DatapathError(_explain(error)) from error
-    return Datapath(found, writable=False)
 
 
 def remove(pin_path: Path) -> list[str]:
@@ -367,9 +335,3 @@ def _detach_others(links: Sequence[HostLink], pin_path: Path) -> None:
     for pin in pin_path.glob(f"{LINK_PIN}*"):
         if pin.name not in wanted:
             pin.unlink()
-
-
-def _explain(error: OSError) -> str:
-    if error.errno in (1, 13) and os.geteuid() != 0:  # EPERM, EACCES; root's is the verifier's
-        return f"{error.strerror}: needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-    return str(error.strerror)

@@ -17,10 +17,13 @@ from control.access import Grant
 from control.batches import SLICE, Batches, HopResolver, Speaker, Wish, clock
 from control.config import Config
 from control.datapath import Datapath
+from control.directory.directory import Directory
+from control.directory.entering import Entering
 from control.drain import Drain
 from control.flows import endpoint_message
 from control.leaving import Leaving
 from control.logs import event
+from control.model import Owner
 from control.occupancy import Table, measure
 from control.port_states import Counts
 from control.reaper import Reaper
@@ -45,6 +48,7 @@ class Relay:
     Attributes:
         stalls: times that a sweep came late, because the daemon had no turn.
         group: the relays that forward each other's flows, if this one has joined any.
+        directory: by which the relays of a region share their sessions, if they do.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Relay:
         self.turns = Turns()
         self._batches = Batches(self.registry, self._store, hops, self._local(), self.turns, self.tracing)
         self._batches.set_fleet_keys(self.datapath.fleet_keys)
+        self._entering = Entering(self.registry, self._store, hops, self._local(), self.turns)
         self._store.restore(clock)
         now = clock()
         self.leaving = Leaving(datapath, self.reaper, config.relay_address_drain_seconds, now)
@@ -77,6 +82,38 @@ class Relay:
         self._swept = self._scanned = now.seconds
         # Nobody could renew anything before.
         self._patient_until = now.seconds + config.grace_seconds
+        self.directory = self._make_directory()
+
+    def _make_directory(self) -> Directory | None:
+        target = self._config.directory_target
+        if target is None:
+            return None
+        directory = Directory(
+            target,
+            self.datapath.fleet_keys,
+            self._config.name,
+            self.registry,
+            self._entering,
+            self.turns,
+            self._lose,
+        )
+        directory.is_draining = lambda: self.draining_since is not None
+        directory.adopt()
+        self._tell_directory(directory)
+        return directory
+
+    def _tell_directory(self, directory: Directory) -> None:
+        config = self._config
+        self._entering.reconfigure(self._local(), self.datapath.fleet_keys)
+        directory.reconfigure(
+            config.name, self.datapath.fleet_keys, config.grace_seconds, config.directory_grace_seconds
+        )
+
+    def _lose(self, owner: Owner) -> None:
+        """A transceiver has attached to another relay; what it says here does not count any more."""
+        self.streams.close(
+            owner.number, RequestError(Code.ABORTED, "attached to another relay of the region")
+        )
 
     # ---- operators ------------------------------------------------------------------------
 
@@ -94,11 +131,17 @@ class Relay:
         """Since which second of CLOCK_MONOTONIC no new session is taken; None if they are."""
         return self._drain.since
 
+    def own_sessions(self) -> int:
+        """Those that were registered here, and not at another relay of the region."""
+        if self.directory is None:
+            return self.registry.session_count()
+        return sum(len(home.owner.sessions) for home in list(self.directory.homes.by_name.values()))
+
     def drain(self, now: float) -> None:
         """No new sessions from now on; what is there lives on."""
         self._drain.begin(now)
         self.registry.draining = True
-        event(_log, logging.INFO, "draining", sessions=self.registry.session_count())
+        event(_log, logging.INFO, "draining", sessions=self.own_sessions())
 
     def undrain(self) -> None:
         self._drain.end()
@@ -119,6 +162,8 @@ class Relay:
             self.group.set_idle_seconds(config.flow_idle_seconds)
         self._batches.set_local(self._local())
         self._batches.set_fleet_keys(self.datapath.fleet_keys)
+        if self.directory is not None:
+            self._tell_directory(self.directory)
         now = clock()
         if gone:
             self.reaper.end_vips(gone, now)
@@ -145,6 +190,8 @@ class Relay:
         now = clock()
         attachment = self.registry.attach(hello.transceiver, hello.software[:200], now.seconds, hello.region)
         self._store.commit(now)
+        if self.directory is not None:
+            self.directory.attached(self.registry.owner_of(attachment))
         outbox = self.streams.open(attachment.owner)
         welcome = pb.Welcome(
             relay=self._config.name,
@@ -177,6 +224,8 @@ class Relay:
             await self._batches.place(speaker, hello.routable)
         else:
             self._batches.displace(speaker)
+        if self.directory is not None:
+            self.directory.changed(self.registry.owner_of(speaker.attachment))
 
     def detach(self, speaker: Speaker, outbox: Outbox) -> None:
         """The stream has ended, for whatever reason."""
@@ -184,6 +233,8 @@ class Relay:
         self.streams.remove(speaker.attachment.owner, outbox)
         if owner := self.registry.detach(speaker.attachment, now.seconds):
             event(_log, logging.INFO, "detached", transceiver=owner.name, sessions=len(owner.sessions))
+            if self.directory is not None:
+                self.directory.changed(owner)
         self._store.commit(now)
 
     async def handle(self, speaker: Speaker, request: pb.AttachRequest) -> pb.AttachResponse:

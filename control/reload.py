@@ -44,6 +44,7 @@ HOT = frozenset(
         "flows_per_session",
         "fleet_keys",
         "group_relay_addresses",
+        "directory_grace_seconds",
         "run_time_stats",
         "log_level",
     }

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from ipaddress import ip_address
-
-from earshot.relay.v1 import relay_pb2 as pb
+from typing import TYPE_CHECKING
 
 from control import abi
 from control.addresses import Endpoint, IPAddress, IPNetwork
 from control.errors import EarshotError
 from control.unicast import unicast_fault
 from fleet.region import FORM, is_region
+
+if TYPE_CHECKING:  # whoever only looks at maps has no use of it, and it is slow to load
+    from earshot.relay.v1 import relay_pb2 as pb
 
 # One ufrag, two in an ICE restart; more only if restarts overtake each other.
 MAX_CREDENTIALS = 4

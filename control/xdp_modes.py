@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 
-COST = "takes more CPU for each packet (docs/hosts.md)"
+COST = "takes some three times the CPU for a packet (docs/hosts.md)"
 ANEW = "when no calls are there: stop earshotd, earshot datapath remove, start it"
 
 # What is no driver's word on native mode: privileges, another program, a link that has gone.

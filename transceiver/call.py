@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any
 
@@ -28,6 +29,7 @@ from transceiver.speech.conversation import Converse
 from transceiver.speech.messages import Throttle, too_many
 
 CLOSE_TIMEOUT = 3.0
+LAST_WORDS = 1.0  # seconds that a client has to open its data channel, if it is to hear why its call ends
 UNTOLD = 64  # messages that wait for the client's data channel; the oldest go
 UNSENT = 1 << 20  # bytes on a channel that the client does not take; what comes on top is dropped
 
@@ -86,6 +88,7 @@ class Call:
         self._hung_up = hung_up
         self._channel: Any = None  # that the client opened first, or used last
         self._untold: deque[str] = deque(maxlen=UNTOLD)
+        self._reachable = asyncio.Event()  # by a data channel, once
         self._link = MediaLink(routes, traffic, lambda: renewed(self), fresh)
         self._answer = ""
         self._client: Credentials | None = None
@@ -200,6 +203,8 @@ class Call:
         self.state = State.ENDED
         try:
             await self._conversation.close(reason)
+            if reason in (End.BACKEND_ENDED, End.BACKEND_FAILED):
+                await self._say_last_words()
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._peer.close()
         except TimeoutError:
@@ -207,6 +212,13 @@ class Call:
         finally:  # aiortc closes only what it has got to know before something failed
             if self._link.connection is not None:
                 await self._link.connection.close()
+
+    async def _say_last_words(self) -> None:
+        """A backend can fail before the client's data channel is open: it is told all the same."""
+        if self._untold and self._peer.sctp is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS):
+                    await self._reachable.wait()
 
     @property
     def _connection(self) -> LiteConnection:
@@ -219,6 +231,7 @@ class Call:
     def _on_datachannel(self, channel: Any) -> None:
         if self._channel is None:
             self._channel = channel
+            self._reachable.set()
             while self._untold:
                 self.tell(self._untold.popleft())
         clock = asyncio.get_running_loop().time

@@ -12,6 +12,7 @@ itself, but so that the relay can tell by the client's answer how long the way t
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ from aioice.candidate import candidate_foundation, candidate_priority
 from transceiver import checks
 from transceiver.agent import Agent, Credentials
 from transceiver.bucket import Bucket
+from transceiver.direct import DirectMedia
+from transceiver.log import event
 from transceiver.media import Drop, Endpoint, Traffic
 from transceiver.mux import MediaPort, Path, Route
 
@@ -103,6 +106,7 @@ class LiteConnection:
         self._shown = asyncio.Event()  # the client has shown an address
         self._closed = asyncio.Event()
         self._asking: asyncio.TimerHandle | None = None
+        self.direct: DirectMedia | None = None  # once there are keys for RTP
 
     # What aiortc uses.
 
@@ -144,7 +148,7 @@ class LiteConnection:
         self._ask_in(ASK_AFTER)
 
     async def recv(self) -> bytes:
-        """The next datagram that is not STUN. Raises `ConnectionError` once closed."""
+        """The next datagram that is not STUN, nor taken by `direct`. Raises `ConnectionError` once closed."""
         while not self._inbox and not self._closed.is_set():
             self._arrival.clear()
             await self._arrival.wait()
@@ -238,10 +242,24 @@ class LiteConnection:
             for route in self._link.routes:
                 route.port.remove(given_up.ufrag)
             self._link.renewed()
+        if self._taken_directly(data):
+            return
         if len(self._inbox) == INBOX:
             self._traffic.drops[Drop.INBOX_FULL] += 1
         self._inbox.append(data)
         self._arrival.set()
+
+    def _taken_directly(self, data: bytes) -> bool:
+        if self.direct is None:
+            return False
+        try:
+            return self.direct.take(data)
+        # aiortc raises all kinds of things at what it cannot read. All calls' packets come through here, so
+        # whatever it is, it costs this packet alone.
+        except Exception as error:  # noqa: BLE001
+            self._traffic.drops[Drop.MALFORMED] += 1
+            event(logging.INFO, "rtp_refused", detail=f"{type(error).__name__}: {error}")
+            return True
 
     def path_lost(self, path: Path) -> None:
         """Nothing more goes there (`mux.Session`)."""

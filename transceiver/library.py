@@ -5,7 +5,10 @@
 
 - `aiortc.rtcicetransport.Connection`: aiortc makes its ICE connection itself and lets nobody choose it;
 - `aiortc.rtcrtpreceiver.decoder_worker`: Opus is handed on as it came, and without a thread. Decoding and
-  encoding again would take most of the process's time; who wants samples can decode where they are wanted;
+  encoding again would take most of the process's time; who wants samples can decode where they are wanted.
+  `hear` hands it on without a task that waits for it, too;
+- `aiortc.codecs.opus.OpusEncoder.pack`: takes the packets of `speech.packet` as they are;
+- `RTCDtlsTransport._setup_srtp`: from then on RTP and RTCP are taken where they are received (`direct`);
 - `aiortc.rtcrtpreceiver.JitterBuffer`: packets are put in order, and not held back (`order`);
 - `aiortc.rtcsctptransport.InboundStream`, and a look at each chunk before it: messages are put together in
   bounded time and memory (`assembly`);
@@ -35,12 +38,14 @@ import aiortc.rtcicetransport
 import aiortc.rtcpeerconnection
 import aiortc.rtcrtpreceiver
 import aiortc.rtcsctptransport
-import av
 
 from transceiver.assembly import Assembly, refuses
+from transceiver.direct import DirectMedia
 from transceiver.errors import LibraryError
 from transceiver.ice import LiteConnection
 from transceiver.order import Frames, Orderly
+from transceiver.speech import libopus
+from transceiver.speech.packet import OpusPacket
 
 _DTLS, _SCTP = aiortc.rtcdtlstransport.RTCDtlsTransport, aiortc.rtcsctptransport.RTCSctpTransport
 _ICE = aiortc.rtcicetransport.RTCIceTransport
@@ -48,10 +53,11 @@ _NAMES: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("aiortc", aiortc.rtcicetransport, ("Connection", "ConnectionClosed")),
     ("aiortc", aiortc.rtcrtpreceiver, ("decoder_worker", "JitterBuffer")),
     ("aiortc", _ICE, ("start", "state")),
-    ("aiortc", _DTLS, ("_handle_rtp_data", "_handle_rtcp_data")),
+    ("aiortc", aiortc.rtcdtlstransport, ("State", "is_rtcp", "pylibsrtp")),
+    ("aiortc", _DTLS, ("_handle_rtp_data", "_handle_rtcp_data", "_setup_srtp")),
     ("aiortc", aiortc.rtcsctptransport, ("InboundStream",)),
     ("aiortc", _SCTP, ("_handle_data", "_receive_data_chunk")),
-    ("aiortc", aiortc.codecs.opus, ("OpusDecoder", "TIME_BASE")),
+    ("aiortc", aiortc.codecs.opus, ("OpusDecoder",)),
     ("aiortc", aiortc.codecs.opus.OpusEncoder, ("pack",)),
     ("aioice", aioice, ("Candidate", "ConnectionClosed")),
     ("aioice", aioice.candidate, ("candidate_foundation", "candidate_priority")),
@@ -63,29 +69,18 @@ _USERS = (aiortc.rtcicetransport, aiortc.rtcpeerconnection)
 _USE = re.compile(r"\b_connection\.(\w+)")
 
 
-class PassThrough:
-    """In the place of an Opus decoder: packets instead of samples."""
-
-    def decode(self, encoded_frame: Frames) -> list[av.Packet[Any]]:
-        packets = []
-        for timestamp, data in encoded_frame.packets():
-            packet = av.Packet(data)
-            packet.pts = timestamp
-            packet.time_base = aiortc.codecs.opus.TIME_BASE
-            packets.append(packet)
-        return packets
-
-
 def direct_worker(loop: AbstractEventLoop, tasks: Queue[Any], track: Any, _: Any) -> None:
     """In the place of a decoder's thread: from now on tasks are done where they are put, in the loop.
 
     A task is a codec and `Frames`, or None at the end; `track` is the queue of the track that they are for.
     """
-    decoder = PassThrough()
 
     def do(task: tuple[Any, Frames] | None) -> None:
-        for packet in [None] if task is None else decoder.decode(task[1]):
-            track.put_nowait(packet)
+        if task is None:
+            track.put_nowait(None)
+            return
+        for timestamp, data in task[1].packets():
+            track.put_nowait(OpusPacket(timestamp, data))
 
     def take_over() -> None:
         while not tasks.empty():
@@ -94,6 +89,39 @@ def direct_worker(loop: AbstractEventLoop, tasks: Queue[Any], track: Any, _: Any
 
     with suppress(RuntimeError):  # the loop has ended meanwhile, and everything with it
         loop.call_soon_threadsafe(take_over)
+
+
+def hear(track: Any, heard: Callable[[OpusPacket | None], None]) -> None:
+    """From now on `heard` is called with each packet of a received track, and None at its end.
+
+    Nobody can wait for `track.recv()` any more. `heard` must neither block nor raise.
+    """
+    queue = track._queue
+    while not queue.empty():
+        heard(queue.get_nowait())
+    queue.put_nowait = heard
+
+
+def _packs(pack: Callable[..., tuple[list[bytes], int]]) -> Callable[..., tuple[list[bytes], int]]:
+    """A method that takes `av.Packet`, and ours, which has the payload and the timestamp as they are sent."""
+
+    def pack_any(self: Any, packet: Any) -> tuple[list[bytes], int]:
+        if isinstance(packet, OpusPacket):
+            return [packet.data], packet.pts
+        return pack(self, packet)
+
+    return pack_any
+
+
+def _then_direct(set_up: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A method that makes the SRTP sessions of a DTLS transport, telling the connection to use them then."""
+
+    def set_up_then_direct(self: Any) -> None:
+        set_up(self)
+        if self._rx_srtp is not None:
+            self.transport._connection.direct = DirectMedia(self)
+
+    return set_up_then_direct
 
 
 def _proves(
@@ -136,6 +164,7 @@ def check() -> None:
         missing = [name for name in names if not hasattr(owner, name)]
         if missing:
             raise _error(library, f"has no {', '.join(missing)} in {owner.__name__}")
+    libopus.library()
     used = {name for user in _USERS for name in _USE.findall(inspect.getsource(user))}
     foreign = used.difference(dir(LiteConnection))
     if not used or foreign:
@@ -149,6 +178,8 @@ def prepare() -> None:
     aiortc.rtcrtpreceiver.JitterBuffer = Orderly
     aiortc.rtcrtpreceiver.decoder_worker = direct_worker
     _ICE.start = _unless_closed(_ICE.start)
+    _DTLS._setup_srtp = _then_direct(_DTLS._setup_srtp)
+    aiortc.codecs.opus.OpusEncoder.pack = _packs(aiortc.codecs.opus.OpusEncoder.pack)
     for name in ("_handle_rtp_data", "_handle_rtcp_data"):
         setattr(_DTLS, name, _proves(getattr(_DTLS, name), lambda dtls: dtls.transport))
     _SCTP._handle_data = _proves(_SCTP._handle_data, lambda sctp: sctp.transport.transport)

@@ -148,7 +148,7 @@ _seconds = click.FloatRange(min=0.1, max=3600)
     multiple=True,
     default=["unix:/run/earshot/earshotd.sock"],
     envvar="EARSHOT_TRANSCEIVER_RELAY",  # singular, as the flag is
-    help="A relay's gRPC: unix:PATH or HOST:PORT; once for each.",
+    help="A relay's gRPC: unix:PATH or HOST:PORT; once for each. all:HOST:PORT: one at each address of HOST.",
 )
 @click.option("--relay-ca", type=_FILE, help="Who signs the relay's certificate, PEM; for HOST:PORT.")
 @click.option("--relay-certificate", type=_FILE, help="The transceiver's own certificate chain, PEM.")

@@ -26,7 +26,7 @@ class Endpoint(NamedTuple):
 class Drop(StrEnum):
     """Why a datagram went no further; label values in the metrics, and so API."""
 
-    MALFORMED = "malformed"  # empty, or it began like STUN and is none
+    MALFORMED = "malformed"  # empty, or it began like STUN and is none, or RTP that cannot be read
     UNKNOWN_UFRAG = "unknown_ufrag"  # a request for no session that is here
     UNKNOWN_SOURCE = "unknown_source"  # media from where no authenticated check came from
     INBOX_FULL = "inbox_full"  # more than a call could take; the oldest goes

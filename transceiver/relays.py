@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from earshot.relay.v1 import relay_pb2 as pb
 
@@ -17,9 +17,11 @@ from transceiver.errors import RelayAwayError, RelayError
 from transceiver.log import event
 from transceiver.media import Endpoint
 from transceiver.relay_client import RelayClient
+from transceiver.relay_target import RelayName, RelayTarget
 
 # Seconds that a relay may take longer than another one that the call would do with.
 LAG = 0.5
+LOOK_UP_SECONDS = 10.0
 
 _Asked = dict[RelayClient, asyncio.Task[None]]
 
@@ -27,34 +29,65 @@ _Asked = dict[RelayClient, asyncio.Task[None]]
 class Relays:
     """One control stream to each; they come and go by themselves."""
 
-    def __init__(self, clients: Sequence[RelayClient]) -> None:
-        self._clients = tuple(clients)
+    def __init__(
+        self,
+        clients: Sequence[RelayClient],
+        names: Sequence[RelayName] = (),
+        client_of: Callable[[RelayTarget], RelayClient] | None = None,
+    ) -> None:
+        """`clients`: those that are always there. `names`: each address is one, made by `client_of`."""
+        self._fixed = tuple(clients)
+        self._names = names
+        self._client_of = client_of
+        self._found: dict[RelayTarget, RelayClient] = {}
+        self._any = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def clients(self) -> Sequence[RelayClient]:
-        """All, in the order in which they were named."""
-        return self._clients
+        """All, in the order in which they were named, or found."""
+        return [*self._fixed, *self._found.values()]
 
     @property
     def attached(self) -> Sequence[RelayClient]:
         """Those that take operations now."""
-        return [client for client in self._clients if client.attached]
+        return [client for client in self.clients if client.attached]
 
     async def wait_attached(self) -> None:
-        """Returns when one is; the caller sets the deadline."""
-        waiting = [asyncio.create_task(client.wait_attached()) for client in self._clients]
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
+        """Returns when one is, or has been; the caller sets the deadline."""
+        await self._any.wait()
 
     async def run(self) -> None:
         """Keeps all attached; runs until cancelled."""
-        async with asyncio.TaskGroup() as attaching:
-            for client in self._clients:
-                attaching.create_task(client.run())
+        async with asyncio.TaskGroup() as running:
+            for client in self._fixed:
+                running.create_task(self._attach(client))
+            for name in self._names:
+                running.create_task(self._follow(name))
+
+    async def _attach(self, client: RelayClient) -> None:
+        async with asyncio.TaskGroup() as running:
+            running.create_task(client.run())
+            await client.wait_attached()
+            self._any.set()
+
+    async def _follow(self, name: RelayName) -> None:
+        """Attaches to the relays that a name stands for, and lets go of those that are gone in both ways."""
+        assert self._client_of is not None, "a name without a way to make clients"
+        known: dict[RelayTarget, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as running:
+            while True:
+                targets = await name.look_up()
+                for target in targets:
+                    if target not in known:
+                        self._found[target] = self._client_of(target)
+                        known[target] = running.create_task(self._attach(self._found[target]))
+                # No answer is no reason to leave, nor is one that misses a relay which is there.
+                for target in [gone for gone in known if targets and gone not in targets]:
+                    if not self._found[target].attached:
+                        known.pop(target).cancel()
+                        del self._found[target]
+                await asyncio.sleep(LOOK_UP_SECONDS)
 
     async def register(
         self, session: pb.Session, timeout: float, traceparent: str = "", vips: Sequence[Endpoint] = ()
@@ -80,10 +113,10 @@ class Relays:
     async def unregister(self, session_id: str, timeout: float) -> None:
         """Tells all that a session is over. Raises `RelayError` if none has heard it."""
         results = await asyncio.gather(
-            *(client.unregister(session_id, timeout) for client in self._clients), return_exceptions=True
+            *(client.unregister(session_id, timeout) for client in self.clients), return_exceptions=True
         )
         errors = [error for error in results if isinstance(error, BaseException)]
-        if len(errors) == len(results):
+        if errors and len(errors) == len(results):
             raise errors[0]
 
     def _ask(self, session: pb.Session, timeout: float, traceparent: str) -> _Asked:

@@ -28,6 +28,7 @@ from transceiver.metrics import CallCollector, FleetCollector, SpeechCollector, 
 from transceiver.mux import media_ports
 from transceiver.peers import Peers
 from transceiver.relay_client import RelayClient
+from transceiver.relay_target import RelayName, RelayTarget
 from transceiver.relays import Relays
 from transceiver.settings import Settings
 from transceiver.speech.conversation import Client, Conversation
@@ -70,20 +71,23 @@ async def _serve(
     traffic, tally, spoken = Traffic(), Tally(), SpeechTally()
     fleet = settings.fleet
     place = settings.place
+
+    def client_of(target: RelayTarget) -> RelayClient:
+        return RelayClient(
+            target,
+            name,
+            f"earshot-transceiver/{version('earshot')}",
+            snapshot=lambda: calls.registrations(),
+            on_flow=lambda response: calls.flow_event(response),
+            tracing=traces,
+            routable=lambda: fleet.place([port.endpoint for port in ports]) if fleet else None,
+            region=place.region,
+        )
+
     relays = Relays(
-        [
-            RelayClient(
-                target,
-                name,
-                f"earshot-transceiver/{version('earshot')}",
-                snapshot=lambda: calls.registrations(),
-                on_flow=lambda response: calls.flow_event(response),
-                tracing=traces,
-                routable=lambda: fleet.place([port.endpoint for port in ports]) if fleet else None,
-                region=place.region,
-            )
-            for target in settings.relays
-        ]
+        [client_of(one) for one in settings.relays if isinstance(one, RelayTarget)],
+        [one for one in settings.relays if isinstance(one, RelayName)],
+        client_of,
     )
     ingresses = Ingresses(RegionsFile(place.regions), relays, place.region, place.candidates)
     async with _backends(settings) as pool:
@@ -124,7 +128,10 @@ async def _serve(
                 announcing = asyncio.create_task(_announce(relays, runner, parent))
                 # With or without a relay: it waits for one, and attaches again to one that was away.
                 manager.ready()
-                await stop.asked()
+                asked = asyncio.create_task(stop.asked())
+                await asyncio.wait([asked, attaching], return_when=asyncio.FIRST_COMPLETED)
+                if attaching.done():  # by a defect of ours: nobody would register a call any more
+                    attaching.result()
                 manager.stopping()
                 admission.close("this process is about to end")
                 if settings.move and settings.drain:

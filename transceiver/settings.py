@@ -12,7 +12,7 @@ from earshot.relay.v1 import relay_pb2 as pb
 from transceiver.calls import Limits
 from transceiver.media import Endpoint, IPAddress
 from transceiver.peers import Known
-from transceiver.relay_target import RelayTarget
+from transceiver.relay_target import RelayName, RelayTarget
 from transceiver.routable import Mint, NumberedKey
 from transceiver.speech.remote import Policy
 
@@ -61,7 +61,7 @@ class Place:
 class Settings:
     """Of one process. A worker's `suffix` is the end of its stream's name and of its calls' ids."""
 
-    relays: tuple[RelayTarget, ...]
+    relays: tuple[RelayTarget | RelayName, ...]
     name: str
     http: Endpoint | Path
     web: Web

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bench.fleet_sim import assumptions, scenarios
 from bench.fleet_sim.assumptions import AssumptionError
-from bench.fleet_sim.fleets import FLEETS
-from bench.fleet_sim.report import lines, report
+from bench.fleet_sim.fleets import FLEETS, SMALL
+from bench.fleet_sim.report import compared, lines, report
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = []
     for name in options.fleet or FLEETS:
         one = report(FLEETS[name], figures, scenarios.play(FLEETS[name], figures, options.seed))
-        print("\n".join(lines(one)), end="\n\n", flush=True)
+        text = [*lines(one), *(compared(one) if name == SMALL.name else ())]
+        print("\n".join(text), end="\n\n", flush=True)
         found.append(one)
     if options.json is not None:
         given = {

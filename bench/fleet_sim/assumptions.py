@@ -51,12 +51,14 @@ class Assumptions:
     relay_memory_gib: float
     flow_bytes: float
     session_bytes: float
+    most_transceivers: float
     owner_bytes: float
     fixed_bytes: float
     ports_per_address: float
     relay_addresses: float
     room: float
     register_us: float
+    again_us: float
     slice_entries: float
 
     scan_seconds: float

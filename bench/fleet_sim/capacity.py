@@ -50,7 +50,9 @@ class Use(NamedTuple):
         return self.lost / self.limit
 
 
+TRANSCEIVERS = "region: transceivers"
 NEXT_STEP = {
+    TRANSCEIVERS: "more regions; or a higher limit: numbers of transceivers in ufrags have 16 bits",
     "relay: CPU for packets": "more relays, or more cores of each",
     "relay: NIC": "more relays, or a second port; silence left out by the codec (DTX) halves it",
     "relay: addresses in the flow table": "smaller groups: a relay then holds fewer others' flows",
@@ -59,7 +61,6 @@ NEXT_STEP = {
     "Redis: CPU": "more regions, or a directory for each group of relays; or routable ufrags",
     "Redis: NIC": "the same: each change leaves once for each relay that is told",
     "Redis: memory": "shards by ufrag, or routable ufrags",
-    "transceiver: cores": "more transceivers",
 }
 
 
@@ -179,6 +180,7 @@ def uses(fleet: Fleet, a: Assumptions) -> Iterator[Use]:
     yield Use("relay: memory", memory, a.relay_memory_gib, "GiB", memory)
     daemon = daemon_cpu(fleet, a)
     yield Use("relay: earshotd's CPU", daemon, 1.0, "cores", daemon)
+    yield Use(TRANSCEIVERS, fleet.region_transceivers, a.most_transceivers, "", fleet.region_transceivers)
     redis = redis_cpu(fleet, a)
     yield Use("Redis: CPU", redis, 1.0, "cores", redis)
     wire = redis_bytes(fleet, a) * 8e-9

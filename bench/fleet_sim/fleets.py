@@ -54,16 +54,9 @@ class Fleet:
 SMALL = Fleet("small", "what namespaces on one machine can hold", 1, 3, 4, 300, 3)
 FLAT = Fleet("flat", "one directory, every flow known to every relay", 1, 100, 10_000, 10_000_000, 100)
 REGIONS = Fleet(
-    "regions", "five regions with a directory each, groups of four", 5, 100, 10_000, 10_000_000, 4
+    "regions", "ten regions with a directory each, groups of five", 10, 100, 10_000, 10_000_000, 5
 )
 ROUTABLE = Fleet(
-    "routable",
-    "one directory, of transceivers alone; groups of four",
-    1,
-    100,
-    10_000,
-    10_000_000,
-    4,
-    routable=True,
+    "routable", "one directory, of transceivers alone; groups of five", 1, 100, 10_000, 10_000_000, 5, True
 )
 FLEETS = {fleet.name: fleet for fleet in (SMALL, FLAT, REGIONS, ROUTABLE)}

@@ -59,7 +59,7 @@ class Relay:
             entries -= part
 
     def change(self, count: int, born: float, known: bool = False) -> None:
-        """Sessions of its own come or go; `known`: it has registered them already."""
+        """Sessions of its own come or go; `known`: they have not changed, and are only said again."""
         if count:
             self.env.process(self._register(count, born, known))
 
@@ -68,7 +68,7 @@ class Relay:
             yield from self.work(count, self.a.register_us)
         while count > 0:
             part = min(count, int(self.a.slice_entries))
-            self.pending.append(Cohort(part, born, self.number))
+            self.pending.append(Cohort(part, born, self.number, again=known))
             count -= part
         if not self.given.triggered:
             self.given.succeed()
@@ -91,12 +91,14 @@ class Relay:
                 yield self.directory.back
 
     def _take(self) -> None:
-        """What goes into the next pipeline: the oldest changes."""
-        taken, entries = 0, 0
-        while taken < len(self.pending) and entries < self.a.slice_entries:
+        """The next message: the oldest changes, as many as one takes."""
+        first, taken, entries = self.pending[0], 0, 0
+        while taken < len(self.pending) and self.pending[taken].again == first.again:
+            if taken and entries + self.pending[taken].entries > self.a.slice_entries:
+                break
             entries += self.pending[taken].entries
             taken += 1
-        self.sending = self.pending[:taken]
+        self.sending = [first._replace(entries=entries)]
         del self.pending[:taken]
 
     def tail(self) -> Steps:
@@ -108,7 +110,7 @@ class Relay:
                 self.epoch, self.cursor = self.directory.epoch, 0
                 self.change(self.sessions, self.env.now, known=True)
             yield self.env.timeout(self.a.latency_seconds)
-            if self.cursor >= self.directory.length:  # the command waits there
+            if self.cursor >= len(self.directory.messages):  # the command waits there
                 yield self.directory.grown | self.directory.back
             yield from self._read()
             yield self.env.timeout(self.a.pause_seconds)
@@ -116,18 +118,19 @@ class Relay:
     def _read(self) -> Steps:
         if not self.directory.up or self.epoch != self.directory.epoch:
             return
-        end = yield from self.directory.read(self.cursor)
+        found = yield from self.directory.read(self.cursor)
         yield self.env.timeout(self.a.latency_seconds)
         if not self.directory.up or self.epoch != self.directory.epoch:
             return
-        cohorts = [one for one in self.directory.between(self.cursor, end) if one.relay != self.number]
-        self.thread.work(1e-6 * len(cohorts) * self.a.message_us)
-        yield from self.work(sum(one.entries for one in cohorts), self.a.register_us)
+        cohorts = [one for one in found if one.relay != self.number]
+        self.thread.give(1e-6 * len(cohorts) * self.a.message_us)
+        for cost, again in (self.a.register_us, False), (self.a.again_us, True):
+            yield from self.work(sum(one.entries for one in cohorts if one.again == again), cost)
         if self.epoch != self.directory.epoch:
             return
         for one in cohorts:
             self.lags[int((self.env.now - one.born) / LAG_STEP)] += one.entries
-        self.cursor = end
+        self.cursor += len(found)
 
     def waits_since(self) -> float:
         """When the oldest change came about that this relay has not sent, or has not applied."""
@@ -153,7 +156,7 @@ class Relay:
         yield self.env.timeout(self.a.latency_seconds)
         size, readers = self.a.message_bytes + news.changed * self.a.record_bytes, len(self.group) + 1
         self.bytes_moved += size * (1 + readers)  # as much as the others', which it reads
-        yield self.directory.also(1, 0, size, readers)
+        yield self.directory.thread.work(self.directory.others_seconds(1, 0, size, readers))
         yield self.env.timeout(self.a.latency_seconds)
         for peer in self.group:
             peer.heard.append(news)
@@ -167,7 +170,7 @@ class Relay:
                 self.told = self.env.event()
                 yield self.told
             news, self.heard = self.heard, []
-            self.thread.work(1e-6 * len(news) * self.a.message_us)
+            self.thread.give(1e-6 * len(news) * self.a.message_us)
             yield from self.work(sum(one.changed for one in news), self.a.foreign_us)
             for one in news:
                 one.missing -= 1

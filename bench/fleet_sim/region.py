@@ -126,8 +126,8 @@ class Region:
             self.env.process(self._attach(relay, int(sessions), int(transceivers), died))
 
     def _attach(self, relay: Relay, sessions: int, transceivers: int, died: float) -> Steps:
-        """Snapshots are compared with what is known, taken to cost as much as entering it; then all hear."""
-        yield from relay.work(sessions, self.a.register_us)
+        """Snapshots are compared with what is known, as far as another relay had told it; then all hear."""
+        yield from relay.work(sessions, self.a.again_us)
         relay.change(transceivers, died, known=True)
 
     def _split(self, count: int) -> Counts:
@@ -164,9 +164,12 @@ class Region:
         a, readers = self.a, int(self.calls.alive.sum())
         held = self.fleet.region_transceivers * step / a.beat_seconds
         beats = readers * step / a.beat_seconds
-        self.directory.also(beats, self.rates.lease_commands * step, held * a.held_bytes, readers)
+        commands = self.rates.lease_commands * step
+        self.directory.thread.give(
+            self.directory.others_seconds(beats, commands, held * a.held_bytes, readers)
+        )
         for relay in self.relays:
-            relay.thread.work(1e-6 * (beats * a.message_us + held * a.held_us))
+            relay.thread.give(1e-6 * (beats * a.message_us + held * a.held_us))
 
     def _share_that_waits(self) -> float:
         """Of calls that begin now.
@@ -194,7 +197,7 @@ class Region:
                 continue
             if self.fleet.routable:
                 relay.sessions = round(self._transceivers())
-                self.env.process(relay.work(int(mine), self.a.register_us))
+                relay.thread.give(1e-6 * int(mine) * self.a.register_us)
                 relay.change(int(churn), now)
             else:
                 relay.sessions = int(live)

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.fleet_sim import capacity
@@ -13,6 +15,8 @@ from bench.fleet_sim.fleets import Fleet
 from bench.fleet_sim.scenarios import AWAY_SECONDS, Outcome, Quiet, RedisLost, RelayLost
 
 Report = dict[str, Any]
+MEASURED = Path(__file__).with_name("measured.toml")
+PLANNED = "transceiver: cores"  # there are as many transceivers as calls need: what breaks is elsewhere
 
 
 def report(fleet: Fleet, a: Assumptions, outcome: Outcome) -> Report:
@@ -23,7 +27,7 @@ def report(fleet: Fleet, a: Assumptions, outcome: Outcome) -> Report:
         for use in capacity.uses(fleet, a)
     ]
     resources.sort(key=lambda row: row["spent_at_calls"])
-    first = resources[0]["what"]
+    first = next(row["what"] for row in resources if row["what"] != PLANNED)
     return {
         "fleet": asdict(fleet),
         "rates": asdict(capacity.rates(fleet, a)),
@@ -54,7 +58,7 @@ def lines(found: Report) -> Iterator[str]:
         at = row["spent_at_calls"]
         yield (
             f"  {row['what']:36} {row['used']:>10.3f} {row['lost']:>10.3f} {row['limit']:>6g} {row['unit']:9}"
-            f" {'never' if at >= capacity.MOST_CALLS else f'{at:,}':>16}{mark}"
+            f" {_calls(at):>16}{mark}"
         )
     yield f"  first: {first['what']}; next step: {first['next_step']}"
     memory = {**found["relay_memory_bytes"], "Redis": found["redis_memory_bytes"]}
@@ -94,6 +98,10 @@ def _simulated(parts: Report) -> Iterator[str]:
     yield f"  calls seen {parts['calls_seen']:,}, lost {parts['calls_lost']:,}"
 
 
+def _calls(count: int) -> str:
+    return {0: "any", capacity.MOST_CALLS: "never"}.get(count, f"{count:,}")
+
+
 def _ms(seconds: float | None) -> str:
     return "?" if seconds is None else f"{1000 * seconds:,.0f} ms"
 
@@ -107,16 +115,28 @@ def _after(seconds: float | None) -> str:
 
 
 class Figure(NamedTuple):
-    """One that was measured, of the small fleet, and where."""
+    """What namespaces showed of the small fleet: between which bounds, and where that is written."""
 
-    value: float
+    low: float
+    high: float
     source: str
 
 
-def compared(found: Report, measured: dict[str, Figure]) -> Iterator[str]:
-    """What was measured, beside what the model says; a name is a path: `relay_lost.gap_p99`."""
-    for name, figure in measured.items():
-        value: Any = found["simulated"]
-        for key in name.split("."):
-            value = value[key]
-        yield f"  {name:32} predicted {value:g}, measured {figure.value:g} ({figure.source})"
+def measured(path: Path = MEASURED) -> dict[str, Figure]:
+    """By name, which is a path into `simulated`: `relay_lost.gap_p50`."""
+    return {name: Figure(**table) for name, table in tomllib.loads(path.read_text()).items()}
+
+
+def predicted(found: Report, name: str) -> float:
+    """The same figure as the model has it."""
+    value: Any = found["simulated"]
+    for key in name.split("."):
+        value = value[key]
+    return float(value)
+
+
+def compared(found: Report) -> Iterator[str]:
+    """What was measured, beside what the model says."""
+    for name, figure in measured().items():
+        value = predicted(found, name)
+        yield f"  {name}: {value:.3f}; measured {figure.low:g} to {figure.high:g} ({figure.source})"

@@ -12,9 +12,9 @@ from bench.fleet_sim.fleets import Fleet
 from bench.fleet_sim.region import Region, quantile
 from bench.fleet_sim.takeover import deaths
 
-WARM_UP_SECONDS = 2.0
-QUIET_SECONDS = 8.0
-AWAY_SECONDS = 10.0
+WARM_UP_SECONDS = 1.0
+QUIET_SECONDS = 4.0
+AWAY_SECONDS = 5.0
 PATIENCE_SECONDS = 240.0  # until a region is said not to converge
 DEATHS = 400
 

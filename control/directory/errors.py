@@ -21,7 +21,6 @@ class Refusal(StrEnum):
     KEY = "key"  # sealed with a fleet key that this relay does not have
     FORGED = "forged"  # by its seal: changed, moved from another place, or of another fleet
     REPLAYED = "replayed"  # said before
-    STALE = "stale"  # by a relay that has lost the transceiver to another one
     DIFFERS = "differs"  # a transceiver's state is not the one that its relay has written
 
 

@@ -67,7 +67,11 @@ class Journal:
 
     async def append(self, payload: bytes) -> str:
         """Writes a message, and returns its position. Raises AwayError: perhaps it was not written."""
-        fields = {FIELD: self.seal(payload)}
+        return await self.put(self.seal(payload))
+
+    async def put(self, sealed: bytes) -> str:
+        """Likewise, one that is sealed already."""
+        fields = {FIELD: sealed}
         position: bytes = await self._link.call(
             lambda redis: redis.xadd(self.key, fields, maxlen=self._most, approximate=True)
         )

@@ -51,13 +51,19 @@ class Opened(NamedTuple):
 
 
 class Sealer:
-    """Seals in the name of this daemon, and opens what any of the fleet has sealed."""
+    """Seals in the name of this daemon, and opens what any of the fleet has sealed.
+
+    Attributes:
+        instance: the daemon's random number.
+        number: of the key that seals.
+        sealed: how many it has sealed.
+    """
 
     def __init__(self, keys: Mapping[int, FleetKey]) -> None:
         """`keys`: by number; the first one seals, the others only open."""
         self.instance = secrets.token_bytes(INSTANCE_BYTES)
         self.number = -1
-        self._sealed = 0
+        self.sealed = 0
         self._keys: dict[int, FleetKey] = {}
         self.set_keys(keys)
 
@@ -74,9 +80,9 @@ class Sealer:
 
     def seal(self, place: bytes, payload: bytes) -> bytes:
         """A message for one place: the name of a stream, say."""
-        self._sealed += 1
-        head = _HEAD.pack(VERSION, self.number, self.instance, self._sealed)
-        return head + self._own.encrypt(_nonce(self._sealed), payload, head + place)
+        self.sealed += 1
+        head = _HEAD.pack(VERSION, self.number, self.instance, self.sealed)
+        return head + self._own.encrypt(_nonce(self.sealed), payload, head + place)
 
     def unseal(self, place: bytes, sealed: bytes) -> Opened:
         """Raises SealError."""

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -29,6 +30,7 @@ from control.logs import event
 from control.reaper import Reaper
 from control.replication.activity import Activity
 from control.replication.incoming import Incoming
+from control.replication.lease import Leases
 from control.replication.message import Kind, Message, MessageError
 from control.replication.outgoing import Outgoing
 from control.sessions import Registry
@@ -39,9 +41,12 @@ TELL_SECONDS = 0.1  # how often own flows are looked at
 WORK_SECONDS = 0.1  # how often what waits is tried again
 HELLO_SECONDS = 1.0
 WANT_SECONDS = 2.0  # between asking for a list twice
+RECALL_SECONDS = 1.0  # in which others answer what they know of our addresses
 PRESENT_SECONDS = 6.0  # without a word of it, a relay does not keep its flows alive here
 ACTIVE_PARTS = 4  # how often activity is told of within the time in which a flow becomes idle
 ACTIVE_MOST = 5.0
+
+_POSITION = struct.Struct(">QQ")  # run and sequence
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +68,8 @@ class Group:
         heard: of other relays, by their names.
         told: messages sent, by kind.
         incoming: flows of others.
-        lists: told since the start.
+        leases: of our addresses, where the group takes them over from each other.
+        is_recovered: whether our addresses have the flows that others know; until then they are not held.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class Group:
     ) -> None:
         self.heard: dict[str, Heard] = {}
         self.told = Counter[Kind]()
+        self.leases: Leases | None = None
         self.link = link
         self._sealer = sealer
         self._refusals = Refusals()
@@ -91,8 +98,14 @@ class Group:
             datapath, registry, entering, lambda numbers: reaper.end_elsewhere(numbers, clock())
         )
         self._activity = Activity(datapath)
+        self.is_recovered = asyncio.Event()
+        self._listening = asyncio.Event()
+        self._recalled_at: float | None = None
+        self._askers: set[str] = set()
+        self._recallers: list[tuple[IPAddress, ...]] = []
         self._must_list = True
-        self._sending = asyncio.Lock()
+        self._telling, self._sending = asyncio.Lock(), asyncio.Lock()
+        self._acknowledged: dict[str, tuple[int, int]] = {}  # run and sequence of ours, by who has said so
         self._counters: dict[bytes, int] = {}  # the last one of each daemon
         self._asked: dict[str, float] = {}
         self.set_idle_seconds(idle_seconds)
@@ -112,7 +125,8 @@ class Group:
         """Its work goes on while the block runs; a failure of it ends the block."""
         async with asyncio.TaskGroup() as tasks:
             works = [
-                tasks.create_task(work()) for work in (self._tell, self._listen, self._work, self._keep_alive)
+                tasks.create_task(work())
+                for work in (self._recover, self._tell, self._listen, self._work, self._keep_alive)
             ]
             try:
                 yield
@@ -122,10 +136,41 @@ class Group:
 
     # ---- telling --------------------------------------------------------------------------
 
+    async def _recover(self) -> None:
+        """Where our addresses have no flow at all: they may have had, before the host was started anew."""
+        if not self._datapath.foreign or self._own_flows():
+            self.is_recovered.set()
+            return
+        await self._listening.wait()
+        while self._recalled_at is None:
+            try:
+                await self._send(self._outgoing.other(Kind.RECALL))
+                self._recalled_at = clock().seconds
+            except AwayError:
+                await self.link.pause()
+
+    def _look_whether_recovered(self, now: Clock) -> None:
+        """Others have had their time to answer, and what they said has been entered, or given up."""
+        if self._recalled_at is None or self.incoming.is_recalling or self.is_recovered.is_set():
+            return
+        if self._recalled_at + RECALL_SECONDS <= now.seconds:
+            event(_log, logging.INFO, "own_flows_recalled", flows=self._own_flows())
+            self.is_recovered.set()
+
+    def _own_flows(self) -> int:
+        datapath = self._datapath
+        own = [number for number in datapath.present if number not in datapath.foreign]
+        return sum(len(datapath.flows_at(number)) for number in own)
+
     async def _tell(self) -> None:
         said = 0.0
+        await self.is_recovered.wait()
         while True:
             try:
+                for addresses in self._recallers[:]:
+                    for known in self._outgoing.known(addresses, clock()):
+                        await self._send(known)
+                    self._recallers.remove(addresses)
                 if await self.tell():
                     said = clock().seconds
                 elif clock().seconds - said >= HELLO_SECONDS:
@@ -137,6 +182,10 @@ class Group:
 
     async def tell(self) -> bool:
         """Sends what there is to be told; whether there was any. Raises AwayError: then a list comes next."""
+        async with self._telling:
+            return await self._tell_once()
+
+    async def _tell_once(self) -> bool:
         if not self._datapath.foreign:
             return False  # nobody is there to be told
         async with self._turns.slice():
@@ -157,7 +206,13 @@ class Group:
     # ---- hearing --------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        async for messages in self._journal.tail():
+        while True:
+            with contextlib.suppress(AwayError):
+                begin = await self._journal.last()
+                break
+            await self.link.pause()
+        self._listening.set()
+        async for messages in self._journal.tail(begin):
             for one in messages:
                 if one.instance == self._sealer.instance or not self._is_new(one):
                     continue
@@ -169,6 +224,7 @@ class Group:
                 async with self._turns.slice():
                     self._hear(message, clock())
             await self._ask(clock())
+            await self._acknowledge()
 
     def _is_new(self, sealed: Sealed) -> bool:
         """Whether a daemon has not said this before: somebody may have copied it."""
@@ -189,8 +245,22 @@ class Group:
             if not is_one or not self._activity.take(message.addresses[0], message.body, now):
                 self.incoming.counts["strange"] += 1
             return
+        if message.kind is Kind.KNOWN:
+            if not self.is_recovered.is_set():
+                self.incoming.take(message, now)
+            return
+        if message.kind is Kind.HEARD:
+            if set(message.addresses) & set(self._outgoing.addresses) and len(message.body) == _POSITION.size:
+                run, sequence = _POSITION.unpack(message.body)
+                self._acknowledged[message.relay] = run, sequence
+            return
         if not set(message.addresses) & self._foreign():
             return  # of another group
+        if message.kind is Kind.RECALL:
+            self._recallers.append(message.addresses)
+            return
+        if message.kind is Kind.ASK:
+            self._askers.add(message.relay)
         heard, is_gapless = self._follows(self.heard.get(message.relay), message, now)
         self.heard[message.relay] = heard
         if message.kind is Kind.LIST and not message.is_first and not is_gapless:
@@ -203,7 +273,7 @@ class Group:
         """What is known of its teller once a message has come, and whether that follows the one before."""
         is_new = before is None or before.run != message.run
         expected = 0 if before is None or is_new else before.sequence
-        if message.kind is Kind.HELLO:
+        if message.kind in (Kind.HELLO, Kind.ASK):
             is_gapless = expected == message.sequence
         else:
             is_gapless = expected + 1 == message.sequence
@@ -226,6 +296,32 @@ class Group:
             with contextlib.suppress(AwayError):
                 await self._send(self._outgoing.other(Kind.WANT, heard.addresses))
 
+    async def _acknowledge(self) -> None:
+        """To who has asked: that nothing of theirs is missing here, and nothing waits to be entered."""
+        for relay in list(self._askers):
+            heard = self.heard.get(relay)
+            if heard is None or not heard.is_whole or self.incoming.waits_for(heard.addresses):
+                continue
+            self._askers.discard(relay)
+            body = _POSITION.pack(heard.run, heard.sequence)
+            with contextlib.suppress(AwayError):
+                await self._send(self._outgoing.other(Kind.HEARD, heard.addresses, body))
+
+    async def ask_who_knows(self) -> set[str]:
+        """Tells what there is to be told, and asks; returns who said before that nothing of it is missing.
+
+        Raises AwayError.
+        """
+        await self.tell()
+        told = self._outgoing.position
+        await self._send(self._outgoing.other(Kind.ASK))
+        await asyncio.sleep(TELL_SECONDS)
+        return {name for name, position in self._acknowledged.items() if position >= told}
+
+    def others(self, now: Clock) -> set[str]:
+        """The names of the relays that have been heard of just now."""
+        return {name for name, one in self.heard.items() if one.seconds + PRESENT_SECONDS > now.seconds}
+
     # ---- in between -----------------------------------------------------------------------
 
     async def _work(self) -> None:
@@ -235,6 +331,7 @@ class Group:
             while more:
                 async with self._turns.slice():
                     more = self.incoming.work(clock())
+                    self._look_whether_recovered(clock())
 
     async def _keep_alive(self) -> None:
         """Flows whose packets pass elsewhere are alive, here and there."""
@@ -253,8 +350,7 @@ class Group:
 
     def present(self, now: Clock) -> set[IPAddress]:
         """Foreign addresses whose relay has been heard of just now."""
-        fresh = [one for one in self.heard.values() if one.seconds + PRESENT_SECONDS > now.seconds]
-        return {address for one in fresh for address in one.addresses}
+        return {address for name in self.others(now) for address in self.heard[name].addresses}
 
     def _foreign(self) -> set[IPAddress]:
         datapath = self._datapath

@@ -20,7 +20,7 @@ from control.addresses import Endpoint, IPAddress
 from control.datapath import Datapath
 from control.flows import Clock, Numbers
 from control.foreign import THERE, Entering
-from control.model import SessionName
+from control.model import Session, SessionName
 from control.places import is_derived
 from control.replication.message import Kind, Message
 from control.sessions import Registry
@@ -62,10 +62,22 @@ class Incoming:
         self._words = np.zeros(len(datapath.flows), np.uint32)  # the teller's, of what is entered; 0: unknown
         self._seconds = np.zeros(len(datapath.flows), np.uint32)  # the last one used of each record
         self._listed: dict[IPAddress, set[int]] = {}  # by address: what a list has named so far
+        self._recalled: set[int] = set()  # records of ours that are to be as they were
 
     @property
     def waiting(self) -> int:
         return len(self._wanted)
+
+    def waits_for(self, addresses: Iterable[IPAddress]) -> bool:
+        """Whether some flow of these addresses is to be entered yet."""
+        span = self._datapath.layout.span
+        relays = {self._foreign().get(address) for address in addresses}
+        return any(number // span in relays for number in self._wanted)
+
+    @property
+    def is_recalling(self) -> bool:
+        """Whether flows of our own addresses, which we had lost, are still to be entered."""
+        return bool(self._recalled)
 
     def grow(self) -> None:
         """The table may be larger than it was."""
@@ -76,8 +88,9 @@ class Incoming:
     # ---- what is told ----------------------------------------------------------------------
 
     def take(self, message: Message, now: Clock) -> None:
-        """Changes, or a part of a list, of another relay's flows."""
+        """Changes, or a part of a list, of another relay's flows; or flows of ours that others know."""
         numbers = self._relay_numbers(message)
+        recalled: list[int] = []
         if message.kind is Kind.LIST and message.is_first:
             self._listed.update({message.addresses[place]: set() for place in numbers})
         vips = {index: self._vip(vip) for index, vip in enumerate(message.vips)}
@@ -111,6 +124,9 @@ class Incoming:
             told = Wanted(word, key, named, message.backends[backend], second, now.seconds)
             if not self._is_there(number, told):
                 self._wanted[number] = told
+                if message.kind is Kind.KNOWN:
+                    recalled.append(number)
+        self._reserve(recalled)
         if ended:
             self._end_these(ended)
         if message.kind is Kind.LIST and message.is_last:
@@ -129,15 +145,30 @@ class Incoming:
         return self._words[number] in (0, word) and self._kind(number) == FlowState.LIVE
 
     def _is_there(self, number: int, told: Wanted) -> bool:
-        """Whether a record is this flow already; also one that a former daemon has entered."""
-        if self._kind(number) != FlowState.LIVE:
+        """Whether a record is this flow already; also one that a former daemon has entered, or that its own
+        relay has entered anew, so that its word is another."""
+        flow = self._datapath.flows[number]
+        if self._kind(number) != FlowState.LIVE or flow.tobytes()[: len(told.key)] != told.key:
             return False
-        known = int(self._words[number])
-        if known not in (0, told.word) or self._datapath.flows[number].tobytes()[: len(told.key)] != told.key:
+        if self._words[number] not in (0, told.word) and int(flow["session"]) != self._session(told)[0]:
             return False
         self._words[number] = told.word
-        self._wanted.pop(number, None)
+        self._done(number)
         return True
+
+    def _reserve(self, numbers: list[int]) -> None:
+        """Keeps records of ours for what is to be entered there."""
+        fresh = np.array([number for number in numbers if number not in self._recalled], np.uint32)
+        if len(fresh):
+            self._recalled.update(fresh.tolist())
+            self._datapath.reserve(fresh)
+
+    def _done(self, number: int) -> None:
+        """Nothing is wanted of a record any more."""
+        self._wanted.pop(number, None)
+        if number in self._recalled:
+            self._recalled.discard(number)
+            self._datapath.release(np.array([number], np.uint32))
 
     def _end_unlisted(self, addresses: Iterable[IPAddress]) -> None:
         """What a whole list has not named is no more."""
@@ -168,6 +199,9 @@ class Incoming:
         for number, told in looked:
             kind = self._kind(number)
             if kind == FlowState.LIVE and not self._is_there(number, told):
+                if number in self._recalled:
+                    self._done(number)  # bound anew meanwhile: it is ours, and later
+                    continue
                 in_the_way.append(number)
             if kind == FlowState.FREE and self._fill(rows[len(ready)], number, told):
                 ready.append((number, told))
@@ -176,16 +210,18 @@ class Incoming:
         if in_the_way:
             self._end_these(in_the_way)
         outcomes = self._entering.enter(rows[: len(ready)])
+        entered = 0
         for (number, told), outcome in zip(ready, outcomes.tolist(), strict=True):
             if outcome in THERE:
                 self._words[number], self._seconds[number] = told.word, told.second
-                self.counts["entered"] += 1
+                entered += 1
             elif outcome == Reason.DROP_STALE_FLOW:
                 self.counts["overtaken"] += 1
             else:
                 continue
-            self._wanted.pop(number, None)
-        return len(ready) > 0 and len(self._wanted) > 0
+            self._done(number)
+        self.counts["entered"] += entered
+        return entered > 0 and len(self._wanted) > 0
 
     def _put_off(self, number: int, told: Wanted, now: Clock) -> None:
         if self._wanted.pop(number, None) is None:
@@ -193,15 +229,19 @@ class Incoming:
         if told.since + HOLD_SECONDS > now.seconds:
             self._wanted[number] = told
         else:
+            self._done(number)
             self.counts["given_up"] += 1
+
+    def _session(self, told: Wanted) -> tuple[int, Session | None]:
+        """The number here of a flow's session, or 0; and the session, if it is registered."""
+        if isinstance(told.session, SessionName):
+            session = self._registry.session_named(*told.session)
+            return (session.number if session is not None else 0), session
+        return told.session, self._registry.session(told.session)
 
     def _fill(self, row: np.void, number: int, told: Wanted) -> bool:
         """What the program is to enter; False: the session, or where it goes, is not known here yet."""
-        if isinstance(told.session, SessionName):
-            session = self._registry.session_named(*told.session)
-            known = session.number if session is not None else 0
-        else:
-            session, known = self._registry.session(told.session), told.session
+        known, session = self._session(told)
         backend = self._registry.backend_at(told.backend)
         if not known or backend is None or not self._registry.leads_on(known, backend):
             return False
@@ -228,11 +268,15 @@ class Incoming:
         return {datapath.present[number]: number for number in datapath.foreign if number in datapath.present}
 
     def _relay_numbers(self, message: Message) -> dict[int, int]:
-        """Of a message's addresses, by their places in it: those that are another relay's."""
-        foreign = self._foreign()
-        return {
-            place: foreign[address] for place, address in enumerate(message.addresses) if address in foreign
-        }
+        """Of a message's addresses, by their places in it: those that it may speak of."""
+        datapath = self._datapath
+        if message.kind is Kind.KNOWN:
+            spoken = {
+                one: number for number, one in datapath.present.items() if number not in datapath.foreign
+            }
+        else:
+            spoken = self._foreign()
+        return {place: spoken[one] for place, one in enumerate(message.addresses) if one in spoken}
 
     def _vip(self, vip: Endpoint) -> int | None:
         vips = self._datapath.vips

@@ -11,6 +11,7 @@ from control.config import Config
 from control.directory.link import Link
 from control.directory.seal import Sealer
 from control.loader import Loaded
+from control.nexthops import NextHops
 from control.relay import Relay
 from control.replication.announce import Announcer
 from control.replication.group import Group
@@ -25,7 +26,9 @@ class Membership(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def joined(config: Config, loaded: Loaded, relay: Relay) -> AsyncIterator[Membership | None]:
+async def joined(
+    config: Config, loaded: Loaded, relay: Relay, hops: NextHops
+) -> AsyncIterator[Membership | None]:
     """This relay is one of a group while the block runs; None: the configuration names no group.
 
     Raises:
@@ -53,11 +56,16 @@ async def joined(config: Config, loaded: Loaded, relay: Relay) -> AsyncIterator[
         relay.group = group
         leases = None
         if config.group_takeover:
+
+            def is_fit() -> bool:
+                return hops.has_all_links and group.is_recovered.is_set()
+
             announcer = await stack.enter_async_context(Announcer())
             # A connection of its own: a list of flows that is being sent must not hold up a lease.
             leasing = Link(target)
             stack.push_async_callback(leasing.close)
-            leases = Leases(loaded.datapath, leasing, sealer.instance, announcer)
+            leases = Leases(loaded.datapath, leasing, sealer.instance, announcer, is_fit)
+            group.leases = leases
             await stack.enter_async_context(leases.running())
         else:
             unfence(loaded.datapath)

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from control.addresses import IPAddress
 from control.batches import clock
@@ -50,15 +50,15 @@ for i, key in ipairs(KEYS) do
 end
 return holders
 """
-# For each address of others: gives it back if that is asked for, keeps it if we have it, takes it if it is
-# nobody's and we may (ARGV[2 + i] is 1). Returns who has each.
+# For each address of others: gives it to its own relay if that asks, keeps it if we have it, takes it if it
+# is nobody's and we may (ARGV[2 + i] is 1). Returns who has each.
 _WATCH = """
 local holders = {}
 for i, key in ipairs(KEYS) do
-    local holder = redis.call('GET', key)
-    if holder == ARGV[1] and redis.call('EXISTS', key .. ':back') == 1 then
-        redis.call('DEL', key)
-        holder = 'back'
+    local holder, owner = redis.call('GET', key), redis.call('GET', key .. ':back')
+    if owner and (not holder or holder == ARGV[1]) then
+        redis.call('SET', key, owner, 'PX', ARGV[2])
+        holder = owner
     elseif holder == ARGV[1] or (not holder and ARGV[2 + i] == '1') then
         redis.call('SET', key, ARGV[1], 'PX', ARGV[2])
         holder = ARGV[1]
@@ -86,7 +86,16 @@ class Leases:
         takeovers: how often it has begun to.
     """
 
-    def __init__(self, datapath: Datapath, link: Link, instance: bytes, announcer: Announcer) -> None:
+    def __init__(
+        self,
+        datapath: Datapath,
+        link: Link,
+        instance: bytes,
+        announcer: Announcer,
+        is_fit: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`is_fit`: whether this host can forward at all."""
+        self._is_fit = is_fit
         self.is_held = False
         self.taken: dict[IPAddress, int] = {}  # on the link of that index
         self.takeovers = 0
@@ -102,7 +111,7 @@ class Leases:
         self._refused: set[IPAddress] = set()  # that cannot be taken here: said once
         self._put_at: dict[IPAddress, float] = {}
         self._to_announce: dict[IPAddress, int] = {}
-        self.is_leaving = False
+        self.is_leaving = self.is_shut = False
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -118,8 +127,10 @@ class Leases:
     async def _go_on(self) -> None:
         while True:
             with contextlib.suppress(AwayError):
-                if not self.is_leaving:
+                if self._is_fit() and not self.is_leaving:
                     await self.hold()
+                elif self.is_held:
+                    await self.let_go()
                 await self.watch()
             with contextlib.suppress(AnnounceError):
                 await self._announce()
@@ -149,16 +160,41 @@ class Leases:
             self.is_held = False
             return
         # Counted from before it was asked for: the directory counts from later.
-        self._datapath.lease["until"] = asked + int((LEASE_SECONDS - SLACK_SECONDS) * 1e9)
+        if not self.is_shut:
+            self._datapath.lease["until"] = asked + int((LEASE_SECONDS - SLACK_SECONDS) * 1e9)
         if not self.is_held:
             self.is_held = True
             event(_log, logging.INFO, "relay_addresses_held", addresses=",".join(map(str, self.own)))
             self._to_announce.update(dict.fromkeys(self.own, ANNOUNCEMENTS))
 
-    async def leave(self) -> None:
-        """Nothing is bound from now on, and others may take our addresses at once."""
-        self.is_leaving, self.is_held = True, False
+    def shut(self) -> None:
+        """Nothing new is bound from now on, though the leases are kept."""
+        self.is_shut = True
         self._datapath.lease["until"] = _SHUT
+
+    def stay(self) -> None:
+        """As before shut(), or leave(): new flows are bound when the leases are ours."""
+        self.is_shut = self.is_leaving = False
+
+    async def others_have_ours(self) -> None:
+        """Returns when others answer for all our addresses. Raises AwayError."""
+        keys = [_key(address) for address in self.own]
+        while True:
+            holders: list[bytes | None] = await self._link.call(lambda redis: redis.mget(keys))
+            if all(holders):
+                return
+            await asyncio.sleep(RENEW_SECONDS)
+
+    async def leave(self) -> None:
+        """For good: nothing is bound from now on, and others may take our addresses. Raises AwayError."""
+        self.is_leaving = True
+        await self.let_go()
+
+    async def let_go(self) -> None:
+        """The same, until we are fit again."""
+        self.is_held = False
+        self._datapath.lease["until"] = _SHUT
+        event(_log, logging.WARNING, "relay_addresses_let_go", addresses=",".join(map(str, self.own)))
         keys = [_key(address) for address in self.own]
         await self._link.call(lambda _: self._leave(keys=keys, args=[self._instance]))
 

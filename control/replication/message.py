@@ -52,7 +52,11 @@ class Kind(StrEnum):
     LIST = "list"  # all flows there are, in parts
     WANT = "want"  # somebody has missed something of these relay addresses: a list, please
     ACTIVE = "active"  # a bit for each port: flows of others that have had packets here
+    RECALL = "recall"  # the teller has lost the flows of its own addresses: who knows any?
+    KNOWN = "known"  # such flows, of the addresses named, as somebody else knows them
     HELLO = "hello"  # nothing new
+    ASK = "ask"  # who has entered all that the teller has told so far?
+    HEARD = "heard"  # the teller has: run and sequence of the relay of these addresses stand in the body
 
 
 @dataclass
@@ -63,7 +67,7 @@ class Message:
         relay: the teller's name.
         run: of its daemon, random.
         sequence: of what must not be missed, in that run; a message of another kind bears the last one's.
-        addresses: relay addresses that it is about: the teller's own, but in WANT and ACTIVE.
+        addresses: relay addresses that it is about: the teller's own, but in WANT, ACTIVE, KNOWN, HEARD.
         vips, backends, sessions: what rows refer to.
         is_first, is_last: of the parts of a list.
         body: rows as bytes, or bits, by address and port.
@@ -132,7 +136,7 @@ class Message:
 
     def _fault(self) -> str | None:
         """What is wrong with its rows."""
-        if self.kind not in (Kind.CHANGES, Kind.LIST):
+        if self.kind not in (Kind.CHANGES, Kind.LIST, Kind.KNOWN):
             return None
         if len(self.body) % ROW.itemsize:
             return "its rows are cut short"

@@ -7,7 +7,7 @@ or whose session is gone, is not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -40,6 +40,11 @@ class Outgoing:
         """The table may be larger than it was."""
         more = len(self._datapath.flows) - len(self._told)
         self._told = np.concatenate((self._told, np.zeros(more, np.uint32)))
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Run and sequence of what was told last."""
+        return self._run, self.sequence
 
     @property
     def _own(self) -> dict[int, IPAddress]:
@@ -86,6 +91,19 @@ class Outgoing:
             message.is_first, message.is_last = index == 0, index == len(chunks) - 1
             yield self._numbered(message)
 
+    def known(self, addresses: Collection[IPAddress], now: Clock) -> Iterator[Message]:
+        """What is known here of others' addresses, for their relay, which has lost it."""
+        datapath = self._datapath
+        relays = {
+            number: datapath.present[number]
+            for number in sorted(datapath.foreign & datapath.present.keys())
+            if datapath.present[number] in addresses
+        }
+        for relay in relays:
+            for part in parts(datapath.flows_at(relay), ROWS_MAX):
+                live = part[self._word_of(part) != 0]
+                yield self._message(Kind.KNOWN, live, now, relays=relays)
+
     def other(self, kind: Kind, addresses: Sequence[IPAddress] = (), body: bytes = b"") -> Message:
         """A message that may be missed."""
         return Message(
@@ -107,8 +125,16 @@ class Outgoing:
     def _word_of(self, numbers: Numbers) -> Numbers:
         return _live(self._datapath.flows["state"][numbers])
 
-    def _message(self, kind: Kind, numbers: Numbers, now: Clock, ended: Rows | None = None) -> Message:
-        """The flows of these records, behind those that have ended."""
+    def _message(
+        self,
+        kind: Kind,
+        numbers: Numbers,
+        now: Clock,
+        ended: Rows | None = None,
+        relays: Mapping[int, IPAddress] | None = None,
+    ) -> Message:
+        """The flows of these records, behind those that have ended. `relays`: whose they are, if not ours."""
+        relays = self._own if relays is None else relays
         datapath, layout = self._datapath, self._datapath.layout
         records = datapath.flows[numbers]
         names: dict[SessionName, int] = {}
@@ -127,8 +153,7 @@ class Outgoing:
         for name in ("client_addr", "client_port", "vip"):
             rows[name] = records[name]
         rows["port"] = layout.port_min + numbers % layout.span
-        order = sorted(self._own)
-        rows["relay"] = np.searchsorted(order, numbers // layout.span)
+        rows["relay"] = np.searchsorted(sorted(relays), numbers // layout.span)
         rows["session"], rows["backend"], rows["is_live"] = sessions, places.reshape(-1), 1
         rows["word"] = records["state"] >> np.uint32(abi.FLOW_STATE_BITS)
         ages = (now.seconds - rows["word"].astype(np.float64)) * 1000
@@ -139,7 +164,7 @@ class Outgoing:
             self._run,
             kind,
             self.sequence,
-            self.addresses,
+            tuple(relays[number] for number in sorted(relays)),
             tuple(self._datapath.vips),
             tuple(self._backend(number) for number in backends.tolist()),
             tuple(names),

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,17 @@ from control.directory.link import Link
 from control.directory.seal import Sealer
 from control.directory.target import Target
 from fleet.key import FleetKey
+from tests.fleet.relays import FLAGS, RELAYS, Relays
+from tests.lab.crowd import Crowd
+from tests.lab.fleet import Fleet
+from tests.lab.group import Group, serving_group
+from tests.lab.netns import Lab
 from tests.lab.redis import RedisServer, redis_server
+
+# Minutes: for scripts/nightly.
+collect_ignore = (
+    [] if os.environ.get("EARSHOT_FLEET_LONG") else ["test_directory_long.py", "test_group_nightly.py"]
+)
 
 KEYS = {3: FleetKey.of(bytes(range(32)))}
 
@@ -41,3 +53,37 @@ def sealer() -> Sealer:
 @pytest.fixture
 def refusals() -> Refusals:
     return Refusals()
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    """Three relays with a directory."""
+    with Lab() as lab, Fleet(lab, len(RELAYS)) as made:
+        made.start_all(*FLAGS)
+        yield made
+
+
+@pytest.fixture
+def relays(fleet: Fleet) -> Iterator[Relays]:
+    with ExitStack() as stack:
+        yield Relays(fleet, stack)
+
+
+GROUP_CALLS = 60
+
+
+@pytest.fixture(scope="session")
+def group() -> Iterator[Group]:
+    """Two relays that forward each other's calls."""
+    with serving_group(2) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def crowd(group: Group) -> Iterator[Crowd]:
+    """Calls that are bound at both relays, and that both know."""
+    made = Crowd(group.site, GROUP_CALLS)
+    with group.registered(made):
+        made.bind()
+        group.wait_for_flows(GROUP_CALLS)
+        yield made

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from control import pki
 from control.directory.errors import AwayError, Refusal, Refusals, SealError
 from control.directory.journal import FIELD, Journal, Message
 from control.directory.link import Link
@@ -22,7 +23,7 @@ from control.directory.target import Target
 from control.errors import ConfigError
 from fleet.key import FleetKey
 from tests.fleet.conftest import KEYS
-from tests.lab.redis import RedisServer
+from tests.lab.redis import RedisServer, free_port, redis_server
 
 SECONDS = 20.0
 
@@ -126,6 +127,33 @@ async def test_a_password_comes_from_a_file(redis: RedisServer, link: Link, tmp_
         await without.call(lambda client: client.ping())
     await with_it.close()
     await without.close()
+
+
+async def test_a_user_has_a_name_in_the_url_and_a_password_in_the_file(
+    redis: RedisServer, link: Link, tmp_path: Path
+) -> None:
+    redis.cli("ACL", "SETUSER", "relay", "on", ">open sesame", "~*", "+@all")
+    path = tmp_path / "password"
+    path.write_text("open sesame\n")
+    named = Link(Target.of(redis.url.replace("redis://", "redis://relay@"), path))
+    assert await named.call(lambda client: client.acl_whoami()) == "relay"
+    await named.close()
+
+
+async def test_over_tls_redis_has_to_be_who_it_says(tmp_path: Path) -> None:
+    folder, port = tmp_path / "pki", free_port()
+    pki.init(folder, ["localhost"], 1)
+    flags = ["--tls-port", str(port), "--tls-auth-clients", "no"]
+    for flag, name in (("cert", "relay.crt"), ("key", "relay.key"), ("ca-cert", "ca.crt")):
+        flags += [f"--tls-{flag}-file", str(folder / name)]
+    with redis_server(tmp_path, *flags):
+        known = Link(Target.of(f"rediss://localhost:{port}", ca_file=folder / "ca.crt"))
+        unknown = Link(Target.of(f"rediss://localhost:{port}"))
+        assert await known.call(lambda client: client.ping())
+        with pytest.raises(AwayError):
+            await unknown.call(lambda client: client.ping())
+        await known.close()
+        await unknown.close()
 
 
 # ---- seals -------------------------------------------------------------------------------------

@@ -3,40 +3,16 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-
 import pytest
 
-from tests.lab.calls import wait_for
+from tests.fleet.conftest import GROUP_CALLS as CALLS
+from tests.lab.calls import SOCKET_FAMILY, binding_request, wait_for
 from tests.lab.crowd import Crowd
-from tests.lab.group import Group, Member, group_of
+from tests.lab.group import Group, Member
 from tests.lab.relay_client import RelayClient
-from tests.lab.traffic import UP
+from tests.lab.topology import VIP_PORT
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
-
-CALLS = 60
-
-
-@pytest.fixture(scope="module")
-def group() -> Iterator[Group]:
-    """Two relays that serve, for all tests of this module, in their order."""
-    with group_of(2) as made:
-        made.start()
-        yield made
-        for member in made.members:
-            print(member.log()[-4000:])
-
-
-@pytest.fixture(scope="module")
-def crowd(group: Group) -> Iterator[Crowd]:
-    """Calls that are bound at both relays, and that both know."""
-    made = Crowd(group.site, CALLS)
-    with group.registered(made):
-        made.bind()
-        group.wait_for_flows(CALLS)
-        yield made
 
 
 def test_any_relay_takes_any_packet(group: Group, crowd: Crowd) -> None:
@@ -54,74 +30,43 @@ def test_any_relay_takes_any_packet(group: Group, crowd: Crowd) -> None:
 
 
 def test_the_store_goes_and_comes_back_empty(group: Group, crowd: Crowd) -> None:
-    """Calls go on meanwhile, and what was bound meanwhile is told then."""
+    """Calls go on meanwhile. New ones wait: who has no lease binds nothing that others would not know."""
     first, second = group.members
     more = Crowd(group.site, 6, media_port=41000, client_port=30000)
-    with group.registered(more, name="more"):
+    with group.registered(more, "more") as attachment:
         with group.talking(crowd) as traffic, traffic.flowing() as phase:
             group.redis.kill()
             group.spread(second)
-            traffic.wait_for_rounds(10)
-            more.bind()
-            traffic.wait_for_rounds(10)
-            assert (first.live_flows(), second.live_flows()) == (CALLS, CALLS + 6)
+            traffic.wait_for_rounds(50)
+            refused = _refused(second)
+            _ask(group, more)
+            wait_for(lambda: _refused(second) > refused, "a request is refused")
+            assert (first.live_flows(), second.live_flows()) == (CALLS, CALLS)
             group.redis.start()
-            group.wait_for_flows(CALLS + 6, first)
+            wait_for(
+                lambda: "event=directory_up" in second.log().rpartition("event=directory_away")[2], "Redis"
+            )
+            more.bind()
+            group.wait_for_flows(CALLS + 6)
         assert phase.is_whole(), phase
-        # And as before, from now on: what ends at one is told, though the other has its session still.
-        with RelayClient(f"unix:{second.socket}") as client, client.attach("more") as attachment:
-            more.register(attachment, *more.members[:2])
-            group.wait_for_flows(CALLS + 2)
+        # And as before, from now on.
+        more.register(attachment, *more.members[:2])
+        group.wait_for_flows(CALLS + 2)
     group.spread(first, second)
 
 
-def test_a_relay_comes_late(group: Group, crowd: Crowd) -> None:
-    """It is told of everything there is, and of what has ended while it was away."""
-    first, second = group.members
-    more = Crowd(group.site, 10, media_port=42000, client_port=31000)
-    with group.registered(crowd):
-        wait_for(lambda: first.live_flows() == second.live_flows() == CALLS, "what was there has ended", 45)
-        second.end(signal.SIGKILL)
-        group.spread(first)
-        leaving = next(
-            member
-            for member, end in zip(crowd.members, crowd.relay_ends, strict=True)
-            if end[0] in first.addresses
-        )
-        staying = [member for member in crowd.members if member is not leaving]
-        with (
-            RelayClient(f"unix:{first.socket}") as client,
-            client.attach("crowd") as attachment,
-            group.registered(more, first, name="late"),
-        ):
-            crowd.register(attachment, *staying)
-            more.bind()
-            group.wait_for_flows(CALLS + 9, first)
-            assert second.live_flows() == CALLS
-            second.start()
-            with group.registered(more, second, name="late"):
-                group.wait_for_flows(CALLS + 9, second)
-    assert "Traceback" not in second.log()
+def _ask(group: Group, crowd: Crowd) -> None:
+    """The first of its clients, once."""
+    member = crowd.members[0]
+    with group.site.client.socket(SOCKET_FAMILY[member.family]) as client:
+        client.bind(member.client)
+        client.sendto(binding_request(member.ufrag), (group.site.addresses[member.family].vip, VIP_PORT))
 
 
-def test_silence_is_what_all_relays_hear(group: Group, crowd: Crowd) -> None:
-    """A flow whose packets all pass another relay than its own lives; without any, it ends everywhere."""
-    first, second = group.members
-    for member in group.members:
-        member.end(signal.SIGTERM)
-    group.start("--flow-idle-seconds=2")
-    with group.registered(crowd):
-        crowd.bind()
-        group.spread(first)
-        with group.talking(crowd) as traffic, traffic.flowing(UP) as phase:
-            wait_for(lambda: first.live_flows() == second.live_flows() >= CALLS, "both know all", 20)
-            owned = _owned(first, second)
-            assert min(owned) > 0
-            traffic.wait_for_rounds(250)
-            assert _owned(first, second) == owned
-        assert phase.is_whole(UP), phase
-        group.wait_for_flows(0)
+def _refused(member: Member) -> int:
+    with RelayClient(f"unix:{member.socket}") as client:
+        return client.counters()["drop_lease_expired"]
 
 
-def _owned(*members: Member) -> list[int]:
-    return [member.owns() for member in members]
+def _has_directory(member: Member) -> bool:
+    return "event=directory_up" in member.log().rpartition("event=directory_away")[2]

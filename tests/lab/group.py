@@ -18,7 +18,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ INNER, OUTER, STORE = "fabric", "router", "store"
 TRANSCEIVER4, TRANSCEIVER6 = "10.30.0.10", "fd00:30::10"
 PORTS = "20000-20999"
 KEY = "7" * 64
+HELD = "event=relay_addresses_held "
 
 
 @dataclass
@@ -95,15 +96,24 @@ class Member:
         self.daemon.wait(20)
 
     def set_links(self, state: str, *names: str) -> None:
-        """`up` or `down`."""
-        self.host.ip(*(f"link set dev {name} {state}" for name in names))
-        if state == "up" and OUTER in names:
-            self.host.ip(*_default_routes(self.number))
+        """`up` or `down`. Routes go with a link, and come back with it."""
+        lines = [f"link set dev {name} {state}" for name in names]
         if state == "up" and INNER in names:
-            # IPv6 addresses go with a link's carrier.
-            self.host.ip(f"address replace {self.addresses[1]}/64 dev {INNER} nodad", *_inner_routes())
+            lines += _inner_routes()
         if state == "up" and OUTER in names:
-            self.host.ip(f"address replace {_outer6(self.number)}::1/64 dev {OUTER} nodad")
+            lines += _default_routes(self.number)
+        self.host.ip(*lines)
+
+    def earshot(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """The command line, in the relay's host."""
+        return subprocess.run(
+            self.host.command(str(BIN / "earshot"), *argv),
+            env={**os.environ, "EARSHOT_PIN_PATH": str(self.pins), "EARSHOT_GRPC_SOCKET": self.socket},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
     @property
     def log_name(self) -> str:
@@ -134,7 +144,6 @@ class Group:
     fabric: Host
     members: list[Member]
     redis: RedisServer
-    attachments: list[Attachment] = field(default_factory=list)
 
     def start(self, *more: str) -> None:
         """All relays' daemons; returns when they serve."""
@@ -147,14 +156,26 @@ class Group:
         hops6 = " ".join(f"nexthop via {_outer6(one.number)}::1 dev {one.name}" for one in members)
         self.router.ip(f"route replace {IPV4.vip} {hops4}", f"route replace {IPV6.vip} {hops6}")
 
+    @property
+    def home(self) -> Member:
+        """The relay that transceivers are attached to; the others know their sessions by the directory."""
+        return self.members[-1]
+
     @contextmanager
-    def registered(self, crowd: Crowd, *members: Member, name: str = "crowd") -> Iterator[None]:
-        """A transceiver of that name is attached to these relays, or all, with all sessions of a crowd."""
-        with ExitStack() as stack:
-            for member in members or self.members:
-                client = stack.enter_context(RelayClient(f"unix:{member.socket}"))
-                crowd.register(stack.enter_context(client.attach(name)))
-            yield
+    def registered(self, crowd: Crowd, name: str = "crowd") -> Iterator[Attachment]:
+        """A transceiver of that name is attached, and all relays that run know the sessions of a crowd."""
+        with RelayClient(f"unix:{self.home.socket}") as client, client.attach(name) as attachment:
+            crowd.register(attachment)
+            wanted = {member.session.session_id for member in crowd.members}
+            for member in self.members:
+                if member.daemon is not None and member.daemon.poll() is None:
+                    with RelayClient(f"unix:{member.socket}") as relay:
+                        wait_for(
+                            lambda relay=relay: wanted <= {one.session_id for one in relay.sessions()},  # type: ignore[misc]
+                            f"{member.name} knows all sessions",
+                            20,
+                        )
+            yield attachment
 
     @contextmanager
     def talking(self, crowd: Crowd, rate: float = RATE) -> Iterator[Traffic]:
@@ -217,6 +238,8 @@ def group_of(relays: int, *flags: str) -> Iterator[Group]:
         members = []
         for number in range(1, relays + 1):
             host = lab.host(f"relay-{number}", is_relay=True)
+            for scope in ("all", "default"):
+                host.sysctl(f"net.ipv6.conf.{scope}.keep_addr_on_down", 1)
             outer4, outer6 = _outer4(number), _outer6(number)
             lab.link(
                 host,
@@ -227,7 +250,11 @@ def group_of(relays: int, *flags: str) -> Iterator[Group]:
             )
             mine = relay_addresses(number)
             lab.link(host, fabric, [f"{mine[0]}/24", f"{mine[1]}/64"], name_a=INNER)
-            fabric.ip(f"link set dev {host.name} master inside")
+            # A switch that floods what it has no port for would bring a dead relay's packets to the others.
+            fabric.ip(
+                f"link set dev {host.name} master inside",
+                f"link set dev {host.name} type bridge_slave flood off",
+            )
             lab.link(host, store, [f"10.9.{number}.1/24"], [f"10.9.{number}.254/24"])
             host.ip(
                 *_default_routes(number),
@@ -268,6 +295,15 @@ def group_of(relays: int, *flags: str) -> Iterator[Group]:
         site = Site(lab, client, members[0].host, transceiver, "router", (OUTER, INNER), addresses)
         made = Group(lab, site, router, fabric, members, redis)
         made.spread(*members)
+        yield made
+
+
+@contextmanager
+def serving_group(relays: int, *flags: str) -> Iterator[Group]:
+    """The same, whose relays serve, have their addresses, and take over each other's."""
+    with group_of(relays, "--group-takeover", *flags) as made:
+        made.start()
+        wait_for(lambda: all(HELD in member.log() for member in made.members), "leases", START_TIMEOUT)
         yield made
 
 

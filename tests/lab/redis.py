@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.lab.host import Host, LabError
+from tests.lab.host import Host, LabError, run
 from tests.lab.netns import stop
 
 SECONDS = 30.0
@@ -65,6 +65,16 @@ class RedisServer:
     def stop(self) -> None:
         if self._process is not None:
             stop(self._process)
+
+    def all_keys(self) -> list[str]:
+        """All keys there are."""
+        said = self.cli("KEYS", "*")
+        return said.split()
+
+    def cli(self, *argv: str) -> str:
+        """What redis-cli says to a command."""
+        command = ["redis-cli", "-h", self.address, "-p", str(self.port), *argv]
+        return run(command if self._host is None else self._host.command(*command))
 
     @property
     def pid(self) -> int:

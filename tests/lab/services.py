@@ -83,9 +83,16 @@ def start_calls(
     site: Site, calls: int, seconds: int, result: Path, *flags: str, port: int = HTTP_PORT
 ) -> subprocess.Popen[bytes]:
     """Real calls from the client host; what became of them is in `result` when it has ended."""
-    return site.lab.popen(
-        site.client,
-        *(sys.executable, "-P", "-m", "tests.lab.caller", "--whip", whip_url(port)),
+    return start_calls_at(site.lab, site.client, whip_url(port), calls, seconds, result, *flags)
+
+
+def start_calls_at(
+    lab: Lab, client: Host, whip: str, calls: int, seconds: int, result: Path, *flags: str
+) -> subprocess.Popen[bytes]:
+    """The same, from any host."""
+    return lab.popen(
+        client,
+        *(sys.executable, "-P", "-m", "tests.lab.caller", "--whip", whip),
         *("--calls", str(calls), "--seconds", str(seconds), "--json", str(result), *flags),
         log="caller",
     )

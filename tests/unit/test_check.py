@@ -142,7 +142,7 @@ def test_xdp_on_a_link_with_a_program() -> None:
     changed = interfaces.xdp(link, 17, "generic", must_not_be_tried, "")
     assert (changed.status, "though xdp_mode is generic" in changed.found) == (Status.WARNING, True)
     slow = interfaces.xdp(ETH0._replace(programs={"generic": 17}), 17, "auto", must_not_be_tried, "")
-    assert (slow.status, "takes more CPU" in slow.found) == (Status.WARNING, True)
+    assert (slow.status, "three times the CPU" in slow.found) == (Status.WARNING, True)
 
 
 def test_the_other_end_of_a_veth() -> None:

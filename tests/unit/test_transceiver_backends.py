@@ -26,6 +26,7 @@ from tests.unit.speech_world import PCM_16K, backend, kinds, read_on, ready, say
 from tests.unit.test_transceiver_sdp import OFFER
 from tests.unit.transceiver_world import CLIENT, eventually, metric, running_relay, running_transceiver
 from transceiver.backends.service import serve
+from transceiver.backends.session import PROGRESS_US, Session
 from transceiver.speech.stream import FORMATS
 
 
@@ -410,6 +411,26 @@ async def test_over_tcp_a_backend_and_its_transceiver_prove_who_they_are(tmp_pat
             ):
                 assert response.status == 503
         assert len(service.starts) == 1
+
+
+async def test_a_backend_in_python_tells_of_used_sound_now_and_then_and_of_all_in_the_end() -> None:
+    session = Session(pb.Start(), PCM_16K, PCM_16K)
+    for number in range(20):  # 400 ms
+        session.take(pb.ConverseRequest(audio=pb.Audio(timestamp_us=number * 20_000, data=bytes(640))))
+
+    async def listen() -> None:
+        async for _ in session:
+            pass
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as running:
+        listening = running.create_task(listen())
+        told = [await session.outbox.get() for _ in range(3)]
+        session.over()
+        await listening
+    assert [message.WhichOneof("message") for message in told] == ["ready", "progress", "progress"]
+    assert told[1].progress.until_us >= PROGRESS_US
+    assert told[2].progress.until_us == 380_000
+    assert session.outbox.empty()
 
 
 async def test_a_backend_that_does_not_encrypt_listens_on_loopback_alone() -> None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -22,6 +24,7 @@ from tests.unit.transceiver_world import (
     CLIENT,
     Transceiver,
     eventually,
+    metric,
     open_socket,
     running_relay,
     running_transceiver,
@@ -133,6 +136,28 @@ async def test_a_client_that_sends_no_checks_and_no_media_is_known_by_its_report
             relay.deaf = True
             await eventually(lambda: not relay.sessions)
             assert "reason=client_silent" in transceiver.log
+        finally:
+            await peer.close()
+
+
+async def test_rtp_that_cannot_be_read_costs_that_packet_alone() -> None:
+    """A header extension that is longer than it may be, at which aiortc raises more than it catches."""
+    async with running_relay() as relay, running_transceiver(relay) as transceiver:
+        peer = await silent_call(transceiver)
+        try:
+            await eventually(lambda: peer.connectionState == "connected")
+            sdp = peer.localDescription.sdp
+            extension = int(re.findall(r"a=extmap:(\d+) urn:ietf:params:rtp-hdrext:ssrc-audio-level", sdp)[0])
+            header = struct.pack("!BBHII", 0x90, 96, 1, 960, 7)
+            level = struct.pack("!HHBBBB", 0xBEDE, 1, extension << 4 | 2, 1, 2, 3)  # three bytes for one
+            await peer.getTransceivers()[0].sender.transport._send_rtp(header + level + b"sound")
+            await eventually(lambda: "event=rtp_refused" in transceiver.log)
+            async with aiohttp.ClientSession() as http, http.get(f"{transceiver.url}/metrics") as response:
+                page = await response.text()
+            assert metric(page, 'earshot_transceiver_dropped_packets_total{reason="malformed"}') == 1
+            async with calling(transceiver, 0.5) as other:
+                assert (await other).audio_verified
+            assert len(relay.sessions) == 1
         finally:
             await peer.close()
 

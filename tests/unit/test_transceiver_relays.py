@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import aiohttp
 import pytest
@@ -17,6 +18,7 @@ from earshot.relay.v1 import relay_pb2 as pb
 from tests.unit.test_transceiver_sdp import OFFER
 from tests.unit.transceiver_client import calling
 from tests.unit.transceiver_world import (
+    DEADLINE,
     RELAY,
     VIP,
     Relay,
@@ -26,7 +28,9 @@ from tests.unit.transceiver_world import (
     running_relay,
     running_transceiver,
 )
-from transceiver.relay_target import TargetError, targets_of
+from transceiver import relays
+from transceiver.relay_client import RelayClient
+from transceiver.relay_target import RelayName, RelayTarget, TargetError, targets_of
 
 NEAR, FAR = (VIP, RELAY, "eu"), ("127.0.0.6", "127.0.0.7", "us")
 SHARED = pytest.mark.asyncio(loop_scope="module")
@@ -220,6 +224,7 @@ async def test_one_that_is_away_disturbs_nobody_and_learns_all_later() -> None:
     [
         (["unix:/a", "unix:/a"], "--relay: one is there twice"),
         (["unix:/a", "192.0.2.1:1"], "--relay-ca: is needed for 192.0.2.1:1"),
+        (["all:192.0.2.1"], "'192.0.2.1' is neither"),
     ],
 )
 def test_flags_that_do_not_fit(targets: list[str], fault: str) -> None:
@@ -227,8 +232,64 @@ def test_flags_that_do_not_fit(targets: list[str], fault: str) -> None:
         targets_of(targets, None, None, None, "", False, "relay")
 
 
+class Named(RelayName):
+    """A name that stands for what the test says."""
+
+    stands_for: ClassVar[list[RelayTarget]] = []
+
+    async def look_up(self) -> list[RelayTarget]:
+        return list(self.stands_for)
+
+
+async def test_relays_come_and_go_with_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relays, "LOOK_UP_SECONDS", 0.01)
+    sessions = [pb.Session(session_id="s1")]
+    async with running_relay(*NEAR) as near, running_relay(*FAR) as far:
+        first, second = RelayTarget(near.target), RelayTarget(far.target)
+        name = Named("relays.example", 1, first)
+        made = relays.Relays(
+            [], [name], lambda target: RelayClient(target, "t1", "test", lambda: sessions, lambda _: None)
+        )
+        monkeypatch.setattr(Named, "stands_for", [])
+        running = asyncio.create_task(made.run())
+        try:
+            await asyncio.sleep(0.05)
+            assert not made.clients
+            monkeypatch.setattr(Named, "stands_for", [first])
+            await asyncio.wait_for(made.wait_attached(), DEADLINE)
+            monkeypatch.setattr(Named, "stands_for", [second, first])
+            await eventually(lambda: len(made.attached) == 2)
+            assert set(far.sessions) == {"s1"}
+            # Who is gone from the name stays for as long as it is there; and no answer says nothing.
+            monkeypatch.setattr(Named, "stands_for", [second])
+            await asyncio.sleep(0.1)
+            assert len(made.attached) == 2
+            await near.stop_grpc()
+            await eventually(lambda: [client.target for client in made.clients] == [second])
+            monkeypatch.setattr(Named, "stands_for", [])
+            await asyncio.sleep(0.1)
+            assert [client.target for client in made.attached] == [second]
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            await near.start()
+
+
+async def test_a_name_is_what_its_relays_certificates_are_held_to(tmp_path: Path) -> None:
+    file = tmp_path / "pem"
+    (name,) = targets_of(["all:localhost:9443"], file, file, file, "", False, "relay")
+    assert isinstance(name, RelayName)
+    found = await name.look_up()
+    assert RelayTarget("127.0.0.1:9443", file, file, file, "localhost") in found
+    (other,) = targets_of(["all:no.such.host.invalid:1"], file, file, file, "relay.example", False, "relay")
+    assert isinstance(other, RelayName)
+    assert (await other.look_up(), other.like.server_name) == ([], "relay.example")
+
+
 def test_files_are_for_those_that_need_them(tmp_path: Path) -> None:
     file = tmp_path / "pem"
     local, remote = targets_of(["unix:/a", "192.0.2.1:1"], file, file, file, "relay.example", False, "relay")
+    assert isinstance(local, RelayTarget)
+    assert isinstance(remote, RelayTarget)
     assert (local.ca, local.server_name) == (None, "")
     assert (remote.ca, remote.server_name) == (file, "relay.example")

@@ -7,6 +7,7 @@ import asyncio
 import json
 from random import Random
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from tests.lab.signals import chirps, correlation, encode
 from transceiver.backends.turns import Began, Ended, Patience, Turns
 from transceiver.speech.buffer import Ended as SpeechEnded
 from transceiver.speech.buffer import SpeechBuffer, SpeechFault
-from transceiver.speech.codec import FRAME_US, Decoder, Encoder, frame_bytes, opus_us
+from transceiver.speech.codec import BIT_RATE, COMPLEXITY, FRAME_US, decoder, encoder, frame_bytes, opus_us
 from transceiver.speech.ledger import Ledger
 from transceiver.speech.messages import BURST, MESSAGE_LIMIT, MessageError, Throttle, to_backend
 from transceiver.speech.playout import FRAME, Playout
@@ -145,34 +146,52 @@ async def test_speech_leaves_in_real_time_with_timestamps_to_match() -> None:
     packets = [await playout.recv() for _ in range(5)]
     assert clock() - started >= 4 * FRAME  # never early
     assert {packet.pts % 960 for packet in packets} == {0}
-    assert bytes(packets[0]) == OPUS_20MS
+    assert packets[0].data == OPUS_20MS
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 24000, 48000])
 def test_sound_survives_the_way_to_samples_and_back(rate: int) -> None:
     sound = chirps(7, 2.0)
-    decoder, encoder, back = Decoder(rate), Encoder(rate), Decoder(48000)
+    hearing, saying, back = decoder(rate), encoder(rate), decoder(48000)
     size, samples, returned = frame_bytes(rate), b"", b""
     for packet in encode(sound):
         assert opus_us(packet) == FRAME_US
-        samples += decoder.decode(packet)
+        samples += hearing.decode(packet)
         while len(samples) >= size:
-            returned += back.decode(encoder.encode(samples[:size]))
+            returned += back.decode(saying.encode(samples[:size]))
             samples = samples[size:]
     heard = np.frombuffer(returned, np.int16).astype(np.float32) / 32768
     assert correlation(sound, np.concatenate([heard, np.zeros(48000, np.float32)])) > 0.85
 
 
+@pytest.mark.parametrize("rate", [8000, 16000, 24000, 48000])
+def test_libopus_called_directly_says_what_it_says_by_ffmpeg(rate: int) -> None:
+    sound = np.ascontiguousarray(np.round(chirps(7, 1.0) * 32767).astype(np.int16)[:: 48000 // rate])
+    encoding, decoding = av.CodecContext.create("libopus", "w"), av.CodecContext.create("libopus", "r")
+    for codec, codec_rate in ((encoding, rate), (decoding, 48000)):
+        codec.format, codec.layout, codec.sample_rate = "s16", "mono", codec_rate
+    encoding.bit_rate = BIT_RATE
+    encoding.options = {"application": "audio", "compression_level": str(COMPLEXITY)}
+    saying, hearing = encoder(rate), decoder(48000)
+    for samples in sound.reshape(-1, rate // 50):
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="mono")
+        frame.sample_rate = rate
+        (packet,) = encoding.encode(frame)
+        assert saying.encode(samples.tobytes()) == bytes(packet)
+        (heard,) = decoding.decode(av.Packet(bytes(packet)))
+        assert hearing.decode(bytes(packet)) == heard.to_ndarray().tobytes()
+
+
 def test_garbage_is_no_opus() -> None:
     random = Random(1)
-    decoder = Decoder(16000)
+    hearing = decoder(16000)
     for length in range(200):
         try:
             opus_us(data := random.randbytes(length))
-            decoder.decode(data)
+            hearing.decode(data)
         except ValueError:
             continue
-    assert decoder.decode(OPUS_20MS)
+    assert hearing.decode(OPUS_20MS)
 
 
 def test_a_ledger_keeps_the_window() -> None:

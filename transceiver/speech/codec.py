@@ -7,18 +7,14 @@ third of the time of its defaults, and at 32 kbit/s sounds the same to a listene
 
 from __future__ import annotations
 
-from fractions import Fraction
-
-import av
-import numpy as np
-from av.audio.codeccontext import AudioCodecContext
+from transceiver.speech.libopus import OpusDecoder, OpusEncoder
 
 OPUS_RATE = 48000  # of RTP timestamps too (RFC 7587, 4.1)
 RATES = (8000, 16000, 24000, 48000)  # that libopus codes without resampling
 FRAME_US = 20_000
 SAMPLE_BYTES = 2
 BIT_RATE = 32000
-_OPTIONS = {"application": "audio", "frame_duration": "20", "compression_level": "5"}
+COMPLEXITY = 5
 _MILLISECONDS = {  # a frame's length by configuration (RFC 6716, 3.1): SILK, hybrid, CELT
     **{config: (10, 20, 40, 60)[config % 4] for config in range(12)},
     **{config: (10, 20)[config % 2] for config in range(12, 16)},
@@ -45,51 +41,11 @@ def opus_us(packet: bytes) -> int:
     return microseconds
 
 
-class Decoder:
-    """Turns one stream's packets into samples of `rate`."""
-
-    def __init__(self, rate: int) -> None:
-        codec = av.CodecContext.create("libopus", "r")
-        assert isinstance(codec, AudioCodecContext)
-        codec.format = "s16"
-        codec.layout = "mono"
-        codec.sample_rate = OPUS_RATE
-        self._codec = codec
-        self._resampler = None
-        if rate != OPUS_RATE:
-            self._resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
-
-    def decode(self, packet: bytes) -> bytes:
-        """Raises `ValueError` (`av.FFmpegError` is one) if it is not Opus."""
-        frames = self._codec.decode(av.Packet(packet))
-        if self._resampler is not None:
-            frames = [part for frame in frames for part in self._resampler.resample(frame)]
-        return b"".join(frame.to_ndarray().tobytes() for frame in frames)
+def decoder(rate: int) -> OpusDecoder:
+    """Of a client's sound, one of `RATES`."""
+    return OpusDecoder(rate)
 
 
-class Encoder:
-    """Turns 20 ms of samples at a time into packets."""
-
-    def __init__(self, rate: int) -> None:
-        codec = av.CodecContext.create("libopus", "w")
-        assert isinstance(codec, AudioCodecContext)
-        codec.format = "s16"
-        codec.layout = "mono"
-        codec.sample_rate = rate
-        codec.bit_rate = BIT_RATE
-        codec.time_base = Fraction(1, rate)
-        codec.options = dict(_OPTIONS)
-        self._codec = codec
-        self._rate = rate
-        self._next = 0
-
-    def encode(self, samples: bytes) -> bytes:
-        """One packet for one frame."""
-        frame = av.AudioFrame.from_ndarray(
-            np.frombuffer(samples, np.int16).reshape(1, -1), format="s16", layout="mono"
-        )
-        frame.sample_rate = self._rate
-        frame.pts = self._next
-        self._next += frame.samples
-        (packet,) = self._codec.encode(frame)
-        return bytes(packet)
+def encoder(rate: int) -> OpusEncoder:
+    """Of what a client hears."""
+    return OpusEncoder(rate, BIT_RATE, COMPLEXITY)

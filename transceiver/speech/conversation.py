@@ -27,7 +27,7 @@ class Conversation(Protocol):
     """Whoever a call talks to."""
 
     def audio(self, source: Any) -> Any:
-        """The track that answers the client's, which is `source` and brings Opus packets (`av.Packet`)."""
+        """The track that answers the client's, which is `source` and brings `packet.OpusPacket`s."""
 
     def message(self, message: str | bytes) -> None:
         """The client sent it over its data channel."""

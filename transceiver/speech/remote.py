@@ -17,15 +17,16 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from aiortc.mediastreams import MediaStreamError
 from earshot.speech.v1 import speech_pb2 as pb
 
 from telemetry.tracing import metadata_of
 from transceiver.errors import BackendStalledError, SpeechError
+from transceiver.library import hear
 from transceiver.log import event
 from transceiver.speech.codec import OPUS_RATE
 from transceiver.speech.conversation import Client
 from transceiver.speech.messages import MessageError, to_backend
+from transceiver.speech.packet import OpusPacket
 from transceiver.speech.playout import Playout
 from transceiver.speech.pool import Backend, Pool
 from transceiver.speech.stream import FORMATS, SPEECH_WINDOW_MS, Stream
@@ -66,12 +67,11 @@ class RemoteConversation:
         self._playout = Playout(self._moved)
         self._stream: Stream | None = None
         self._early: deque[str] = deque(maxlen=EARLY)
-        self._hearing: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
         self._closing: str | None = None
 
     def audio(self, source: Any) -> Playout:
-        self._hearing = asyncio.create_task(self._hear(source))
+        hear(source, self._heard)
         return self._playout
 
     def message(self, message: str | bytes) -> None:
@@ -91,8 +91,6 @@ class RemoteConversation:
 
     async def close(self, reason: str) -> None:
         self._closing = reason
-        if self._hearing is not None:
-            self._hearing.cancel()
         if self._running is None:
             return
         if self._stream is None:
@@ -120,15 +118,10 @@ class RemoteConversation:
     def _say(self, **what: object) -> None:
         self._client.tell(json.dumps(what))
 
-    async def _hear(self, source: Any) -> None:
+    def _heard(self, packet: OpusPacket | None) -> None:
         """Passes the client's sound on, or drops it while no backend listens."""
-        while True:
-            try:
-                packet = await source.recv()
-            except MediaStreamError:
-                return
-            if self._stream is not None:
-                self._stream.hear(bytes(packet), packet.pts * 1_000_000 // OPUS_RATE)
+        if packet is not None and self._stream is not None:
+            self._stream.hear(packet.data, packet.pts * 1_000_000 // OPUS_RATE)
 
     async def _run(self) -> None:
         """Attempts, until one ends as it should, or there is nothing more to try."""

@@ -14,8 +14,9 @@ from earshot.speech.v1 import speech_pb2 as pb
 
 from transceiver.errors import BackendAwayError, BackendFaultError, BackendStalledError
 from transceiver.speech.buffer import SpeechFault
-from transceiver.speech.codec import OPUS_RATE, RATES, Decoder, opus_us
+from transceiver.speech.codec import OPUS_RATE, RATES, decoder, opus_us
 from transceiver.speech.ledger import Ledger
+from transceiver.speech.libopus import OpusDecoder
 from transceiver.speech.messages import MESSAGE_LIMIT, load, size
 from transceiver.speech.playout import Playout
 
@@ -53,7 +54,7 @@ class Stream:
         self._outbox: deque[pb.ConverseRequest] = deque()
         self._wake = asyncio.Event()
         self._ledger: Ledger | None = None
-        self._decoder: Decoder | None = None
+        self._decoder: OpusDecoder | None = None
         self._speech_rate: int | None = None
         self._told_us = 0  # of speech, by Progress
         self._end = asyncio.Event()  # our End is in the outbox
@@ -84,7 +85,7 @@ class Stream:
         if ready.audio_window_ms < 100:
             raise BackendFaultError("takes less than 100 ms of sound at a time")
         if ready.audio_format.encoding == pb.ENCODING_PCM_S16LE:
-            self._decoder = Decoder(ready.audio_format.rate_hz)
+            self._decoder = decoder(ready.audio_format.rate_hz)
         self._speech_rate = ready.speech_format.rate_hz
         opus = ready.speech_format.encoding == pb.ENCODING_OPUS
         self._playout.begin(None if opus else self._speech_rate, start.speech_window_ms * 1000)
