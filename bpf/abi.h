@@ -40,6 +40,8 @@ enum limit {
 	FLOW_MAX = 1 << 20,  /* records that an entry of the index can name */
 	FLOW_STATE_BITS = 4, /* of flow.state; the second of binding is above them */
 	FLOW_TICK_SHIFT = 20, /* a tick is 2^20 ns of CLOCK_MONOTONIC, 1.05 ms */
+	FOREIGN_MAX = 64,    /* flows of other relays that are entered in one go */
+	FOREIGN_SECONDS = 2, /* bindings at two relays that are no further apart were at the same time */
 	FLOW_STREAMS = 4,    /* SSRCs that are measured in a flow */
 	CLOCK_UNIT = 25,     /* Hz: RTP clock rates are kept as multiples of it, ... */
 	CLOCK_BITS = 12,     /* ... so wide, */
@@ -107,6 +109,7 @@ enum reason {
 	REASON_DROP_BUSY,             /* other CPUs were binding in the same place all the while */
 	REASON_DROP_UFRAG_FORGED,     /* reads as a routable one, but was not made with the fleet's key */
 	REASON_DROP_UNKNOWN_OWNER,    /* a routable ufrag of a transceiver that is not here */
+	REASON_DROP_LEASE_EXPIRED,    /* a new flow, while another relay may have taken our addresses */
 	REASON_MAX,
 };
 
@@ -136,7 +139,7 @@ struct local {
 	struct address addr;
 	__be16 port;
 	__u8 kind; /* enum local_kind */
-	__u8 pad;
+	__u8 foreign; /* a relay address of another relay of the group: user space's alone */
 	__u16 number;
 	__u16 pad2;
 };
@@ -286,6 +289,27 @@ struct flow {
 	__u32 down_packets;
 	__u64 up_bytes; /* of the IP packet */
 	__u64 down_bytes;
+};
+
+/* Until when this relay may bind new flows, in ns of CLOCK_MONOTONIC; 0: for ever. */
+struct lease {
+	__u64 until;
+};
+
+/*
+ * A flow that another relay of the group has bound, to be entered here: foreign.h. As
+ * many as there are stand one after the other in what the program is run on.
+ */
+struct foreign {
+	struct address client_addr;
+	__be16 client_port;
+	__u16 vip;
+	__u32 number;  /* of the record: it is FREE, and in no ring */
+	__u32 session;
+	__u16 backend;
+	__u16 clock;   /* of its RTP, in CLOCK_UNIT Hz; 0: CLOCK_USUAL */
+	__u32 second;  /* of its binding, by this host's CLOCK_MONOTONIC; not 0 */
+	__u32 outcome; /* the program's: enum reason, as of a request for it */
 };
 
 /* ---- quality: docs/quality.md ------------------------------------------- */
@@ -488,6 +512,7 @@ _Static_assert(sizeof(struct fleet_key) == 40, "fleet_key");
 _Static_assert(sizeof(struct fleet_owner) == 8, "fleet_owner");
 _Static_assert(sizeof(struct backend) == 32, "backend");
 _Static_assert(sizeof(struct flow) == 64, "one flow, one cache line");
+_Static_assert(sizeof(struct foreign) == 40, "foreign has no padding");
 _Static_assert(sizeof(struct stream) == 64, "one stream, one cache line");
 _Static_assert(sizeof(struct quality) == 320, "five cache lines");
 _Static_assert(sizeof(struct flow_key) == 20, "flow_key has no padding");

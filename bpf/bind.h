@@ -32,6 +32,7 @@ struct binding {
 	__u16 confirmed;   /* the request was authenticated here */
 	__u32 number;	   /* of the record that it goes by, ... */
 	__u32 reason;	   /* ... which is there already if this is not UNDECIDED */
+	__u32 second;	   /* of binding, where another relay has bound it (foreign.h); 0: here, and now */
 	__u64 transaction; /* of the request, for provisional.h */
 	__u16 clock;	   /* of its RTP, for quality.h */
 };
@@ -112,6 +113,26 @@ static __always_inline void fill(struct flow *flow, const struct packet *p, cons
 	set_deltas(flow, p, relay, backend, port);
 }
 
+/* Whether new flows may be bound: else another relay may have taken our addresses, and would not know of them. */
+static __always_inline int has_lease(void)
+{
+	__u32 zero = 0;
+	const struct lease *lease = bpf_map_lookup_elem(&lease_v1, &zero);
+	__u64 until = lease ? *(const volatile __u64 *)&lease->until : 1;
+
+	return !until || now_ns() < until;
+}
+
+/* The record for a new flow: UNDECIDED, or the reason that there is none. That of a foreign flow is given. */
+static __always_inline enum reason choose_record(const struct packet *p, const struct binding *b, __u32 *number)
+{
+	if (b->second) {
+		*number = b->number;
+		return UNDECIDED;
+	}
+	return has_lease() ? take_number(p->family, number) : REASON_DROP_LEASE_EXPIRED;
+}
+
 /* A new record, published in the index, with the lock of its home held. */
 static __always_inline enum reason new_flow(const struct packet *p, const struct binding *b, struct bucket *home,
 					    struct place place, __u32 *number)
@@ -126,7 +147,7 @@ static __always_inline enum reason new_flow(const struct packet *p, const struct
 	backend = bpf_map_lookup_elem(&backends_v1, &backend_number);
 	if (!backend)
 		return REASON_ABORTED_BAD_NUMBER;
-	reason = take_number(p->family, number);
+	reason = choose_record(p, b, number);
 	if (reason != UNDECIDED)
 		return reason;
 	relay_number = relay_of(*number);
@@ -145,12 +166,50 @@ static __always_inline enum reason new_flow(const struct packet *p, const struct
 		reason = REASON_DROP_INDEX_FULL;
 	}
 	/* After the fields, which the compare-and-swap of entering it has seen to. */
-	seconds = now_ns() / 1000000000;
+	seconds = b->second ? b->second : now_ns() / 1000000000;
 	begin_quality(*number, state | seconds << FLOW_STATE_BITS, b->clock);
 	*(volatile __u32 *)&flow->state = state | seconds << FLOW_STATE_BITS;
 	if (reason != UNDECIDED)
 		return reason;
 	return b->confirmed ? REASON_FORWARD_BOUND : REASON_FORWARD_PROVISIONAL;
+}
+
+/*
+ * Whether a foreign flow takes the place of the one that its 5-tuple has here: if it was bound later. Where
+ * it was bound at the same time, as far as two hosts can tell, the higher relay address and port wins, so
+ * that all relays of the group come to the same end.
+ */
+static __always_inline int prevails(const struct binding *b, const struct flow *live, __u32 live_number)
+{
+	__s32 later = b->second - (*(const volatile __u32 *)&live->state >> FLOW_STATE_BITS);
+	__u32 one = relay_of(b->number), other = relay_of(live_number);
+	const struct relay *ours, *theirs;
+	int i;
+
+	if (later > FOREIGN_SECONDS || later < -FOREIGN_SECONDS)
+		return later > 0;
+	ours = bpf_map_lookup_elem(&relays_v1, &one);
+	theirs = bpf_map_lookup_elem(&relays_v1, &other);
+	if (!ours || !theirs)
+		return 0;
+	for (i = 0; i < 4; i++)
+		if (ours->addr.words[i] != theirs->addr.words[i])
+			return ours->addr.words[i] > theirs->addr.words[i];
+	return b->number > live_number;
+}
+
+/* The same as serving() for a foreign flow: UNDECIDED, it is to be entered. */
+static __always_inline enum reason serving_foreign(const struct binding *b, int live)
+{
+	__u32 number = live;
+	const struct flow *flow;
+
+	if (live < 0)
+		return UNDECIDED;
+	if (number == b->number)
+		return REASON_FORWARD_TO_TRANSCEIVER;
+	flow = bpf_map_lookup_elem(&flows_v2, &number);
+	return !flow || prevails(b, flow, number) ? UNDECIDED : REASON_DROP_STALE_FLOW;
 }
 
 /* What is done with the lock of the key's home held. */
@@ -166,9 +225,8 @@ static __always_inline enum reason bind_locked(const struct packet *p, const str
 		live = old_number;
 	else if (!nothing_spilt(home))
 		live = find(&b->key, FLOW_LIVE, NULL);
-	reason = serving(b, live, number);
-
 	/* Another CPU has bound the same request since it was accepted here. */
+	reason = b->second ? serving_foreign(b, live) : serving(b, live, number);
 	if (reason != UNDECIDED)
 		return reason;
 	reason = new_flow(p, b, home, place, number);

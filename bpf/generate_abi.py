@@ -34,6 +34,8 @@ STRUCTS = (
     "backend",
     "flow",
     "flow_key",
+    "foreign",
+    "lease",
     "stream",
     "trip",
     "quality",

@@ -229,6 +229,18 @@ struct {
 	__uint(max_entries, 2);
 } free_lists_v1 SEC(".maps");
 
+/*
+ * Written by the daemon, when it has renewed its lease of the relay addresses; read when
+ * a flow is bound. So it holds also while the daemon is frozen. One entry.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct lease);
+	__uint(max_entries, 1);
+} lease_v1 SEC(".maps");
+
 /* Budgets of sources, by hash: XDP's alone. Sources that share a cell share a budget. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -227,7 +227,7 @@ static __always_inline enum reason parse(struct xdp_md *ctx, struct packet *p)
 		return parse_ipv6(ctx, p);
 	case bpf_htons(ETH_P_8021Q):
 	case bpf_htons(ETH_P_8021AD):
-		/* The daemon attaches to links, not to VLANs on them. */
+		/* The host's: a VLAN's own link has the program where its tag is off already. */
 		return REASON_PASS_VLAN;
 	default:
 		return REASON_PASS_NOT_IP;

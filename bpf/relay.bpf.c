@@ -16,6 +16,7 @@
 #include "quality.h"
 #include "bind.h"
 #include "answer.h"
+#include "foreign.h"
 #include "verdict.h"
 #include "tap.h"
 

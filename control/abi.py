@@ -31,6 +31,8 @@ TAP_HEAD = 64
 FLOW_MAX = 1048576
 FLOW_STATE_BITS = 4
 FLOW_TICK_SHIFT = 20
+FOREIGN_MAX = 64
+FOREIGN_SECONDS = 2
 FLOW_STREAMS = 4
 CLOCK_UNIT = 25
 CLOCK_BITS = 12
@@ -93,6 +95,7 @@ class Reason(IntEnum):
     DROP_BUSY = 51
     DROP_UFRAG_FORGED = 52
     DROP_UNKNOWN_OWNER = 53
+    DROP_LEASE_EXPIRED = 54
 
 
 class LocalKind(IntEnum):
@@ -184,6 +187,7 @@ LOCAL = _dtype(
         ("addr", "V16", 0),
         ("port", ">u2", 16),
         ("kind", "<u1", 18),
+        ("foreign", "<u1", 19),
         ("number", "<u2", 20),
     ],
 )
@@ -345,6 +349,28 @@ FLOW_KEY = _dtype(
         ("client_addr", "V16", 0),
         ("client_port", ">u2", 16),
         ("vip", "<u2", 18),
+    ],
+)
+
+FOREIGN = _dtype(
+    40,
+    [
+        ("client_addr", "V16", 0),
+        ("client_port", ">u2", 16),
+        ("vip", "<u2", 18),
+        ("number", "<u4", 20),
+        ("session", "<u4", 24),
+        ("backend", "<u2", 28),
+        ("clock", "<u2", 30),
+        ("second", "<u4", 32),
+        ("outcome", "<u4", 36),
+    ],
+)
+
+LEASE = _dtype(
+    8,
+    [
+        ("until", "<u8", 0),
     ],
 )
 

@@ -15,7 +15,9 @@ from earshot.relay.v1 import admin_pb2_grpc
 from control import abi
 from control.access import Caller
 from control.batches import clock
+from control.directory import report
 from control.relay import Relay
+from control.replication.handover import HandoverError, hand_over
 from control.requests import Code, RequestError
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
@@ -52,13 +54,24 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainResponse:
         self._admit(context)
+        group = self._relay.group
+        if request.handover and (group is None or group.leases is None):
+            raise RequestError(Code.FAILED_PRECONDITION, "there is no group_takeover here", "handover")
         self._relay.drain(clock().seconds)
         await self._set_serving(False)
-        return pb.DrainResponse(state=self._state())
+        relays = []
+        if request.handover and group is not None:
+            try:
+                relays = await hand_over(group)
+            except HandoverError as error:
+                raise RequestError(Code.UNAVAILABLE, str(error), "handover") from error
+        return pb.DrainResponse(state=self._state(), relays=relays)
 
     async def Undrain(self, request: pb.UndrainRequest, context: Any) -> pb.UndrainResponse:
         self._admit(context)
         self._relay.undrain()
+        if self._relay.group is not None and self._relay.group.leases is not None:
+            self._relay.group.leases.stay()
         await self._set_serving(True)
         return pb.UndrainResponse(state=self._state())
 
@@ -75,6 +88,12 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         program_id, links = await self._operations.upgrade()
         return pb.UpgradeResponse(program_id=program_id, links=links)
 
+    async def GetFleet(self, request: pb.GetFleetRequest, context: Any) -> pb.GetFleetResponse:
+        self._admit(context)
+        if self._relay.directory is None:
+            raise RequestError(Code.FAILED_PRECONDITION, "this relay has no directory")
+        return report.of(self._relay.directory, self._relay.registry)
+
     def _admit(self, context: Any) -> None:
         caller = self._caller_of(context)
         if not caller.is_local or {"uid:0", f"uid:{os.geteuid()}"}.isdisjoint(caller.identities):
@@ -87,6 +106,6 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         return pb.DrainState(
             draining=since is not None,
             since_seconds=max(0, int(clock().seconds) - since) if since is not None else 0,
-            sessions=self._relay.registry.session_count(),
+            sessions=self._relay.own_sessions(),
             flows=int(np.count_nonzero(self._relay.datapath.states() == abi.FlowState.LIVE)),
         )

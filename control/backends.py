@@ -47,6 +47,16 @@ class BackendTable:
     def __getitem__(self, number: int) -> Backend:
         return self._by_number[number]
 
+    def number_at(self, endpoint: Endpoint) -> int | None:
+        """The number of an endpoint that is in the table."""
+        backend = self._by_endpoint.get(endpoint)
+        return None if backend is None else backend.number
+
+    def is_in_use(self, endpoint: Endpoint) -> bool:
+        """Whether it has users."""
+        backend = self._by_endpoint.get(endpoint)
+        return backend is not None and backend.users > 0
+
     def numbers(self) -> set[int]:
         """All that are in the table."""
         return set(self._by_number)

@@ -53,7 +53,8 @@ def locked(pin_path: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DatapathError(
-                f"{pin_path} is in use: is another earshotd running on this pin_path?"
+                f"{pin_path} is in use: another earshotd runs on this pin_path; stop it, or give this one a "
+                "pin_path, a grpc_socket and links of its own"
             ) from error
         yield
     finally:

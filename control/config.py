@@ -18,12 +18,17 @@ from typing import NamedTuple
 from control import abi
 from control.access import Entry
 from control.addresses import Endpoint, IPAddress, IPNetwork
+from control.directory.target import Target
 from control.errors import ConfigError
 from control.unicast import unicast_fault
+from fleet.region import FORM, is_region
 
-XDP_MODES = ("native", "generic")
+XDP_MODES = ("auto", "native", "generic")
 RUN_TIME_STATS = ("off", "sampled")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+# Of IPv6 (RFC 8200, 5): the size that agents of WebRTC keep to, who do not look for a path's MTU.
+SMALLEST_MTU = 1280
 
 # sun_path holds 108 bytes, the last of them zero; control/front.py needs four for a socket behind this one.
 SOCKET_PATH_MAX = 103
@@ -89,7 +94,9 @@ class Config:
     vips: tuple[Endpoint, ...]
     relay_addresses: tuple[IPAddress, ...]
     name: str = field(default_factory=socket.gethostname)
-    xdp_mode: str = "native"
+    region: str = ""
+    xdp_mode: str = "auto"
+    largest_packet: int = 1500
     relay_ports: PortRange = DEFAULT_RELAY_PORTS
     grpc_socket: Path = Path("/run/earshot/earshotd.sock")
     grpc_socket_group: str = ""
@@ -114,6 +121,12 @@ class Config:
     bindings_per_second: int = 100_000
     flows_per_session: int = 16
     fleet_keys: tuple[FleetKeyFile, ...] = ()
+    group_relay_addresses: tuple[IPAddress, ...] = ()
+    group_takeover: bool = False
+    directory: str = ""
+    directory_password_file: Path | None = None
+    directory_ca: Path | None = None
+    directory_grace_seconds: int = 300
     run_time_stats: str = "off"
     quality: bool = True
     log_level: str = "info"
@@ -128,6 +141,8 @@ class Config:
     def _check_words(self) -> None:
         if not _RELAY_NAME.fullmatch(self.name):
             raise ConfigError("name", f"{self.name!r} is not 1 to 253 of A-Za-z0-9._-")
+        if self.region and not is_region(self.region):
+            raise ConfigError("region", f"{self.region!r} is not {FORM}")
         if not self.interfaces:
             raise ConfigError("interfaces", "name at least one")
         for interface in self.interfaces:
@@ -152,6 +167,7 @@ class Config:
         if not 1 <= self.relay_ports.first <= self.relay_ports.last <= 65535:
             raise ConfigError("relay_ports", f"{self.relay_ports} is not a range within 1-65535")
         for key, least, most in (
+            ("largest_packet", SMALLEST_MTU, 65535),
             ("max_sessions", 1, 1 << 24),
             ("max_sessions_per_transceiver", 1, 1 << 24),
             ("max_backends", 2, 65535),
@@ -163,6 +179,7 @@ class Config:
             ("source_requests_per_second", 0, 1_000_000),
             ("bindings_per_second", 0, 10_000_000),
             ("flows_per_session", 0, 65535),
+            ("directory_grace_seconds", 0, 86400),
         ):
             if not least <= getattr(self, key) <= most:
                 raise ConfigError(key, f"{getattr(self, key)} is not within {least} to {most}")
@@ -171,8 +188,13 @@ class Config:
         for key, addresses, most in (
             ("vips", [vip.address for vip in self.vips], abi.VIP_MAX),
             ("relay_addresses", list(self.relay_addresses), abi.RELAY_MAX),
+            (
+                "group_relay_addresses",
+                list(self.group_relay_addresses),
+                abi.RELAY_MAX - len(self.relay_addresses),
+            ),
         ):
-            if not addresses:
+            if not addresses and key != "group_relay_addresses":
                 raise ConfigError(key, "name at least one")
             if len(addresses) > most:
                 raise ConfigError(key, f"{len(addresses)} are too many: at most {most}")
@@ -180,6 +202,7 @@ class Config:
                 raise ConfigError(key, fault)
         _no_duplicates("vips", self.vips)
         _no_duplicates("relay_addresses", self.relay_addresses)
+        _no_duplicates("group_relay_addresses", (*self.relay_addresses, *self.group_relay_addresses))
         relay_families = {address.version for address in self.relay_addresses}
         for vip in self.vips:
             # On an address that is both, a packet must be for one of them alone.
@@ -212,6 +235,20 @@ class Config:
             if not key.path.is_absolute():
                 raise ConfigError("fleet_keys", f"{key.path} is not an absolute path")
         _no_duplicates("fleet_keys", [key.number for key in self.fleet_keys])
+        if self.directory and not self.fleet_keys:
+            raise ConfigError(
+                "directory", "needs fleet_keys: what relays tell each other is sealed with them"
+            )
+        if self.group_takeover and not (self.group_relay_addresses and self.directory):
+            raise ConfigError("group_takeover", "needs group_relay_addresses and a directory")
+        self.directory_target  # noqa: B018 - for what it raises
+
+    @property
+    def directory_target(self) -> Target | None:
+        """Where the directory is; None: there is none, and this relay's sessions are its own."""
+        if not self.directory:
+            return None
+        return Target.of(self.directory, self.directory_password_file, self.directory_ca)
 
 
 def _no_duplicates(key: str, values: Sequence[object]) -> None:

@@ -58,7 +58,9 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
     from control import server
     from control.admin import Operations
     from control.metrics.daemon import DaemonCollector
+    from control.metrics.directory import DirectoryCollector
     from control.reload import Reloader
+    from control.replication.joining import joined
 
     garbage.pause()
     stopping = asyncio.Event()
@@ -76,8 +78,15 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
         reloader.attend(entrance, sampler)
         loop.add_signal_handler(signal.SIGHUP, reloader.reload_on_signal)
         operations = Operations(reloader.reload, reloader.upgrade)
-        sources = (RelayCollector(relay), DaemonCollector(loaded, reloader, entrance, sampler))
+        sources = (
+            RelayCollector(relay),
+            DaemonCollector(loaded, reloader, entrance, sampler),
+            DirectoryCollector(relay.directory),
+        )
         stack.enter_context(serving(sources, config.metrics_listen))
+        if relay.directory is not None:
+            await stack.enter_async_context(relay.directory.running())
+        await stack.enter_async_context(joined(config, loaded, relay, hops))
         await stack.enter_async_context(server.serving(relay, config, entrance, operations))
         pulse = Pulse(manager, frozenset({"scan", "sweep", "watch"}))
         async with asyncio.TaskGroup() as tasks:
@@ -89,10 +98,12 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
                 tasks.create_task(garbage.collect_now_and_then(lambda: relay.streams.ended)),
             ]
             garbage.settle()
-            _say_ready(config, relay)
+            _say_ready(config, relay, loaded.xdp_mode)
             manager.ready()
             await stopping.wait()
             logs.event(_log, logging.INFO, "stopping")
+            if relay.directory is not None:
+                relay.directory.leave_soon()
             manager.stopping()
             for chore in chores:
                 chore.cancel()
@@ -147,7 +158,7 @@ def _allow_descriptors(streams: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _say_ready(config: Config, relay: Relay) -> None:
+def _say_ready(config: Config, relay: Relay, xdp_mode: str) -> None:
     logs.event(
         _log,
         logging.INFO,
@@ -156,7 +167,7 @@ def _say_ready(config: Config, relay: Relay) -> None:
         relay=config.name,
         pid=os.getpid(),
         interfaces=",".join(config.interfaces),
-        xdp_mode=config.xdp_mode,
+        xdp_mode=xdp_mode,
         vips=",".join(map(str, config.vips)),
         grpc=config.grpc_socket,
         sessions=relay.registry.session_count(),
@@ -227,6 +238,7 @@ def main(config_path: Path | None, **flags: Any) -> None:
         logs.set_up(config.log_level)
         _allow_descriptors(config.max_streams)
         start.say(config)
+        start.refuse(config)
         with closing(open_datapath(config)) as loaded:
             asyncio.run(run(config, loaded, read, manager))
         logs.event(_log, logging.INFO, "stopped", datapath="left in place")

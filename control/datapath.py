@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
 import numpy as np
@@ -34,19 +34,21 @@ _MAPPED = {
     "backends_v1": abi.BACKEND,
     "hops_v1": abi.HOP,
     "fleet_owners_v1": abi.FLEET_OWNER,
+    "lease_v1": abi.LEASE,
 }
 
 
 class Datapath:
     """The kernel's side as one object.
 
-    flows, quality, index, backends, hops and fleet_owners are the kernel's own memory: reads see what XDP
-    writes, and writes are seen by the next packet.
+    flows, quality, index, backends, hops, fleet_owners and lease are the kernel's own memory: reads see
+    what XDP writes, and writes are seen by the next packet.
 
     Attributes:
         vips, relays: by the number that flows and records name them with.
         present: the relay addresses whose packets are ours, by number.
-        serving: the numbers of those at which new flows are bound; the others are leaving.
+        serving: the numbers of those at which new flows are bound.
+        foreign: the numbers of those that are another relay's of the group; what is neither is leaving.
         layout: which record is whose, once lay_out() has been called in the life of the maps.
     """
 
@@ -72,6 +74,7 @@ class Datapath:
         self._exempt = HashMap(fds["exempt_v1"], abi.PREFIX_KEY, "=u1")
         self._owners = ArrayMap(fds["owners_v1"], abi.OWNER)
         self.fleet_owners = arrays["fleet_owners_v1"]
+        self.lease = arrays["lease_v1"]
         self.fleet_keys: dict[int, FleetKey] = {}
         self._fleet_keys = ArrayMap(fds["fleet_keys_v1"], abi.FLEET_KEY)
         self._vips = ArrayMap(fds["vips_v1"], abi.VIP)
@@ -80,8 +83,9 @@ class Datapath:
         self._layouts = ArrayMap(fds["layout_v1"], abi.LAYOUT)
         self._reasons = PerCpuArray(fds["reasons_v1"], abi.REASON_COUNTER)
         self._served_vips: dict[int, Endpoint] = {}
+        self._reserved = np.zeros(0, np.uint32)
         self._read_addresses()
-        self.serving = frozenset(self.present)
+        self.serving = frozenset(self.present) - self.foreign
         self._layout = Layout.of_record(self._layouts.get(0))
 
     @property
@@ -92,6 +96,7 @@ class Datapath:
     def close(self) -> None:
         """Lets go of the maps. What is pinned or attached stays."""
         del self.flows, self.quality, self.index, self.free, self.backends, self.hops, self.fleet_owners
+        del self.lease
         for mapping in self._mappings.values():
             mapping.close()
         for fd in self._fds.values():
@@ -110,11 +115,14 @@ class Datapath:
 
     # ---- addresses -----------------------------------------------------------------------
 
-    def set_addresses(self, vips: Mapping[int, Endpoint], relays: Mapping[int, IPAddress]) -> None:
+    def set_addresses(
+        self, vips: Mapping[int, Endpoint], relays: Mapping[int, IPAddress], foreign: Collection[int] = ()
+    ) -> None:
         """Enters VIPs and relay addresses by their numbers, and makes them known to the program.
 
         Entries that are not named any more keep their place, since flows may still refer to
-        them, but no new packet is taken for them. Where new flows are bound is up to `offer`.
+        them, but no new packet is taken for them. Where new flows are bound is up to `offer`: not at
+        the addresses that are `foreign`, in any case.
         """
         for number, vip in vips.items():
             record = np.zeros(1, abi.VIP)
@@ -124,20 +132,22 @@ class Datapath:
             record = np.zeros(1, abi.RELAY)
             record["addr"] = np.void(to_bytes(address))
             self._relays.put(number, record)
-        self._locals.put(0, local_table.build(vips, relays))
+        self._locals.put(0, local_table.build(vips, relays, foreign))
         self._served_vips = dict(vips)
         self._read_addresses()
 
-    def addresses(self) -> tuple[dict[int, Endpoint], dict[int, IPAddress]]:
+    def addresses(self) -> tuple[dict[int, Endpoint], dict[int, IPAddress], frozenset[int]]:
         """What set_addresses was given."""
-        return dict(self._served_vips), dict(self.present)
+        return dict(self._served_vips), dict(self.present), self.foreign
 
     def _read_addresses(self) -> None:
         vips = [vip for vip in self._vips.read() if vip["port"]]
         relays = [relay for relay in self._relays.read() if any(relay["addr"].tobytes())]
         self.vips = [Endpoint(from_bytes(vip["addr"].tobytes()), int(vip["port"])) for vip in vips]
         self.relays = [from_bytes(relay["addr"].tobytes()) for relay in relays]
-        self.present = local_table.relays_in(self._locals.get(0))
+        table = self._locals.get(0)
+        self.present = local_table.relays_in(table)
+        self.foreign = local_table.foreign_in(table)
 
     def relay_endpoint(self, number: int) -> Endpoint:
         """The relay address and port of a flow record: what its transceiver sees."""
@@ -168,6 +178,10 @@ class Datapath:
 
     def read_sessions(self) -> tuple[Array, Array]:
         return self.sessions.read()
+
+    def session_batches(self) -> Iterator[tuple[Array, Array]]:
+        """The same, some thousands at a time."""
+        return self.sessions.batches()
 
     def read_owners(self) -> Array:
         """All owners by number; one with an empty name is not used."""
@@ -212,11 +226,11 @@ class Datapath:
         """Makes new maps a flow table, in which records that are not FREE are in use already.
 
         After set_addresses: families follow from those. What tells that it is done is written last.
-        `serving`: where new flows are bound; None: at all relay addresses that are present.
+        `serving`: where new flows are bound; None: at all relay addresses that are present and ours.
         """
         versions: list[int] = [address.version for address in self.relays[: layout.relays]]
         self.free.lay_out({family: layout.span * versions.count(family) for family in FAMILIES})
-        self.serving = frozenset(self.present if serving is None else serving)
+        self.serving = frozenset(self.present) - self.foreign if serving is None else frozenset(serving)
         self._layout = layout
         self._give_free()
         self._layouts.put(0, layout.record())
@@ -245,14 +259,23 @@ class Datapath:
             self._give_free()
         self.serving = frozenset(serving)
 
+    @property
+    def leaving(self) -> dict[int, IPAddress]:
+        """Relay addresses of ours, by number, at which nothing new is bound any more."""
+        return {
+            number: address
+            for number, address in self.present.items()
+            if number not in self.serving and number not in self.foreign
+        }
+
     def retire(self) -> list[IPAddress]:
         """Lets relay addresses go that are leaving and at which no flow is left, not even one that rests:
         their packets are the host's from now on. Returns them."""
         in_use = (self._by_relay() != abi.FlowState.FREE).any(axis=1)
-        gone = [number for number in self.present if number not in self.serving and not in_use[number]]
+        gone = [number for number in self.leaving if not in_use[number]]
         addresses = [self.present.pop(number) for number in gone]
         if gone:
-            self._locals.put(0, local_table.build(self._served_vips, self.present))
+            self._locals.put(0, local_table.build(self._served_vips, self.present, self.foreign))
         return addresses
 
     def flows_at(self, relay: int) -> Array:
@@ -288,15 +311,33 @@ class Datapath:
         self.give_back(numbers)
 
     def give_back(self, numbers: Array) -> None:
-        """Puts numbers of FREE records into their rings, but for those where no new flows are bound."""
+        """Puts numbers of FREE records into their rings, but for those where no new flows are bound, and for
+        those that are reserved."""
+        numbers = numbers[~np.isin(numbers, self._reserved)]
         families = self._families()[numbers // self.layout.span]
         for family in FAMILIES:
             self.free.give(family, numbers[families == family])
+
+    def reserve(self, numbers: Array) -> None:
+        """From now on XDP takes none of these records for new flows, until they are released.
+
+        Raises:
+            DatapathError: the program binds too fast for that; nothing has changed.
+        """
+        self.free.take_all()
+        self._reserved = np.union1d(self._reserved, numbers).astype(np.uint32)
+        self._give_free()
+
+    def release(self, numbers: Array) -> None:
+        """Records that were reserved are as all others."""
+        self._reserved = np.setdiff1d(self._reserved, numbers)
+        self.give_back(numbers[self.states()[numbers] == abi.FlowState.FREE])
 
     def lost(self) -> Array:
         """FREE records whose numbers are in no ring: a daemon died before it gave them back, or a CPU
         has taken one just now and not yet begun to fill the record."""
         held = np.zeros(len(self.flows), bool)
+        held[self._reserved] = True
         # The rings first: what is given back after that was not FREE before it.
         for family in FAMILIES:
             held[self.free.waiting(family)] = True

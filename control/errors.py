@@ -4,6 +4,7 @@
     EarshotError
     ├── ConfigError         a setting is wrong; names the field
     ├── DatapathError       the program or its maps cannot be loaded, attached or opened
+    │   ├── OtherVersionError  maps are pinned that this version does not know, or not all that it needs
     │   └── MapFullError    a map has no room left
     ├── UnreachableError    no resolved next hop towards an address
     └── RequestError        a caller's request is refused (control/requests.py); becomes a gRPC status
@@ -29,6 +30,10 @@ class ConfigError(EarshotError):
 
 class DatapathError(EarshotError):
     """The kernel's side cannot be set up or read."""
+
+
+class OtherVersionError(DatapathError):
+    """What is pinned is another version's."""
 
 
 class MapFullError(DatapathError):

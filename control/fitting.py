@@ -31,6 +31,7 @@ class Plan:
         layout: of the flow table, as the program has it.
         relays: addresses that are to be served, by their numbers.
         leaving: likewise, those that are not, and at which flows may be left.
+        foreign: likewise, those of the group's other relays.
         reused: maps that fit, by name.
         carried: descriptors of those that do not, and what they are, by the names of the maps that are
             filled from them; but for the flow table's.
@@ -41,6 +42,7 @@ class Plan:
     layout: Layout
     relays: Mapping[int, IPAddress]
     leaving: Mapping[int, IPAddress]
+    foreign: Mapping[int, IPAddress]
     reused: set[str] = field(default_factory=set)
     carried: dict[str, tuple[Former, int]] = field(default_factory=dict)
     flows: Flows | None = None
@@ -70,14 +72,19 @@ def make_plan(program: BpfObject, config: Config) -> Plan:
     # Those for which there are records: a start that failed may have entered more.
     numbered = _relays(config.pin_path)[: flows.table.relays] if flows is not None else ()
     present = _present(config.pin_path, numbered)
-    relays = relay_numbers.assign(numbered, present, config.relay_addresses)
-    leaving = {number: address for number, address in present.items() if number not in relays}
-    wanted = _layout_for(config, max(len(numbered), max(relays) + 1))
+    own = set(config.relay_addresses)
+    numbers = relay_numbers.assign(
+        numbered, present, (*config.relay_addresses, *config.group_relay_addresses)
+    )
+    relays = {number: address for number, address in numbers.items() if address in own}
+    foreign = {number: address for number, address in numbers.items() if address not in own}
+    leaving = {number: address for number, address in present.items() if number not in numbers}
+    wanted = _layout_for(config, max(len(numbered), max(numbers) + 1))
     known = flows.table.layout if flows is not None and isinstance(flows.table, RingTable) else None
     # The key of its hash is not compared, and is that of the maps.
     layout = known if known is not None and known == wanted else wanted
     sizes = map_sizes(config, layout)
-    plan = Plan(layout, relays, leaving)
+    plan = Plan(layout, relays, leaving, foreign)
     if layout is known and _fits(config.pin_path, carry.TABLE, sizes):
         for name in carry.TABLE:
             _reuse(program, config.pin_path, name, plan)
@@ -87,7 +94,7 @@ def make_plan(program: BpfObject, config: Config) -> Plan:
         for name in carry.TABLE:  # of who died before it was whole; no packet has come to it
             (config.pin_path / name).unlink(missing_ok=True)
     else:
-        plan = Plan(layout, relays, leaving, flows=flows)
+        plan = Plan(layout, relays, leaving, foreign, flows=flows)
     for shape in program.map_shapes():
         if shape.name not in carry.TABLE:
             _plan_one(program, config.pin_path, shape, sizes, plan)
@@ -209,7 +216,7 @@ def _present(pin_path: Path, known: Sequence[IPAddress]) -> dict[int, IPAddress]
 
 def wanted_layout(config: Config) -> Layout:
     """Of new maps."""
-    return _layout_for(config, len(config.relay_addresses))
+    return _layout_for(config, len(config.relay_addresses) + len(config.group_relay_addresses))
 
 
 def _layout_for(config: Config, relays: int) -> Layout:

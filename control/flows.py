@@ -8,14 +8,16 @@ same time is read word by word, and no word is ever half written.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-from earshot.relay.v1 import relay_pb2 as pb
 from numpy.typing import NDArray
 
 from control import abi
 from control.addresses import Endpoint
+
+if TYPE_CHECKING:
+    from earshot.relay.v1 import relay_pb2 as pb
 
 Records = NDArray[np.void]
 Numbers = NDArray[np.uint32]
@@ -97,4 +99,7 @@ def flow_id(number: int, state: int) -> int:
 
 def endpoint_message(endpoint: Endpoint) -> pb.Endpoint:
     """An endpoint as the API shows it."""
+    # Not before it is needed: whoever only looks at maps has no use of it, and it is slow to load.
+    from earshot.relay.v1 import relay_pb2 as pb
+
     return pb.Endpoint(address=str(endpoint.address), port=endpoint.port)

@@ -18,14 +18,24 @@ LO_FORWARDING = (
     Path("/proc/sys/net/ipv6/conf/lo/forwarding"),
 )
 
+XDP_MODES = {
+    "IFLA_XDP_DRV_PROG_ID": "native",
+    "IFLA_XDP_SKB_PROG_ID": "generic",
+    "IFLA_XDP_HW_PROG_ID": "offloaded",
+}
+
 
 class HostLink(NamedTuple):
-    """A network link. mtu: of an IP packet, in bytes."""
+    """A network link.
+
+    mtu: of an IP packet, in bytes. xdp_mode: of the program that it has, native or generic, if it has one.
+    """
 
     name: str
     ifindex: int
     mac: bytes
     mtu: int
+    xdp_mode: str = ""
 
 
 def find(names: Sequence[str]) -> list[HostLink]:
@@ -53,7 +63,9 @@ def from_netlink(message: Any) -> HostLink | None:
     if message["ifi_type"] != 1 or address is None:  # ARPHRD_ETHER
         return None
     mac = bytes.fromhex(address.replace(":", ""))
-    return HostLink(attributes["IFLA_IFNAME"], message["index"], mac, attributes["IFLA_MTU"])
+    xdp = dict(attributes["IFLA_XDP"]["attrs"]) if "IFLA_XDP" in attributes else {}
+    mode = next((mode for name, mode in XDP_MODES.items() if name in xdp), "")
+    return HostLink(attributes["IFLA_IFNAME"], message["index"], mac, attributes["IFLA_MTU"], mode)
 
 
 def let_lo_forward() -> None:

@@ -33,7 +33,7 @@ class Leaving:
         """The datapath serves others, or the time is another one."""
         self._seconds = seconds
         before, self._since = self._since, {}
-        for number, address in self._leaving().items():
+        for number, address in self._datapath.leaving.items():
             self._since[address] = before.get(address, now.seconds)
             if address not in before:
                 flows = len(self._datapath.flows_at(number))
@@ -46,7 +46,7 @@ class Leaving:
         """Ends what has stayed too long, and lets go of addresses without flows. For now and then."""
         if not self._since:
             return
-        for number, address in self._leaving().items():
+        for number, address in self._datapath.leaving.items():
             if self._since[address] + self._seconds <= now.seconds:
                 flows = self._datapath.flows_at(number)
                 if len(flows):
@@ -55,7 +55,3 @@ class Leaving:
         for address in self._datapath.retire():
             del self._since[address]
             event(_log, logging.INFO, "relay_address_gone", address=address)
-
-    def _leaving(self) -> dict[int, IPAddress]:
-        datapath = self._datapath
-        return {number: one for number, one in datapath.present.items() if number not in datapath.serving}

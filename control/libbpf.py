@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The project's only foreign-function calls: libbpf, as bcc's ``libbcc`` brings it in.
+"""The project's only foreign-function calls: libbpf, as bcc's ``libbcc`` brings it in, or by itself.
 
 Loading happens through libbpf's object API, everything else through its thin wrappers of
 bpf(2). Each function raises OSError with the kernel's errno where the call failed; maps are
@@ -11,6 +11,7 @@ See bpf(2) and the kernel's Documentation/bpf/libbpf.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as ct
 import os
 from collections.abc import Iterator
@@ -19,10 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import bcc
 import numpy as np
 import numpy.typing as npt
-from bcc import libbcc
 
 Array = npt.NDArray[Any]
 
@@ -31,6 +30,8 @@ BPF_XDP = 37  # enum bpf_attach_type
 XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 XDP_ACTIONS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
 
+_XDP_FLAGS_UPDATE_IF_NOEXIST = 1 << 0
+_EXTACK = "Kernel error message: "  # how libbpf begins what netlink's extended acknowledgement says
 _ENOENT, _ENOSPC = 2, 28
 _MAP_TYPE_HASH, _MAP_TYPE_ARRAY, _MAP_TYPE_QUEUE = 1, 2, 22
 _LIVE_FRAMES = 1 << 1
@@ -132,13 +133,30 @@ class _ProgramInfo(ct.Structure):  # struct bpf_prog_info up to run_cnt
     ]
 
 
+def _find_library() -> tuple[ct.CDLL, str]:
+    """The library, and the version of the bcc that has brought it: empty where there is none.
+
+    The container image has none, since LLVM, a quarter of a gigabyte, comes with it. Raises ImportError where
+    there is no libbpf either.
+    """
+    try:
+        import bcc
+        from bcc import libbcc
+    except ModuleNotFoundError:
+        with contextlib.suppress(OSError):
+            return ct.CDLL("libbpf.so.1", use_errno=True), ""
+        raise
+    return libbcc.lib, str(bcc.__version__)
+
+
+_LIBRARY, _BCC = _find_library()
 _PRINT_FN = ct.CFUNCTYPE(ct.c_int, ct.c_int, ct.c_char_p, ct.c_void_p)
 _P, _I, _U32, _S, _Z = ct.c_void_p, ct.c_int, ct.c_uint32, ct.c_char_p, ct.c_size_t
 
 
 def _declare(name: str, result: Any, *arguments: Any) -> Any:
     # A prototype of our own: bcc has declared some of these for itself, differently.
-    return ct.CFUNCTYPE(result, *arguments, use_errno=True)((name, libbcc.lib))
+    return ct.CFUNCTYPE(result, *arguments, use_errno=True)((name, _LIBRARY))
 
 
 _open_file = _declare("bpf_object__open_file", _P, _S, _P)
@@ -175,6 +193,8 @@ _map_by_id = _declare("bpf_map_get_fd_by_id", _I, _U32)
 _info_by_fd = _declare("bpf_obj_get_info_by_fd", _I, _I, _P, ct.POINTER(_U32))
 _link_create = _declare("bpf_link_create", _I, _I, _I, _I, ct.POINTER(_LinkCreateOpts))
 _link_update = _declare("bpf_link_update", _I, _I, _I, _P)
+_xdp_attach = _declare("bpf_xdp_attach", _I, _I, _I, _U32, _P)
+_xdp_detach = _declare("bpf_xdp_detach", _I, _I, _U32, _P)
 _test_run = _declare("bpf_prog_test_run_opts", _I, _I, ct.POINTER(_TestRunOpts))
 _lookup = _declare("bpf_map_lookup_elem", _I, _I, _P, _P)
 _lookup_and_delete = _declare("bpf_map_lookup_and_delete_elem", _I, _I, _P, _P)
@@ -393,9 +413,26 @@ def get_pinned(path: Path) -> int:
 
 
 def create_xdp_link(program_fd: int, ifindex: int, flags: int) -> int:
-    """Attaches a program to a link of the host; the descriptor returned holds it there."""
+    """Attaches a program to a link of the host; the descriptor returned holds it there.
+
+    Raises:
+        OSError: with the driver's own words in its text, if it has any.
+    """
     opts = _LinkCreateOpts(sz=ct.sizeof(_LinkCreateOpts), flags=flags)
-    return _check(_link_create(program_fd, ifindex, BPF_XDP, ct.byref(opts)), f"attach to ifindex {ifindex}")
+    result = _link_create(program_fd, ifindex, BPF_XDP, ct.byref(opts))
+    if result < 0:
+        words = _why_refused(program_fd, ifindex, flags)
+        raise OSError(-result, f"{os.strerror(-result)}{f': {words}' if words else ''}")
+    return int(result)
+
+
+def _why_refused(program_fd: int, ifindex: int, flags: int) -> str:
+    """What a driver says for itself: netlink carries it (extack), which attaches by another call."""
+    _messages.clear()
+    if _xdp_attach(ifindex, program_fd, flags | _XDP_FLAGS_UPDATE_IF_NOEXIST, None) == 0:
+        _xdp_detach(ifindex, flags, None)  # it does take it now
+    said = [message.partition(_EXTACK)[2] for message in _messages if _EXTACK in message]
+    return said[-1] if said else ""
 
 
 def update_link(link_fd: int, program_fd: int) -> None:
@@ -605,8 +642,8 @@ def run_program(program_fd: int, data: bytes, *, ifindex: int = 0, repeat: int =
 
 
 def versions() -> tuple[str, str]:
-    """libbpf's, as v1.1, and bcc's."""
-    return _version_string().decode(), str(bcc.__version__)
+    """libbpf's, as v1.1, and bcc's, which is empty where libbpf is used by itself."""
+    return _version_string().decode(), _BCC
 
 
 def run_live_frames(program_fd: int, data: bytes, frames: int, *, batch: int = 64) -> None:
@@ -731,7 +768,7 @@ def read_hash(fd: int, key_type: npt.DTypeLike, value_type: npt.DTypeLike) -> tu
 
     Entries that come or go meanwhile may or may not be among them.
     """
-    batches = list(iterate_hash(fd, key_type, value_type))
+    batches = list(iterate_batches(fd, key_type, value_type))
     # The dtypes by name: numpy would make the host's byte order of big-endian fields.
     return (
         np.concatenate([keys for keys, _ in batches], dtype=np.dtype(key_type)),
@@ -739,10 +776,13 @@ def read_hash(fd: int, key_type: npt.DTypeLike, value_type: npt.DTypeLike) -> tu
     )
 
 
-def iterate_hash(
+def iterate_batches(
     fd: int, key_type: npt.DTypeLike, value_type: npt.DTypeLike
 ) -> Iterator[tuple[Array, Array]]:
-    """The same, some thousands at a time; at least one batch, which may be empty."""
+    """Entries of a hash map or of an array, some thousands at a time; at least one batch, which may be empty.
+
+    `value_type`: of an array for each CPU, the values of all possible CPUs, each a multiple of 8 bytes.
+    """
     batch = min(_BATCH, max(64, map_info(fd).max_entries))
     token_in, token_out = None, _U32()
     opts = _BatchOpts(sz=ct.sizeof(_BatchOpts))

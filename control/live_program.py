@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from control import abi, libbpf, loader
+from control import abi, libbpf, pinned
 from control.errors import DatapathError
 
 
@@ -66,7 +66,7 @@ def read(pin_path: Path) -> LiveProgram:
     Raises:
         DatapathError: no link has the program, or who asks may not look at it.
     """
-    links = [link for link in loader.attached(pin_path) if link.ifindex]
+    links = [link for link in pinned.attached(pin_path) if link.ifindex]
     if not links:
         raise DatapathError(
             f"no link has the program of {pin_path}: packets are not looked at; start earshotd"

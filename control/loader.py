@@ -14,39 +14,53 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
-from control import abi, bpffs, carry, fitting, hostlinks, libbpf, memory, routable, staging, time_namespace
+from control import (
+    abi,
+    attaching,
+    bpffs,
+    carry,
+    fitting,
+    hostlinks,
+    libbpf,
+    memory,
+    routable,
+    staging,
+    time_namespace,
+)
 from control.addresses import Endpoint
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import DatapathError
+from control.foreign import Entering
 from control.hostlinks import HostLink
 from control.libbpf import BpfObject
+from control.pinned import LINK_PIN, explain
+
+# What only looks has a module of its own, which loads faster; whoever loads finds it here as well.
+from control.pinned import attached as attached
+from control.pinned import object_path as object_path
+from control.pinned import open_pinned as open_pinned
 
 PROGRAM = "earshot"
-_LINK_PIN = "link_"
+ENTERING = "enter_flows"
 _OURS = re.compile(rf"[a-z0-9_]+_v\d+|link_\d+|{staging.NEXT}|{staging.COMMIT}")
-_XDP_FLAGS = {"native": libbpf.XDP_FLAGS_DRV_MODE, "generic": libbpf.XDP_FLAGS_SKB_MODE}
-
-
-def object_path() -> Path:
-    """The compiled program, as the package carries it."""
-    path = Path(str(resources.files("control") / "relay.bpf.o"))
-    if not path.exists():
-        raise DatapathError(f"{path} is missing: run scripts/build")
-    return path
 
 
 @dataclass
 class Loaded:
-    """A datapath in a daemon's hands: nobody else sets up or removes its pins meanwhile."""
+    """A datapath in a daemon's hands: nobody else sets up or removes its pins meanwhile.
+
+    xdp_mode: native or generic, the same on all links.
+    """
 
     datapath: Datapath
     program_fd: int
+    xdp_mode: str
+    entering: Entering
     _lock: ExitStack
     _replacing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -88,17 +102,21 @@ class Loaded:
                 if plan.carries:
                     former = _open_maps(program, undo)
                     _enter_addresses(former, config, plan)
-                    _carry_over(plan, program, former, program_fd, links, config, undo, self.program_fd)
+                    mode = _carry_over(
+                        plan, program, former, program_fd, links, config, undo, self.program_fd
+                    )
                     self.datapath.trade_places(former)
                 else:
-                    _install(program_fd, self.datapath, links, config, plan, undo)
+                    mode = _install(program_fd, self.datapath, links, config, plan, undo)
                 plan.close()
+                entering_fd = os.dup(program.program_fd(ENTERING))
             except OSError as error:
-                raise DatapathError(_explain(error)) from error
+                raise DatapathError(explain(error)) from error
             undo.pop_all()
+        self.entering.replace(entering_fd)
         with self._replacing:
             os.close(self.program_fd)
-            self.program_fd = program_fd
+            self.program_fd, self.xdp_mode = program_fd, mode
         return former
 
     def _refuse_other_maps(self, program: BpfObject, plan: fitting.Plan) -> None:
@@ -114,6 +132,7 @@ class Loaded:
     def close(self) -> None:
         """Lets go of everything; the program stays attached and forwards."""
         self.datapath.close()
+        self.entering.close()
         os.close(self.program_fd)
         self._lock.close()
 
@@ -134,8 +153,10 @@ def _carry_over(
     config: Config,
     undo: ExitStack,
     former_fd: int | None = None,
-) -> None:
+) -> str:
     """Fills the new ones of a datapath's maps from those that do not fit, and puts the program on its links.
+
+    Returns the mode that it has there.
 
     `former_fd`: the program that these get again if some of them do not take the new one.
     """
@@ -147,9 +168,10 @@ def _carry_over(
     carrier.carry_all()
     stage.commit()
     # ---- from here to the end, old and new carry packets side by side ----
-    _install(program_fd, datapath, links, config, plan, undo)
+    mode = _install(program_fd, datapath, links, config, plan, undo)
     carrier.carry_changes()
     stage.finish()
+    return mode
 
 
 def open_datapath(config: Config) -> Loaded:
@@ -189,19 +211,20 @@ def open_datapath(config: Config) -> Loaded:
                 datapath.lay_out(plan.layout)
             hostlinks.let_lo_forward()
             if plan.carries:
-                _carry_over(plan, program, datapath, program_fd, links, config, undo)
+                mode = _carry_over(plan, program, datapath, program_fd, links, config, undo)
             else:
                 for name in new:
                     libbpf.pin(program.map_fd(name), config.pin_path / name)
                     undo.callback((config.pin_path / name).unlink)
-                _install(program_fd, datapath, links, config, plan, undo)
+                mode = _install(program_fd, datapath, links, config, plan, undo)
             for name in carry.obsolete():
                 (config.pin_path / name).unlink(missing_ok=True)
             plan.close()
+            entering = Entering(os.dup(program.program_fd(ENTERING)))
         except OSError as error:
-            raise DatapathError(_explain(error)) from error
+            raise DatapathError(explain(error)) from error
         undo.pop_all()
-        return Loaded(datapath, program_fd, lock.pop_all())
+        return Loaded(datapath, program_fd, mode, entering, lock.pop_all())
 
 
 def _back_out(
@@ -210,7 +233,7 @@ def _back_out(
     """After a failure nothing has happened, unless a link has the new program: the next start goes on."""
     program_id = libbpf.program_id(program_fd)
     if former_fd is not None:
-        for pin in pin_path.glob(f"{_LINK_PIN}*"):
+        for pin in pin_path.glob(f"{LINK_PIN}*"):
             fd = libbpf.get_pinned(pin)
             if libbpf.link_info(fd).program_id == program_id:
                 libbpf.update_link(fd, former_fd)
@@ -227,45 +250,21 @@ def _install(
     config: Config,
     plan: fitting.Plan,
     undo: ExitStack,
-) -> None:
-    """Enters what the configuration says, and puts the program on its links and on no others."""
+) -> str:
+    """Enters what the configuration says, and puts the program on its links and on no others.
+
+    Returns the mode that it has there.
+    """
     _numbered(datapath.vips, config.vips)  # first what may be refused
     keys = routable.read_keys(config.fleet_keys)
     _enter_links(datapath, links)
-    for link in links:
-        _attach(program_fd, link, config, undo)
+    mode = attaching.put(program_fd, links, config.pin_path, config.xdp_mode, undo)
     _enter_addresses(datapath, config, plan)
     datapath.offer(plan.relays)
     datapath.set_exempt(config.source_exempt)
     datapath.set_fleet_keys(keys)
     _detach_others(links, config.pin_path)
-
-
-def open_pinned(pin_path: Path) -> Datapath:
-    """The maps of a program that runs, or ran, for who only looks.
-
-    Raises:
-        DatapathError: there are none, or they are of another version, or may not be read.
-    """
-    with BpfObject(object_path()) as program:
-        names = list(program.map_names())
-    found: dict[str, int] = {}
-    try:
-        for name in names:
-            found[name] = libbpf.get_pinned(pin_path / name)
-    except FileNotFoundError as error:
-        for fd in found.values():
-            os.close(fd)
-        if not pin_path.exists() or not any(pin_path.iterdir()):
-            raise DatapathError(
-                f"no maps are pinned in {pin_path}: has earshotd run, with this pin_path?"
-            ) from error
-        raise DatapathError(
-            f"the maps pinned in {pin_path} are of another version: {name} is missing"
-        ) from error
-    except OSError as error:
-        raise DatapathError(_explain(error)) from error
-    return Datapath(found, writable=False)
+    return mode
 
 
 def remove(pin_path: Path) -> list[str]:
@@ -281,7 +280,7 @@ def remove(pin_path: Path) -> list[str]:
     refuse_foreign(pin_path)
     with bpffs.locked(pin_path):
         # Links first, so that no packet meets a program whose maps are going.
-        pins = sorted(pin_path.iterdir(), key=lambda pin: (not pin.name.startswith(_LINK_PIN), pin.name))
+        pins = sorted(pin_path.iterdir(), key=lambda pin: (not pin.name.startswith(LINK_PIN), pin.name))
         staging.Staging(pin_path).discard()
         for pin in pins:
             pin.unlink(missing_ok=True)
@@ -297,19 +296,6 @@ def refuse_foreign(pin_path: Path) -> None:
         raise DatapathError(f"{pin_path} is not Earshot's alone, it holds {holds}: nothing is removed")
 
 
-def attached(pin_path: Path) -> list[libbpf.LinkInfo]:
-    """The links that are pinned, as the kernel tells of them."""
-    found = []
-    for pin in sorted(pin_path.glob(f"{_LINK_PIN}*")):
-        try:
-            fd = libbpf.get_pinned(pin)
-        except FileNotFoundError:  # unpinned since
-            continue
-        found.append(libbpf.link_info(fd))
-        os.close(fd)
-    return found
-
-
 def memory_need(config: Config) -> memory.Need:
     """What a configuration takes of the host; of maps, those that are not pinned yet."""
     with BpfObject(object_path()) as program:
@@ -322,7 +308,7 @@ def memory_need(config: Config) -> memory.Need:
 def _enter_addresses(datapath: Datapath, config: Config, plan: fitting.Plan) -> None:
     """Numbers VIPs; those that were known keep their numbers. Relay addresses that are leaving stay."""
     vips = _numbered(datapath.vips, config.vips)
-    datapath.set_addresses(vips, {**plan.leaving, **plan.relays})
+    datapath.set_addresses(vips, {**plan.leaving, **plan.foreign, **plan.relays}, plan.foreign.keys())
 
 
 def _numbered(known: Sequence[Endpoint], wanted: Sequence[Endpoint]) -> dict[int, Endpoint]:
@@ -343,50 +329,9 @@ def _enter_links(datapath: Datapath, links: Sequence[HostLink]) -> None:
         datapath.links.put(np.uint32(link.ifindex).tobytes(), info.tobytes())
 
 
-def _attach(program_fd: int, link: HostLink, config: Config, undo: ExitStack) -> None:
-    """Attaches the program, or puts it in place of the one that is attached."""
-    path = config.pin_path / f"{_LINK_PIN}{link.ifindex}"
-    if path.exists():
-        fd = libbpf.get_pinned(path)
-        try:
-            if libbpf.link_info(fd).ifindex == link.ifindex:
-                libbpf.update_link(fd, program_fd)
-                return
-        finally:
-            os.close(fd)
-        path.unlink()  # of a device that is gone, whose number another has now
-    try:
-        fd = libbpf.create_xdp_link(program_fd, link.ifindex, _XDP_FLAGS[config.xdp_mode])
-    except OSError as error:
-        raise DatapathError(f"{link.name}: {_explain_attach(error, config.xdp_mode)}") from error
-    libbpf.pin(fd, path)
-    os.close(fd)
-    undo.callback(path.unlink)
-
-
 def _detach_others(links: Sequence[HostLink], pin_path: Path) -> None:
     """Detaches the program from links that a former configuration named."""
-    wanted = {f"{_LINK_PIN}{link.ifindex}" for link in links}
-    for pin in pin_path.glob(f"{_LINK_PIN}*"):
+    wanted = {f"{LINK_PIN}{link.ifindex}" for link in links}
+    for pin in pin_path.glob(f"{LINK_PIN}*"):
         if pin.name not in wanted:
             pin.unlink()
-
-
-def _explain_attach(error: OSError, mode: str) -> str:
-    if error.errno in (16, 17):  # EBUSY, EEXIST
-        return (
-            "another XDP program is attached: detach it (ip link set dev NAME xdp off; if that is busy, by "
-            "whatever has attached it: another earshotd's by earshot datapath remove, with its --pin-path), "
-            "or use another link"
-        )
-    if mode == "native":
-        return (
-            f"cannot attach in native mode ({error.strerror}): try xdp_mode = 'generic'; see: earshot check"
-        )
-    return f"cannot attach ({error.strerror})"
-
-
-def _explain(error: OSError) -> str:
-    if error.errno in (1, 13) and os.geteuid() != 0:  # EPERM, EACCES; root's is the verifier's
-        return f"{error.strerror}: needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-    return str(error.strerror)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -21,8 +21,10 @@ def slot_of(address: IPAddress, port: int, seed: int) -> int:
     return ((_mix(address, port) * seed) & 0xFFFFFFFF) >> 26
 
 
-def build(vips: Mapping[int, Endpoint], relays: Mapping[int, IPAddress]) -> Array:
-    """One abi.LOCALS record: VIPs and relay addresses by their numbers.
+def build(
+    vips: Mapping[int, Endpoint], relays: Mapping[int, IPAddress], foreign: Collection[int] = ()
+) -> Array:
+    """One abi.LOCALS record: VIPs and relay addresses by their numbers; of these, which are another relay's.
 
     Raises:
         DatapathError: no seed was found (far more addresses than the limits allow).
@@ -40,6 +42,7 @@ def build(vips: Mapping[int, Endpoint], relays: Mapping[int, IPAddress]) -> Arra
     for (address, port), (kind, number) in entries.items():
         slot = table["slots"][0][slot_of(address, port, seed)]
         slot["addr"], slot["port"], slot["kind"], slot["number"] = to_bytes(address), port, kind, number
+        slot["foreign"] = kind == abi.LocalKind.RELAY and number in foreign
     return table
 
 
@@ -50,6 +53,14 @@ def relays_in(table: Array) -> dict[int, IPAddress]:
         int(slot["number"]): from_bytes(slot["addr"].tobytes())
         for slot in slots[slots["kind"] == abi.LocalKind.RELAY]
     }
+
+
+def foreign_in(table: Array) -> frozenset[int]:
+    """Those of them that are another relay's."""
+    slots = table["slots"][0]
+    return frozenset(
+        slots["number"][(slots["kind"] == abi.LocalKind.RELAY) & (slots["foreign"] > 0)].tolist()
+    )
 
 
 def _find_seed(keys: list[tuple[IPAddress, int]]) -> int:

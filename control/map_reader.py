@@ -78,12 +78,12 @@ class MapReader:
         elif self.info.type == ARRAY and self.info.flags & _MMAPABLE:
             yield from self._mapped()
         elif self.is_numbered:
-            for start in range(0, self.info.max_entries, _CHUNK):
-                yield self._looked_up(
-                    np.arange(start, min(start + _CHUNK, self.info.max_entries), dtype=np.uint32)
-                )
+            row = np.dtype((np.uint8, (self._cpus, self._stride)))
+            for keys, rows in libbpf.iterate_batches(self._fd, self.key, row):
+                values = np.ascontiguousarray(rows[:, :, : self.info.value_size])
+                yield keys, values.view(self.value)[:, :, 0]
         elif self.info.type in (HASH, LRU_HASH):
-            for keys, values in libbpf.iterate_hash(self._fd, self.key, self.value):
+            for keys, values in libbpf.iterate_batches(self._fd, self.key, self.value):
                 yield keys, values.reshape(-1, 1)
         elif self.info.type in (LPM_TRIE, PERCPU_HASH):
             raw = b"".join(libbpf.iterate_keys(self._fd, self.info.key_size))

@@ -52,6 +52,7 @@ MAP_TYPES: dict[str, MapType] = {
     "quality_v1": MapType(None, abi.QUALITY, "what is measured of each flow, by its number"),
     "free_flows_v2": MapType(None, abi.FREE_LINE, "rings of numbers of free flow records"),
     "free_lists_v1": MapType(None, abi.FREE_LIST, "where these rings begin and end, for IPv4 and IPv6"),
+    "lease_v1": MapType(None, abi.LEASE, "until when new flows may be bound, ns of the monotonic clock"),
     "sources_v2": MapType(None, "=u8", "when budgets of sources are whole again, ns of the monotonic clock"),
     "exempt_v1": MapType(abi.PREFIX_KEY, "=u1", "sources without a budget"),
     "bindings_v1": MapType(None, "=u8", "when each CPU's budget of new flows is whole again, likewise"),

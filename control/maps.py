@@ -6,6 +6,7 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,10 @@ class HashMap:
 
     def read(self) -> tuple[Array, Array]:
         return libbpf.read_hash(self.fd, self.key, self.value)
+
+    def batches(self) -> Iterator[tuple[Array, Array]]:
+        """The same, some thousands at a time."""
+        return libbpf.iterate_batches(self.fd, self.key, self.value)
 
 
 class ArrayMap:

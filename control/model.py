@@ -45,6 +45,7 @@ class Owner:
     number: int
     name: str
     software: str = ""
+    region: str = ""
     attached: bool = False
     since: float = 0.0
     stream: int = 0

@@ -88,6 +88,12 @@ class NextHops:
         self._interfaces = frozenset(interfaces)
         self._routes_changed = True
 
+    @property
+    def has_all_links(self) -> bool:
+        """Whether none of the links that the program is attached to is down."""
+        down = (self._links.get(index) for index in self._down)
+        return not any(link is not None and link.name in self._interfaces for link in down)
+
     async def __aenter__(self) -> NextHops:
         async with contextlib.AsyncExitStack() as stack:
             self._netlink = await stack.enter_async_context(AsyncIPRoute())

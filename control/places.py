@@ -74,6 +74,10 @@ class Places:
             self._changed(before.number, None)
         return before
 
+    def of(self, owner: int) -> Place | None:
+        """The place of a transceiver, by its number here."""
+        return self._of_owner.get(owner)
+
     def serves(self, backend: int) -> bool:
         """Whether sessions that are known by their ufrags alone go to a backend."""
         return bool(self._at_backend.get(backend))

@@ -39,12 +39,14 @@ QUARANTINE_SECONDS = 1.0
 PART = 1024
 # Why flows end, as the metrics say it; nobody is told of what was never confirmed.
 UNCONFIRMED = "unconfirmed"
+# The relay that owns a flow says that it has ended, and not why.
+ELSEWHERE = "elsewhere"
 _WHY = {
     number: name.removeprefix("FLOW_END_REASON_").lower()
     for name, number in pb.FlowEndReason.items()
     if number
 }
-WHYS = (*_WHY.values(), UNCONFIRMED)
+WHYS = (*_WHY.values(), UNCONFIRMED, ELSEWHERE)
 
 
 class EndableFlows(FlowTable, Protocol):
@@ -199,6 +201,14 @@ class Reaper:
             for one in self._end_known(part, pb.FLOW_END_REASON_RELAY_ADDRESS_REMOVED, now):
                 for _ in self._reports.ended(one, lambda: now):
                     pass
+
+    def end_elsewhere(self, numbers: Numbers, now: Clock) -> None:
+        """Ends flows of other relays, LIVE or PROVISIONAL, that these have ended."""
+        for part in parts(numbers, PART):
+            sessions = [self._registry.session(one) for one in self._table.flows["session"][part].tolist()]
+            self._end(part, now, ELSEWHERE)
+            for _ in self._reports.ended(Ended(part, sessions, pb.FLOW_END_REASON_UNSPECIFIED), lambda: now):
+                pass
 
     def _unchanged(self, numbers: Numbers) -> Numbers:
         """Those that are still as this scan has found them: others have had their turn since."""

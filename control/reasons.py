@@ -33,7 +33,7 @@ EXPLAINED: dict[Reason, Explained] = {
     ),
     Reason.PASS_VLAN: Explained(
         "behind a VLAN tag",
-        "attach to the links whose packets arrive untagged, or take the tag off on the way",
+        "name the VLAN's own link (`eth0.5`) in `interfaces`, or take the tag off on the way",
     ),
     Reason.PASS_NOT_UDP: Explained(
         "IP, but not UDP: SSH, gRPC, ICMP",
@@ -247,6 +247,11 @@ EXPLAINED: dict[Reason, Explained] = {
         "a routable ufrag of a transceiver that is not here",
         "few: clients that go on after their transceiver has left; many: `earshot transceiver list`, and the"
         " transceivers' `--fleet-number`",
+    ),
+    Reason.DROP_LEASE_EXPIRED: Explained(
+        "a new flow, while the relay has no lease of its addresses: another of its group may have taken them",
+        "the directory cannot be reached, or the daemon does not run: `systemctl status earshotd`, and its"
+        " log; flows that are there go on",
     ),
 }
 

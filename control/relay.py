@@ -17,13 +17,17 @@ from control.access import Grant
 from control.batches import SLICE, Batches, HopResolver, Speaker, Wish, clock
 from control.config import Config
 from control.datapath import Datapath
+from control.directory.directory import Directory
+from control.directory.entering import Entering
 from control.drain import Drain
 from control.flows import endpoint_message
 from control.leaving import Leaving
 from control.logs import event
+from control.model import Owner
 from control.occupancy import Table, measure
 from control.port_states import Counts
 from control.reaper import Reaper
+from control.replication.group import Group
 from control.requests import Code, LocalAddresses, RequestError, check_hello
 from control.sessions import Registry
 from control.store import Store
@@ -43,6 +47,8 @@ class Relay:
 
     Attributes:
         stalls: times that a sweep came late, because the daemon had no turn.
+        group: the relays that forward each other's flows, if this one has joined any.
+        directory: by which the relays of a region share their sessions, if they do.
     """
 
     def __init__(
@@ -60,12 +66,14 @@ class Relay:
         self.streams = Streams()
         self.reaper = Reaper(datapath, self.registry, self.streams, config.flow_idle_seconds)
         self.vips = config.vips
+        self.group: Group | None = None
         self.stalls = 0
         self._config = config
         self._store = Store(datapath, self.registry, self.reaper)
         self.turns = Turns()
         self._batches = Batches(self.registry, self._store, hops, self._local(), self.turns, self.tracing)
         self._batches.set_fleet_keys(self.datapath.fleet_keys)
+        self._entering = Entering(self.registry, self._store, hops, self._local(), self.turns)
         self._store.restore(clock)
         now = clock()
         self.leaving = Leaving(datapath, self.reaper, config.relay_address_drain_seconds, now)
@@ -74,19 +82,67 @@ class Relay:
         self._swept = self._scanned = now.seconds
         # Nobody could renew anything before.
         self._patient_until = now.seconds + config.grace_seconds
+        self.directory = self._make_directory()
+
+    def _make_directory(self) -> Directory | None:
+        target = self._config.directory_target
+        if target is None:
+            return None
+        directory = Directory(
+            target,
+            self.datapath.fleet_keys,
+            self._config.name,
+            self.registry,
+            self._entering,
+            self.turns,
+            self._lose,
+        )
+        directory.is_draining = lambda: self.draining_since is not None
+        directory.adopt()
+        self._tell_directory(directory)
+        return directory
+
+    def _tell_directory(self, directory: Directory) -> None:
+        config = self._config
+        directory.region = config.region
+        self._entering.reconfigure(self._local(), self.datapath.fleet_keys)
+        directory.reconfigure(
+            config.name, self.datapath.fleet_keys, config.grace_seconds, config.directory_grace_seconds
+        )
+
+    def _lose(self, owner: Owner) -> None:
+        """A transceiver has attached to another relay; what it says here does not count any more."""
+        self.streams.close(
+            owner.number, RequestError(Code.ABORTED, "attached to another relay of the region")
+        )
 
     # ---- operators ------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self._config.name
+
+    @property
+    def region(self) -> str:
+        """Where it is; empty if nobody has said."""
+        return self._config.region
 
     @property
     def draining_since(self) -> int | None:
         """Since which second of CLOCK_MONOTONIC no new session is taken; None if they are."""
         return self._drain.since
 
+    def own_sessions(self) -> int:
+        """Those that were registered here, and not at another relay of the region."""
+        if self.directory is None:
+            return self.registry.session_count()
+        return sum(len(home.owner.sessions) for home in list(self.directory.homes.by_name.values()))
+
     def drain(self, now: float) -> None:
         """No new sessions from now on; what is there lives on."""
         self._drain.begin(now)
         self.registry.draining = True
-        event(_log, logging.INFO, "draining", sessions=self.registry.session_count())
+        event(_log, logging.INFO, "draining", sessions=self.own_sessions())
 
     def undrain(self) -> None:
         self._drain.end()
@@ -102,8 +158,13 @@ class Relay:
         self.registry.limit(config.max_sessions, config.max_sessions_per_transceiver, config.grace_seconds)
         self.reaper.set_idle_seconds(config.flow_idle_seconds)
         self.reaper.grow()
+        if self.group is not None:
+            self.group.grow()
+            self.group.set_idle_seconds(config.flow_idle_seconds)
         self._batches.set_local(self._local())
         self._batches.set_fleet_keys(self.datapath.fleet_keys)
+        if self.directory is not None:
+            self._tell_directory(self.directory)
         now = clock()
         if gone:
             self.reaper.end_vips(gone, now)
@@ -128,8 +189,10 @@ class Relay:
                 Code.PERMISSION_DENIED, f"{grant.caller} may not attach as that", "hello.transceiver"
             )
         now = clock()
-        attachment = self.registry.attach(hello.transceiver, hello.software[:200], now.seconds)
+        attachment = self.registry.attach(hello.transceiver, hello.software[:200], now.seconds, hello.region)
         self._store.commit(now)
+        if self.directory is not None:
+            self.directory.attached(self.registry.owner_of(attachment))
         outbox = self.streams.open(attachment.owner)
         welcome = pb.Welcome(
             relay=self._config.name,
@@ -137,6 +200,7 @@ class Relay:
             grace_seconds=self._config.grace_seconds,
             max_batch=MAX_BATCH,
             sessions=len(self.registry.owner_of(attachment).sessions),
+            region=self._config.region,
         )
         outbox.offer(pb.AttachResponse(welcome=welcome))
         event(
@@ -161,6 +225,8 @@ class Relay:
             await self._batches.place(speaker, hello.routable)
         else:
             self._batches.displace(speaker)
+        if self.directory is not None:
+            self.directory.changed(self.registry.owner_of(speaker.attachment))
 
     def detach(self, speaker: Speaker, outbox: Outbox) -> None:
         """The stream has ended, for whatever reason."""
@@ -168,6 +234,8 @@ class Relay:
         self.streams.remove(speaker.attachment.owner, outbox)
         if owner := self.registry.detach(speaker.attachment, now.seconds):
             event(_log, logging.INFO, "detached", transceiver=owner.name, sessions=len(owner.sessions))
+            if self.directory is not None:
+                self.directory.changed(owner)
         self._store.commit(now)
 
     async def handle(self, speaker: Speaker, request: pb.AttachRequest) -> pb.AttachResponse:

@@ -19,7 +19,7 @@ from control.errors import DatapathError
 def assign(
     known: Sequence[IPAddress], present: Collection[int], wanted: Sequence[IPAddress]
 ) -> dict[int, IPAddress]:
-    """Numbers for the addresses that are to be served.
+    """Numbers for the addresses that are to be served, here or by another relay of the group.
 
     Args:
         known: by number, all for which there are records.

@@ -10,6 +10,7 @@ from dataclasses import fields
 
 from control import hostlinks, logs, run_time
 from control.attempts import Attempts
+from control.check import start
 from control.config import Config
 from control.errors import ConfigError
 from control.loader import Loaded
@@ -24,10 +25,12 @@ from supervision.notify import Manager
 HOT = frozenset(
     {
         "interfaces",
+        "largest_packet",
         "vips",
         "relay_addresses",
         "relay_address_drain_seconds",
         "name",
+        "region",
         "transceivers",
         "max_sessions",
         "max_sessions_per_transceiver",
@@ -40,6 +43,8 @@ HOT = frozenset(
         "bindings_per_second",
         "flows_per_session",
         "fleet_keys",
+        "group_relay_addresses",
+        "directory_grace_seconds",
         "run_time_stats",
         "log_level",
     }
@@ -116,6 +121,7 @@ class Reloader:
         names = changed(self.config, after)
         run_time.check(after.run_time_stats)
         links = await asyncio.to_thread(hostlinks.find, after.interfaces)
+        await asyncio.to_thread(start.refuse, after)
         # The kernel first: it is what can refuse. Nobody else has a turn before the relay knows.
         former = self._loaded.apply(after, links)
         self.config = after

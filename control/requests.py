@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from ipaddress import ip_address
-
-from earshot.relay.v1 import relay_pb2 as pb
+from typing import TYPE_CHECKING
 
 from control import abi
 from control.addresses import Endpoint, IPAddress, IPNetwork
 from control.errors import EarshotError
 from control.unicast import unicast_fault
+from fleet.region import FORM, is_region
+
+if TYPE_CHECKING:  # whoever only looks at maps has no use of it, and it is slow to load
+    from earshot.relay.v1 import relay_pb2 as pb
 
 # One ufrag, two in an ICE restart; more only if restarts overtake each other.
 MAX_CREDENTIALS = 4
@@ -113,9 +116,11 @@ def _invalid(field: str, message: str) -> RequestError:
 
 
 def check_hello(hello: pb.Hello) -> None:
-    """Raises RequestError if a transceiver cannot have that name."""
+    """Raises RequestError if a transceiver cannot have that name, or be in such a region."""
     if not _TRANSCEIVER.fullmatch(hello.transceiver):
         raise _invalid("hello.transceiver", f"is not 1 to {abi.OWNER_NAME_MAX} of A-Za-z0-9._:-")
+    if hello.region and not is_region(hello.region):
+        raise _invalid("hello.region", f"is not {FORM}")
 
 
 class EndpointChecks:

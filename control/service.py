@@ -105,6 +105,7 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
                     since_seconds=int(now - owner.since),
                     sessions=len(owner.sessions),
                     software=owner.software,
+                    region=owner.region,
                 )
                 for owner in self._relay.registry.owners()
                 if grant.sees(owner.name)
@@ -113,7 +114,11 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
 
     async def ListVips(self, request: pb.ListVipsRequest, context: Any) -> pb.ListVipsResponse:
         self._reader(context)
-        return pb.ListVipsResponse(vips=map(endpoint_message, self._relay.vips))
+        return pb.ListVipsResponse(
+            vips=map(endpoint_message, self._relay.vips),
+            relay=self._relay.name,
+            region=self._relay.region,
+        )
 
     async def GetCounters(self, request: pb.GetCountersRequest, context: Any) -> pb.GetCountersResponse:
         self._reader(context)

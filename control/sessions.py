@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
 from control import abi
@@ -52,6 +52,7 @@ class Registry:
         self._expiring: dict[int, set[int]] = {}  # session numbers by the second in which they expire
         self._backends = BackendTable(max_backends, BACKEND_REST_SECONDS, self._touch_backend)
         self._places = Places(self._touch_place)
+        self._watched: dict[int, Callable[[str], None]] = {}
 
     def limit(self, max_sessions: int, max_sessions_per_transceiver: int, grace_seconds: float) -> None:
         """Other limits from now on. Who is over one keeps what is there."""
@@ -101,7 +102,7 @@ class Registry:
 
     # ---- transceivers ---------------------------------------------------------------------
 
-    def attach(self, name: str, software: str, now: float) -> Attachment:
+    def attach(self, name: str, software: str, now: float, region: str = "") -> Attachment:
         """A stream begins to speak for a transceiver; one that did so before is replaced.
 
         Raises:
@@ -113,7 +114,7 @@ class Registry:
             if number is None:
                 raise RequestError(Code.RESOURCE_EXHAUSTED, f"{abi.OWNER_MAX} transceivers are here already")
             owner = self._owners[number] = self._owner_by_name[name] = Owner(number, name)
-        owner.software = software
+        owner.software, owner.region = software, region
         owner.stream += 1
         self._set_attached(owner, True, now)
         return Attachment(owner.number, owner.stream)
@@ -124,6 +125,28 @@ class Registry:
         if owner is not None:
             self._set_attached(owner, False, now)
         return owner
+
+    def resume(self, attachment: Attachment, now: float) -> None:
+        """The directory's stream speaks for its transceiver again, unless another one does."""
+        owner = self.spoken_for(attachment)
+        if owner is not None and not owner.attached:
+            self._set_attached(owner, True, now)
+
+    def end(self, attachment: Attachment, now: float) -> None:
+        """The transceiver will not come back: its grace is over, unless another stream speaks for it."""
+        owner = self.spoken_for(attachment)
+        if owner is not None:
+            self._set_attached(owner, False, now - self._grace_seconds)
+
+    def postpone(self, owner: Owner, now: float) -> None:
+        """A transceiver's grace, if it is in it, begins again: it may be attached where nobody can say so."""
+        if not owner.attached and self.is_here(owner):
+            self._set_attached(owner, False, now)
+
+    def spoken_for(self, attachment: Attachment) -> Owner | None:
+        """The transceiver that a stream speaks for, or was the last to speak for."""
+        owner = self._owners.get(attachment.owner)
+        return owner if owner and owner.stream == attachment.stream else None
 
     def owner_of(self, attachment: Attachment) -> Owner:
         """The transceiver that a stream speaks for.
@@ -145,6 +168,18 @@ class Registry:
         owner.since = now
         owner.snapshot = None
         self._changes.owners[owner.number] = owner
+
+    def watch(self, owner: Owner, changed: Callable[[str], None]) -> None:
+        """From now on tells of each session of a transceiver that comes, changes or goes, by its id.
+
+        Not of renewals, nor of what is there already.
+        """
+        self._watched[owner.number] = changed
+
+    def unwatch(self, owner: Owner) -> None:
+        """Nobody is told of a transceiver's sessions any more."""
+        if self._owners.get(owner.number) is owner:
+            self._watched.pop(owner.number, None)
 
     # ---- places in the fleet --------------------------------------------------------------
 
@@ -171,6 +206,11 @@ class Registry:
         """No session is a transceiver's by its ufrag alone any more."""
         self._give_up(self._places.remove(owner.number), now)
 
+    def place_of(self, owner: Owner) -> tuple[int, list[Endpoint]] | None:
+        """A transceiver's number in the fleet and its endpoints, if it has a place there."""
+        place = self._places.of(owner.number)
+        return None if place is None else (place.number, self._ends(place.backends))
+
     def _give_up(self, place: Place | None, now: float) -> None:
         if place is None:
             return
@@ -189,17 +229,20 @@ class Registry:
         hops: Mapping[Endpoint, int],
         now: float,
         derived: int | None = None,
+        *,
+        is_kept: bool = False,
     ) -> None:
         """Adds a session, or replaces the one of that id, which keeps its number.
 
         Flows of a replaced session end if they go to an endpoint that it no longer has. `derived`: the number
-        that follows from its ufrags, by which relays that were told nothing know it.
+        that follows from its ufrags, by which relays that were told nothing know it. `is_kept`: another relay
+        has taken it, and will say when its time is over, or that it goes on.
 
         Raises:
             RequestError: ALREADY_EXISTS, RESOURCE_EXHAUSTED, UNAVAILABLE; nothing has changed then.
         """
         before = owner.sessions.get(wanted.session_id)
-        if before is None and self.draining:
+        if before is None and self.draining and not is_kept:
             raise RequestError(Code.UNAVAILABLE, "the relay is draining: it takes no new sessions")
         number = self._new_number(derived) if before is None else before.number
         for index, key in enumerate(keys):
@@ -220,7 +263,7 @@ class Registry:
         backends = self._acquire_backends(wanted.endpoints, hops, now)
         if before is None and not is_derived(number):
             self._last_number = number
-        expires = math.ceil(now + wanted.ttl_seconds) if wanted.ttl_seconds else 0
+        expires = math.ceil(now + wanted.ttl_seconds) if wanted.ttl_seconds and not is_kept else 0
         after = Session(
             number,
             wanted.session_id,
@@ -244,6 +287,13 @@ class Registry:
             for number in filter(None, session.backends):
                 self._backends.acquire_number(number)
             self._swap(session, session._replace(expires=math.ceil(now + session.ttl_seconds)), now)
+
+    def hold(self, owner: Owner, now: float) -> None:
+        """A transceiver's sessions do not expire by themselves any more: another relay says when they do."""
+        for session in [one for one in owner.sessions.values() if one.expires]:
+            for number in filter(None, session.backends):
+                self._backends.acquire_number(number)
+            self._swap(session, session._replace(expires=0), now)
 
     def remove(self, owner: Owner, session_id: str, now: float) -> None:
         """Ends a session and its flows. Raises RequestError: NOT_FOUND."""
@@ -299,6 +349,7 @@ class Registry:
                     break
                 self.displace(owner, now)
                 del self._owners[owner.number], self._owner_by_name[owner.name]
+                self._watched.pop(owner.number, None)
                 self._changes.owners[owner.number] = None
         return ended
 
@@ -316,13 +367,35 @@ class Registry:
     def owner(self, number: int) -> Owner | None:
         return self._owners.get(number)
 
+    def owner_named(self, name: str) -> Owner | None:
+        return self._owner_by_name.get(name)
+
+    def is_here(self, owner: Owner) -> bool:
+        """Whether a transceiver is still known, attached or in grace."""
+        return self._owners.get(owner.number) is owner
+
+    def is_in_use(self, endpoint: Endpoint) -> bool:
+        """Whether a session names an endpoint, so that the way there is known and followed."""
+        return self._backends.is_in_use(endpoint)
+
     def session(self, number: int) -> Session | None:
         """The session of a number."""
         return self._by_number.get(number)
 
+    def session_named(self, transceiver: str, session_id: str) -> Session | None:
+        owner = self._owner_by_name.get(transceiver)
+        return None if owner is None else owner.sessions.get(session_id)
+
+    def backend_at(self, endpoint: Endpoint) -> int | None:
+        """The number of an endpoint that sessions go to."""
+        return self._backends.number_at(endpoint)
+
     def endpoints(self, session: Session) -> list[Endpoint]:
         """Where a session's media goes."""
-        return [self._backends[number].endpoint for number in session.backends if number != NO_BACKEND]
+        return self._ends(session.backends)
+
+    def _ends(self, backends: Iterable[int]) -> list[Endpoint]:
+        return [self._backends[number].endpoint for number in backends if number != NO_BACKEND]
 
     def leads_on(self, number: int, backend: int) -> bool:
         """Whether flows of this session, by its number, may go to this backend."""
@@ -386,11 +459,15 @@ class Registry:
                     self._backends.release(taken, now)
                 raise RequestError(Code.RESOURCE_EXHAUSTED, "the table of endpoints is full", path)
             acquired[endpoint.address.version] = number
-            self._changes.hops[number] = hops[endpoint]
+            if endpoint in hops:  # others are in use, and whoever follows the routes knows their hops
+                self._changes.hops[number] = hops[endpoint]
         return acquired[4], acquired[6]
 
     def _swap(self, before: Session | None, after: Session | None, now: float) -> None:
         """The one place where a session comes, changes or goes. `after` has its backends acquired."""
+        one = after or before
+        if one is not None and (told := self._watched.get(one.owner)) and _differ(before, after):
+            told(one.session_id)
         if before is not None:
             for ufrag, _ in before.keys:
                 del self._by_ufrag[ufrag]
@@ -429,3 +506,10 @@ class Registry:
 
     def _touch_backend(self, backend: Backend) -> None:
         self._changes.backends[backend.number] = backend
+
+
+def _differ(before: Session | None, after: Session | None) -> bool:
+    """Whether a session is another one, and not only expires at another time."""
+    if before is None or after is None:
+        return True
+    return before[3:6] != after[3:6] or before[7:] != after[7:]

@@ -86,8 +86,10 @@ def _list_of(parse: Callable[[str], Any]) -> Callable[[object], tuple[Any, ...]]
 
 _PARSERS: dict[str, Callable[[object], object]] = {
     "name": _text,
+    "region": _text,
     "interfaces": _list_of(str),
     "xdp_mode": _text,
+    "largest_packet": _integer,
     "vips": _list_of(parse_endpoint),
     "relay_addresses": _list_of(ip_address),
     "relay_ports": _port_range,
@@ -113,6 +115,12 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "bindings_per_second": _integer,
     "flows_per_session": _integer,
     "fleet_keys": _list_of(_fleet_key),
+    "group_relay_addresses": _list_of(ip_address),
+    "group_takeover": _boolean,
+    "directory": _text,
+    "directory_password_file": _optional_path,
+    "directory_ca": _optional_path,
+    "directory_grace_seconds": _integer,
     "run_time_stats": _text,
     "quality": _boolean,
     "log_level": _text,
@@ -122,8 +130,10 @@ KEYS = tuple(_PARSERS)
 FILE_KEY = "transceivers"
 HELP = {
     "name": "The relay's name.  [default: the host's]",
+    "region": "Where it is, for transceivers that serve clients of several regions.",
     "interfaces": "Link to attach to; may be repeated.",
-    "xdp_mode": "native or generic.  [default: native]",
+    "xdp_mode": "native, generic, or auto: native where all links can.  [default: auto]",
+    "largest_packet": "Bytes of the largest IP packet that a call has.  [default: 1500]",
     "vips": "ADDR:PORT or [ADDR6]:PORT that clients send to; may be repeated.",
     "relay_addresses": "The relay's address on the transceivers' side; may be repeated.",
     "relay_ports": "Port range on each relay address.  [default: 10000-32767]",
@@ -148,7 +158,13 @@ HELP = {
     "source_exempt": "Prefix without that limit; may be repeated.",
     "bindings_per_second": "New flows on one CPU; 0: any.  [default: 100000]",
     "flows_per_session": "New flows of one ufrag within flow_idle_seconds; 0: any.  [default: 16]",
-    "fleet_keys": "NUMBER=PATH of a key that routable ufrags are made with; may be repeated.",
+    "group_relay_addresses": "Relay address of another relay of the group; may be repeated.",
+    "fleet_keys": "NUMBER=PATH of a key that the fleet shares, the one to seal with first; may be repeated.",
+    "directory": "redis:// or rediss:// URL by which a region's relays share sessions.  [default: none]",
+    "directory_password_file": "Redis's password; a user's name goes into the URL.",
+    "directory_ca": "Who signs the certificate of a rediss:// one, PEM.  [default: the system's]",
+    "directory_grace_seconds": "How long sessions outlive a relay that went silent.  [default: 300]",
+    "group_takeover": "Answer for relay addresses of the group's relays that are gone.  [default: false]",
     "run_time_stats": "off, or sampled: what a packet takes, for a second of each minute.  [default: off]",
     "quality": "Measure loss, jitter and round trips of each flow.  [default: true]",
     "log_level": "debug, info, warning or error.  [default: info]",
@@ -163,6 +179,7 @@ LIST_FLAGS = {
     "relay_addresses": "--relay-address",
     "source_exempt": "--source-exempt",
     "fleet_keys": "--fleet-key",
+    "group_relay_addresses": "--group-relay-address",
 }
 
 

@@ -103,6 +103,11 @@ class Streams:
         if self._outboxes.get(owner) is outbox:
             del self._outboxes[owner]
 
+    def close(self, owner: int, reason: RequestError) -> None:
+        """A transceiver's stream has to end, if it has one."""
+        if outbox := self._outboxes.get(owner):
+            outbox.close(reason)
+
     def close_all(self, reason: RequestError) -> None:
         """All streams have to end."""
         for outbox in self._outboxes.values():

@@ -69,7 +69,7 @@ _REQUEST_ENDS = (
     _step(
         "is there a flow, or can one be made?",
         *(R.DROP_SESSION_BUDGET, R.DROP_BINDING_BUDGET, R.DROP_BUSY, R.DROP_FLOWS_FULL, R.DROP_FREE_LIST),
-        *(R.DROP_INDEX_FULL, R.DROP_PROVISIONAL),
+        *(R.DROP_INDEX_FULL, R.DROP_PROVISIONAL, R.DROP_LEASE_EXPIRED),
         fact="flow",
     ),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fleet's key, in the two parts that it is used in."""
+"""A fleet's key, in the parts that it is used in."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ KEYS = 16  # key numbers that a ufrag can hold
 TAG_BYTES = 4
 
 _MASK_LABEL, _PWD_LABEL = b"earshot ufrag 0 mask", b"earshot ufrag 0 pwd"
+_DIRECTORY_LABEL = b"earshot directory 1"
 
 
 class FleetKeyError(ValueError):
@@ -32,16 +33,19 @@ class Digest(NamedTuple):
 
 @dataclass(frozen=True)
 class FleetKey:
-    """repr() shows neither part."""
+    """repr() shows no part of it."""
 
     secret: bytes = field(repr=False)  # of tags and pwds
     mask: bytes = field(repr=False)  # 16 bytes, SipHash's: it hides owners
+    directory: bytes = field(repr=False)  # of what relays tell each other; transceivers have no use for it
 
     @classmethod
     def of(cls, secret: bytes) -> FleetKey:
         """From the 32 bytes that relays and transceivers share."""
-        pwd_key, mask_key = (hmac.digest(secret, label, "sha256") for label in (_PWD_LABEL, _MASK_LABEL))
-        return cls(pwd_key, mask_key[:16])
+        pwd_key, mask_key, directory_key = (
+            hmac.digest(secret, label, "sha256") for label in (_PWD_LABEL, _MASK_LABEL, _DIRECTORY_LABEL)
+        )
+        return cls(pwd_key, mask_key[:16], directory_key)
 
     def digest(self, head: bytes) -> Digest:
         """Of the eight bytes before a ufrag's tag: HMAC-SHA1's inner half (RFC 2104).

@@ -21,9 +21,9 @@ from transceiver.errors import OfferError
 from transceiver.etag import new_etag
 from transceiver.ice import LiteConnection, MediaLink, linked
 from transceiver.log import event
-from transceiver.media import Traffic
+from transceiver.media import Endpoint, Traffic
 from transceiver.mux import Route
-from transceiver.sdp import accept_offer, client_credentials, finish_answer
+from transceiver.sdp import accept_offer, client_credentials, finish_answer, with_candidates_of
 from transceiver.sdpfrag import restart_answer
 from transceiver.speech.conversation import Converse
 from transceiver.speech.messages import Throttle, too_many
@@ -113,8 +113,13 @@ class Call:
             return End.CLIENT_SILENT
         return None
 
-    async def negotiate(self, offer: str) -> str:
-        """The answer to an offer; after it the call is to be reached at its endpoints.
+    @property
+    def vips(self) -> list[Endpoint]:
+        """What its client is told, the nearest first."""
+        return [route.vip for route in self._link.routes]
+
+    async def negotiate(self, offer: str) -> None:
+        """Finds the answer to an offer; after it the call is to be reached at its endpoints.
 
         Raises:
             OfferError: the offer cannot be served.
@@ -132,6 +137,12 @@ class Call:
             except Exception as error:
                 event(logging.INFO, "offer_refused", call=self.id, detail=f"{type(error).__name__}: {error}")
                 raise OfferError(400, f"the offer could not be read ({type(error).__name__})") from error
+
+    def advertise(self, vips: Sequence[Endpoint]) -> str:
+        """The answer, with those of its VIPs alone that lead here."""
+        if list(vips) != self.vips:
+            self._answer = with_candidates_of(self._answer, vips)
+            self._link.routes = [route for route in self._link.routes if route.vip in vips]
         return self._answer
 
     def asks_restart(self, client: Credentials) -> bool:

@@ -27,11 +27,13 @@ from transceiver.errors import (
     TransceiverError,
 )
 from transceiver.etag import check_if_match
+from transceiver.ingresses import Ingresses
 from transceiver.log import event
 from transceiver.media import Traffic
 from transceiver.metrics import Tally
+from transceiver.moving import TOLD, Why, move, pause
 from transceiver.mux import MediaPort, Route
-from transceiver.relay_client import RelayClient
+from transceiver.relays import Relays
 from transceiver.routable import Mint
 from transceiver.sdpfrag import read_credentials
 from transceiver.speech.conversation import Converse
@@ -55,7 +57,8 @@ class Calls:
 
     def __init__(
         self,
-        relay: RelayClient,
+        relays: Relays,
+        ingresses: Ingresses,
         ports: Sequence[MediaPort],
         converse: Converse,
         admission: Admission,
@@ -68,7 +71,8 @@ class Calls:
     ) -> None:
         """`mint` makes routable credentials; without one they are random."""
         self._mint = mint
-        self._relay = relay
+        self._relays = relays
+        self._ingresses = ingresses
         self._ports = ports
         self._converse = converse
         self._admission = admission
@@ -93,13 +97,15 @@ class Calls:
         return Counter(call.state for call in self._calls.values())
 
     def registrations(self) -> list[pb.Session]:
-        """What the relay is to know when it is attached anew."""
+        """What a relay is to know when it is attached anew."""
         return [call.registration() for call in self._calls.values()]
 
     async def set_up(
-        self, offer: str, metadata: Mapping[str, str], traceparent: str = ""
+        self, offer: str, metadata: Mapping[str, str], traceparent: str = "", region: str = ""
     ) -> tuple[Call, str]:
-        """A call for an offer, known to the relay, and the answer. `metadata` is for the backend.
+        """A call for an offer, known to the relays that its client is told of, and the answer.
+
+        `metadata` is for the backend; `region` is what the client is near to.
 
         Its trace, which goes on with `traceparent`, ends when the client is connected, or the call is over.
 
@@ -110,7 +116,7 @@ class Calls:
         """
         span = self._tracing.start("transceiver.call", traceparent)
         try:
-            call, answer = await self._set_up(offer, metadata, span)
+            call, answer = await self._set_up(offer, metadata, span, region)
         except (TransceiverError, asyncio.CancelledError) as error:
             span.end(error=type(error).__name__)
             if isinstance(error, TransceiverError):
@@ -119,7 +125,9 @@ class Calls:
         event(logging.INFO, "call_answered", call=call.id)
         return call, answer
 
-    async def _set_up(self, offer: str, metadata: Mapping[str, str], span: Span) -> tuple[Call, str]:
+    async def _set_up(
+        self, offer: str, metadata: Mapping[str, str], span: Span, region: str
+    ) -> tuple[Call, str]:
         refusal = self._admission.refusal(len(self._calls))
         if refusal is not None:
             raise BusyError(refusal)
@@ -127,7 +135,7 @@ class Calls:
         call_id = f"{secrets.token_hex(14)}{self._suffix}"
         call = Call(
             call_id,
-            self._routes(),
+            self._routes(region),
             self._traffic,
             metadata,
             self._converse,
@@ -139,10 +147,13 @@ class Calls:
         )
         try:
             with span.child("transceiver.answer"):
-                answer = await call.negotiate(offer)
+                await call.negotiate(offer)
             self._calls[call.id] = call  # before registering: a snapshot sent meanwhile must name it
             with span.child("transceiver.register", Role.CLIENT) as registering:
-                await self._relay.register(call.registration(), self._limits.relay, registering.traceparent)
+                leading = await self._relays.register(
+                    call.registration(), self._limits.relay, registering.traceparent, call.vips
+                )
+            answer = call.advertise(leading)
             call.connecting = span.child("transceiver.connect")
             if call.state is State.ENDED:
                 raise BusyError("the call was ended while it was being set up")
@@ -176,7 +187,7 @@ class Calls:
                 return None
             answer = call.begin_restart()
             try:
-                await self._relay.register(call.registration(), self._limits.relay)
+                await self._relays.register(call.registration(), self._limits.relay, vips=call.vips)
             except (RelayError, asyncio.CancelledError):
                 call.undo_restart()
                 raise
@@ -200,8 +211,28 @@ class Calls:
                     self._end_soon(call, reason)
             beat()
 
-    async def end_all(self) -> None:
-        """Ends all calls, within the time that shutting down may take."""
+    async def move_all(self, seconds: float) -> None:
+        """Tells clients to call elsewhere within that time: not all at once, so that others can take them.
+
+        They come no faster than this process itself would take new ones, unless the time is short.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + seconds
+        calls = list(self._calls.values())
+        between = pause(len(calls), seconds, self._limits.setups)
+        for call in calls:
+            if call.state is not State.ENDED:
+                call.tell(move(Why.DRAIN, deadline - clock()))
+            await asyncio.sleep(between)
+
+    async def end_all(self, moving: bool = True) -> None:
+        """Ends all calls, within the time that shutting down may take; those that are `moving` are told."""
+        if self._calls:
+            event(logging.INFO, "ending_calls", calls=len(self._calls))
+        if self._calls and moving:
+            for call in self._calls.values():
+                call.tell(move(Why.SHUTDOWN, 0))
+            await asyncio.sleep(TOLD)
         for call in list(self._calls.values()):
             self._end_soon(call, End.SHUTDOWN)
         if self._tasks:
@@ -218,12 +249,13 @@ class Calls:
         self._tally.flow_events[name] += 1
         event(logging.INFO, name, call=flow.session_id, client=_text(flow.client), reason=reason)
 
-    def _routes(self) -> list[Route]:
-        vips = self._relay.vips
+    def _routes(self, region: str) -> list[Route]:
+        vips = self._ingresses.near(region)
         routes = [
             Route(port, vip)
             for port in self._ports
-            for vip in [vip for vip in vips if vip.address.version == port.endpoint.address.version][:1]
+            for vip in vips
+            if vip.address.version == port.endpoint.address.version
         ]
         if not routes:
             raise RelayAwayError("the relay has no VIP of a family that this transceiver has an address of")
@@ -264,7 +296,7 @@ class Calls:
         """The relay need not know the old credentials any longer. If it misses this, they lead nowhere."""
         if call.state is not State.ENDED:
             try:
-                await self._relay.register(call.registration(), self._limits.relay)
+                await self._relays.register(call.registration(), self._limits.relay, vips=call.vips)
             except RelayError as error:
                 event(logging.INFO, "not_registered_anew", call=call.id, detail=str(error))
 
@@ -296,7 +328,7 @@ class Calls:
 
     async def _unregister(self, call: Call) -> None:
         try:
-            await self._relay.unregister(call.id, self._limits.relay)
+            await self._relays.unregister(call.id, self._limits.relay)
         except RelayError as error:
             # Attached anew, the relay learns it from the snapshot.
             event(logging.INFO, "not_unregistered", call=call.id, detail=str(error))

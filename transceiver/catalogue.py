@@ -13,7 +13,19 @@ _P = "earshot_transceiver"
 
 # ---- calls -------------------------------------------------------------------------------------
 
-RELAY_ATTACHED = Declared(_GAUGE, f"{_P}_relay_attached", "1 while attached to the relay.")
+RELAY_ATTACHED = Declared(_GAUGE, f"{_P}_relay_attached", "1 while attached to a relay.")
+RELAY_UP = Declared(
+    _GAUGE,
+    f"{_P}_relay_up",
+    "1 while attached to this relay, by what --relay has, and the region that it has said.",
+    ("relay", "region"),
+)
+PLACED = Declared(
+    _COUNTER,
+    f"{_P}_placed_offers",
+    "Offers by the region whose VIPs come first in the answer, and by what placed the client.",
+    ("region", "by"),
+)
 SESSIONS = Declared(_GAUGE, f"{_P}_sessions", "Calls by state.", ("state",))
 SETUPS = Declared(
     _COUNTER,

@@ -21,30 +21,24 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from supervision.notify import Manager
 from transceiver.cross_origin import cors
+from transceiver.hops import PEER, end_to_end
 from transceiver.listening import addresses, listening
 from transceiver.log import event
 from transceiver.merge import merged
+from transceiver.peers import HANDED_ON, Peers
 from transceiver.problem import problem, problems
 from transceiver.settings import Settings
 from transceiver.stopping import Stop
-from transceiver.whip import MAX_OFFER, RETRY_AFTER
+from transceiver.whip import MAX_OFFER, RETRY_AFTER, SESSION, peer_of
 from transceiver.workers import Workers
 
 GRACE = 10.0  # seconds that a worker has to answer, beyond what its relay has
 STATUS_SECONDS = 2.0
 LOOK_TIMEOUT = aiohttp.ClientTimeout(total=2.0)  # for metrics and health
-_OF_ONE_HOP = {  # what concerns one hop (RFC 9110, 7.6.1), and what each hop says for itself
-    name.lower()
-    for name in (
-        *(hdrs.CONNECTION, hdrs.KEEP_ALIVE, hdrs.TE, hdrs.TRAILER, hdrs.TRANSFER_ENCODING, hdrs.UPGRADE),
-        *(hdrs.CONTENT_LENGTH, hdrs.DATE, hdrs.EXPECT, hdrs.HOST, hdrs.SERVER),
-    )
-}
 
 
 async def serve_front(
@@ -66,7 +60,9 @@ async def serve_front(
         )
         stop = Stop(workers.hurry)
         stop.listen()
-        front = Front(sockets, workers, settings.limits.relay + GRACE, settings.web.origins)
+        timeout = settings.limits.relay + GRACE
+        peers = Peers(settings.name, settings.web.peers, timeout)
+        front = Front(sockets, workers, timeout, settings.web.origins, peers)
         runner = await listening(front.app, settings.http, settings.web)
         running = asyncio.create_task(workers.run())
         stopping = asyncio.create_task(stop.asked())
@@ -94,8 +90,9 @@ class Front:
     """The HTTP application before those of the workers, which listen on `sockets`."""
 
     def __init__(
-        self, sockets: Sequence[Path], workers: Workers, timeout: float, origins: Sequence[str]
+        self, sockets: Sequence[Path], workers: Workers, timeout: float, origins: Sequence[str], peers: Peers
     ) -> None:
+        self._peers = peers
         self._sockets = sockets
         self._workers = workers
         self._timeout = aiohttp.ClientTimeout(total=timeout)
@@ -104,10 +101,11 @@ class Front:
         self._first = itertools.cycle(range(len(sockets)))
         self.app = web.Application(middlewares=[cors(origins), problems], client_max_size=MAX_OFFER)
         self.app.cleanup_ctx.append(self._clients_open)
+        self.app.cleanup_ctx.append(peers.opened)
         self.app.router.add_get("/metrics", self._metrics)
         self.app.router.add_get("/healthz", self._health)
         self.app.router.add_get("/readyz", self._ready)
-        self.app.router.add_route("*", "/whip/sessions/{id}", self._to_owner)
+        self.app.router.add_route("*", SESSION, self._to_owner)
         self.app.router.add_route("*", "/{path:.*}", self._to_any)
 
     async def _clients_open(self, _: web.Application) -> AsyncIterator[None]:
@@ -122,7 +120,13 @@ class Front:
             yield
 
     async def _to_owner(self, request: web.Request) -> web.StreamResponse:
-        """To the worker that a session's id names. Whoever names another gets the 404 of any worker."""
+        """To the worker that a session's id names, or to the transceiver that has it.
+
+        Whoever names a worker that is not there gets the 404 of any other.
+        """
+        owner = request.match_info["owner"]
+        if request.method in HANDED_ON and not self._peers.is_own(owner):
+            return await self._peers.hand_on(request, owner)
         number = self._numbers.get(request.match_info["id"].rpartition(".")[2])
         if number is None:
             return await self._to_any(request)
@@ -145,13 +149,14 @@ class Front:
 
     async def _forward(self, number: int, request: web.Request, body: bytes) -> web.Response | None:
         """A worker's answer; None if it is gone, and all that it began with it."""
-        headers = [(name, value) for name, value in request.headers.items() if _end_to_end(name)]
+        headers = end_to_end(request.headers.items())
+        headers[PEER] = str(peer_of(request) or "")
         try:
             async with self._clients[number].request(
                 request.method, request.rel_url, data=body, headers=headers, allow_redirects=False
             ) as answer:
-                kept = [(name, value) for name, value in answer.headers.items() if _end_to_end(name)]
-                return web.Response(status=answer.status, body=await answer.read(), headers=CIMultiDict(kept))
+                kept = end_to_end(answer.headers.items())
+                return web.Response(status=answer.status, body=await answer.read(), headers=kept)
         except TimeoutError:
             return problem(503, f"worker {number} does not answer", RETRY_AFTER)
         except aiohttp.ClientError:
@@ -189,10 +194,6 @@ class Front:
 
         answers = await asyncio.gather(*map(one, self._clients))
         return {number: answer for number, answer in enumerate(answers) if answer is not None}
-
-
-def _end_to_end(name: str) -> bool:
-    return name.lower() not in _OF_ONE_HOP
 
 
 async def _tell(manager: Manager, workers: Workers, count: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,7 +29,7 @@ from transceiver.bucket import Bucket
 from transceiver.direct import DirectMedia
 from transceiver.log import event
 from transceiver.media import Drop, Endpoint, Traffic
-from transceiver.mux import Path, Route
+from transceiver.mux import MediaPort, Path, Route
 
 COMPONENT = 1  # RTP and RTCP share it
 INBOX = 500  # datagrams that wait for aiortc; 10 s of speech
@@ -68,7 +68,7 @@ class MediaLink:
     @property
     def endpoints(self) -> list[Endpoint]:
         """Where the relay is to send, one per family."""
-        return [route.port.endpoint for route in self.routes]
+        return list(dict.fromkeys(route.port.endpoint for route in self.routes))
 
 
 _link: ContextVar[MediaLink] = ContextVar("link")
@@ -121,7 +121,12 @@ class LiteConnection:
     @property
     def local_candidates(self) -> list[Candidate]:
         """The VIPs, which stand for the ports behind them."""
-        return [_candidate(route.vip) for route in self._link.routes]
+        ranks: Counter[MediaPort] = Counter()
+        candidates = []
+        for port, vip in self._link.routes:
+            candidates.append(_candidate(vip, ranks[port]))
+            ranks[port] += 1
+        return candidates
 
     @property
     def remote_candidates(self) -> list[Candidate]:
@@ -290,14 +295,18 @@ class LiteConnection:
                 route.port.add(held.ufrag, self)
 
 
-def _candidate(vip: Endpoint) -> Candidate:
-    """IPv6 comes first where there is a choice (RFC 8421, 4)."""
+def _candidate(vip: Endpoint, rank: int) -> Candidate:
+    """The `rank`-th of its family, the nearest being 0; of the same rank IPv6 comes first (RFC 8421, 4).
+
+    No two of a call have the same preference (RFC 8445, 5.1.2.1).
+    """
     host = str(vip.address)
+    preference = 65535 - 2 * rank - (0 if vip.address.version == 6 else 1)
     return Candidate(
         foundation=candidate_foundation("host", "udp", host),
         component=COMPONENT,
         transport="udp",
-        priority=candidate_priority(COMPONENT, "host", 65535 if vip.address.version == 6 else 65534),
+        priority=candidate_priority(COMPONENT, "host", preference),
         host=host,
         port=vip.port,
         type="host",

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import click
 
 from fleet.key import FleetKeyError
+from fleet.region import FORM, is_region
 from fleet.ufrag import OWNERS
 from supervision.notify import Manager
 from telemetry import tracing
@@ -30,12 +31,15 @@ from telemetry.tracing import TracingError
 from transceiver.calls import Limits
 from transceiver.errors import LibraryError, RelayAwayError, WorkerError
 from transceiver.front import serve_front
+from transceiver.ingresses import RegionsFile
 from transceiver.log import configure, event
 from transceiver.media import Endpoint, IPAddress
-from transceiver.relay_target import RelayTarget, TargetError
+from transceiver.peers import Known, PeersError
+from transceiver.regions import RegionsError
+from transceiver.relay_target import RelayTarget, TargetError, targets_of
 from transceiver.routable import NumberedKey
 from transceiver.serve import serve
-from transceiver.settings import Fleet, Settings, Web
+from transceiver.settings import Fleet, Place, Settings, Web
 from transceiver.speech.remote import Policy
 from transceiver.tokens import Tokens
 
@@ -81,6 +85,23 @@ def _origins(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tu
     return tuple(values)
 
 
+def _public_url(_: click.Context, __: click.Parameter, value: str) -> str:
+    parts = urlsplit(value)
+    if value and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment):
+        raise click.BadParameter(f"{value!r} is not http://HOST[/PATH] or https://HOST[/PATH]")
+    return value.removesuffix("/")
+
+
+def _peers(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for value in values:
+        name, equals, url = value.partition("=")
+        if not equals or not _NAME.fullmatch(name) or name in named:
+            raise click.BadParameter(f"{value!r} is not NAME=URL, or the name is there twice")
+        named[name] = url
+    return named
+
+
 def _tokens(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
     if value is not None:
         try:
@@ -102,13 +123,32 @@ def _fleet_key(_: click.Context, __: click.Parameter, value: str | None) -> Numb
         raise click.BadParameter(str(error)) from None
 
 
+def _region(_: click.Context, __: click.Parameter, value: str) -> str:
+    if value and not is_region(value):
+        raise click.BadParameter(FORM)
+    return value
+
+
+def _regions(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    try:
+        RegionsFile(value)
+    except (OSError, RegionsError) as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _seconds = click.FloatRange(min=0.1, max=3600)
 
 
 @click.command(context_settings={"auto_envvar_prefix": "EARSHOT_TRANSCEIVER", "show_default": True})
 @click.option(
-    "--relay", default="unix:/run/earshot/earshotd.sock", help="The relay's gRPC: unix:PATH or HOST:PORT."
+    "--relay",
+    "relays",
+    multiple=True,
+    default=["unix:/run/earshot/earshotd.sock"],
+    envvar="EARSHOT_TRANSCEIVER_RELAY",  # singular, as the flag is
+    help="A relay's gRPC: unix:PATH or HOST:PORT; once for each. all:HOST:PORT: one at each address of HOST.",
 )
 @click.option("--relay-ca", type=_FILE, help="Who signs the relay's certificate, PEM; for HOST:PORT.")
 @click.option("--relay-certificate", type=_FILE, help="The transceiver's own certificate chain, PEM.")
@@ -117,6 +157,21 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 )
 @click.option("--relay-server-name", default="", help="The name in the relay's certificate, if not HOST.")
 @click.option("--relay-insecure", is_flag=True, help="HOST:PORT without TLS, on a loopback address alone.")
+@click.option(
+    "--region", default="", callback=_region, help="Where this transceiver is.  [default: as its first relay]"
+)
+@click.option(
+    "--regions-file",
+    type=_FILE,
+    callback=_regions,
+    help="Which VIPs are near to whom; read again when it changes.  [default: the relays' own]",
+)
+@click.option(
+    "--candidates",
+    default=Place.candidates,
+    type=click.IntRange(1, 2),
+    help="VIPs of each address family that a client is told, where there are several.",
+)
 @click.option("--name", default=socket.gethostname, callback=_name, help="Who attaches.  [default: hostname]")
 @click.option(
     "--http",
@@ -126,6 +181,28 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 )
 @click.option("--http-certificate", type=_FILE, help="For HTTPS: the certificate chain, PEM.")
 @click.option("--http-key", type=_FILE, help="Its private key, PEM.")
+@click.option(
+    "--public-url",
+    default="",
+    callback=_public_url,
+    help="What stands before the paths of its sessions, as clients are told them.  [default: nothing]",
+)
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    callback=_peers,
+    envvar="EARSHOT_TRANSCEIVER_PEER",  # singular, as the flag is
+    metavar="NAME=URL",
+    help="Another transceiver's HTTP, where requests for its sessions are handed on to; once for each.",
+)
+@click.option(
+    "--peer-template",
+    default="",
+    metavar="URL",
+    help="The same for all: http://{name}.DOMAIN[:PORT], where {name} is the other's name.",
+)
+@click.option("--peer-ca", type=_FILE, help="Who signs peers' certificates, PEM.  [default: the system's]")
 @click.option("--page/--no-page", default=True, help="Whether there is a page to call from, at /.")
 @click.option(
     "--auth-token-file",
@@ -226,6 +303,11 @@ _seconds = click.FloatRange(min=0.1, max=3600)
     help="Seconds that calls may go on after SIGTERM; new ones are answered 503. A second SIGTERM ends them.",
 )
 @click.option(
+    "--move-clients/--no-move-clients",
+    default=True,
+    help="Whether clients are told, by their data channel, to call elsewhere when this process is to end.",
+)
+@click.option(
     "--log-level",
     default="info",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -233,16 +315,23 @@ _seconds = click.FloatRange(min=0.1, max=3600)
 )
 @click.version_option(version("earshot"))
 def main(
-    relay: str,
+    relays: tuple[str, ...],
     relay_ca: Path | None,
     relay_certificate: Path | None,
     relay_key: Path | None,
     relay_server_name: str,
     relay_insecure: bool,
+    region: str,
+    regions_file: Path | None,
+    candidates: int,
     name: str,
     http: Endpoint,
     http_certificate: Path | None,
     http_key: Path | None,
+    public_url: str,
+    peers: dict[str, str],
+    peer_template: str,
+    peer_ca: Path | None,
     page: bool,
     auth_token_file: Path | None,
     cors_origins: tuple[str, ...],
@@ -267,6 +356,7 @@ def main(
     silence_timeout: float,
     relay_timeout: float,
     drain_timeout: float,
+    move_clients: bool,
     log_level: str,
 ) -> None:
     """Terminates WebRTC calls that an Earshot relay forwards; echoes them, or brings them to speech backends.
@@ -288,22 +378,27 @@ def main(
         raise click.UsageError("--fleet-key and --fleet-number go together")
     if ECHO in backends and len(backends) > 1:
         raise click.BadParameter("echo goes alone", param_hint="--backend")
+    try:
+        known = Known(peers, peer_template, peer_ca)
+    except PeersError as error:
+        raise click.UsageError(str(error)) from None
     configure(log_level)
     try:
         tracing.check(os.environ)
     except TracingError as error:
         raise click.UsageError(str(error)) from None
-    tls = (backend_ca, backend_certificate, backend_key, backend_server_name, backend_insecure, "backend")
     try:
-        target = RelayTarget(relay, relay_ca, relay_certificate, relay_key, relay_server_name, relay_insecure)
+        tls = (relay_ca, relay_certificate, relay_key, relay_server_name, relay_insecure, "relay")
+        targets = targets_of(relays, *tls)
+        tls = (backend_ca, backend_certificate, backend_key, backend_server_name, backend_insecure, "backend")
         speech = tuple(RelayTarget(backend, *tls) for backend in backends if backend != ECHO)
     except TargetError as error:
         raise click.UsageError(str(error)) from None
     settings = Settings(
-        relay=target,
+        relays=targets,
         name=name,
         http=http,
-        web=Web(page, cors_origins, auth_token_file, http_certificate, http_key),
+        web=Web(page, cors_origins, auth_token_file, http_certificate, http_key, public_url, known),
         media_addresses=media_addresses,
         media_port=media_port,
         backends=speech,
@@ -312,6 +407,8 @@ def main(
         log_level=log_level,
         fleet=Fleet(fleet_key, fleet_number) if fleet_key and fleet_number is not None else None,
         drain=drain_timeout,
+        move=move_clients,
+        place=Place(region, regions_file, candidates),
     )
     manager = Manager.of(os.environ)
     _run(serve(settings, manager) if workers == 1 else serve_front(settings, workers, _work, manager))

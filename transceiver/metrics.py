@@ -14,7 +14,9 @@ from prometheus_client.registry import Collector
 from telemetry.declared import Labels
 from transceiver import catalogue
 from transceiver.admission import Admission
+from transceiver.ingresses import Ingresses
 from transceiver.media import Drop, Traffic
+from transceiver.relays import Relays
 from transceiver.speech.pool import Backend
 from transceiver.speech.remote import SpeechTally
 
@@ -42,17 +44,13 @@ class Tally:
 class CallCollector(Collector):
     """Everything but the histogram, made at each scrape."""
 
-    def __init__(
-        self, tally: Tally, traffic: Traffic, states: Callable[[], Counter[str]], attached: Callable[[], bool]
-    ) -> None:
+    def __init__(self, tally: Tally, traffic: Traffic, states: Callable[[], Counter[str]]) -> None:
         self._tally = tally
         self._traffic = traffic
         self._states = states
-        self._attached = attached
 
     def collect(self) -> Iterator[Metric]:
         yield catalogue.BUILD_INFO.of({(version("earshot"),): 1})
-        yield catalogue.RELAY_ATTACHED.one(int(self._attached()))
         states = self._states()
         yield catalogue.SESSIONS.of({(state,): states[state] for state in ("connecting", "connected")})
         yield catalogue.SETUPS.of(_by_word(self._tally.setups))
@@ -63,6 +61,21 @@ class CallCollector(Collector):
         yield catalogue.BYTES.of({("in",): traffic.bytes_in, ("out",): traffic.bytes_out})
         yield catalogue.DROPPED.of({(reason,): traffic.drops[reason] for reason in Drop})
         yield catalogue.ICE_RESTARTS.one(self._tally.restarts)
+
+
+class FleetCollector(Collector):
+    """Relays, and where clients are."""
+
+    def __init__(self, relays: Relays, ingresses: Ingresses) -> None:
+        self._relays = relays
+        self._ingresses = ingresses
+
+    def collect(self) -> Iterator[Metric]:
+        yield catalogue.RELAY_ATTACHED.one(int(bool(self._relays.attached)))
+        yield catalogue.RELAY_UP.of(
+            {(str(one.target), one.region): int(one.attached) for one in self._relays.clients}
+        )
+        yield catalogue.PLACED.of(dict(sorted(self._ingresses.placed.items())))
 
 
 class SpeechCollector(Collector):

@@ -25,7 +25,7 @@ _HEADERS = {
 def add_page(app: web.Application) -> None:
     """Serves it at / and what belongs to it under /page."""
     app.router.add_get("/", _file("index.html"))
-    for name in ("page.js", "call.js", "meters.js", "page.css", "icon.svg"):
+    for name in ("page.js", "call.js", "moving.js", "meters.js", "page.css", "icon.svg"):
         app.router.add_get(f"/page/{name}", _file(name))
 
 

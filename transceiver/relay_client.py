@@ -34,8 +34,12 @@ BACKOFF_MOST = 5.0
 class RelayClient:
     """One relay, as a transceiver sees it.
 
-    `snapshot` says which sessions there are, `routable` the transceiver's place in the fleet; `on_flow` gets
-    FlowBound and FlowEnded. None of them may block.
+    `snapshot` says which sessions there are, `routable` the transceiver's place in the fleet, `region` where
+    it is; `on_flow` gets FlowBound and FlowEnded. None of them may block.
+
+    Attributes:
+        target: where the relay is.
+        region: where it said that it is, when it was last attached; empty if it did not.
     """
 
     def __init__(
@@ -47,9 +51,12 @@ class RelayClient:
         on_flow: Callable[[pb.AttachResponse], None],
         routable: Callable[[], pb.Routable | None] = lambda: None,
         tracing: Tracing | None = None,
+        region: str = "",
     ) -> None:
         self._routable = routable
-        self._target = target
+        self._own_region = region
+        self.target = target
+        self.region = ""
         self._name = name
         self._software = software
         self._snapshot = snapshot
@@ -70,6 +77,11 @@ class RelayClient:
         if not self.attached:
             raise RelayAwayError("not attached to a relay")
         return self._vips
+
+    @property
+    def vips_known(self) -> frozenset[Endpoint]:
+        """Its VIPs, also while it is away; empty until it was attached."""
+        return frozenset(self._vips)
 
     async def wait_attached(self) -> None:
         """Returns when attached; the caller sets the deadline."""
@@ -96,7 +108,7 @@ class RelayClient:
             except (grpc.RpcError, RelayAwayError, TimeoutError, asyncio.InvalidStateError) as error:
                 detail = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 event(
-                    logging.WARNING, "relay_away", target=self._target, detail=detail or type(error).__name__
+                    logging.WARNING, "relay_away", target=self.target, detail=detail or type(error).__name__
                 )
             if clock() - started > BACKOFF_MOST:  # a relay that always ends the stream at once is not stormed
                 backoff = BACKOFF_FIRST
@@ -105,14 +117,15 @@ class RelayClient:
 
     async def _attach(self) -> None:
         """One attachment, until it breaks; raises what broke it."""
-        async with self._target.channel() as channel:
+        async with self.target.channel() as channel:
             stub: Any = relay_pb2_grpc.RelayServiceStub(channel)  # type: ignore[no-untyped-call]
             attaching = self._tracing.start("transceiver.attach", role=Role.CLIENT)
             call = stub.Attach(metadata=metadata_of(attaching))
             stream = RelayStream(call, self._on_flow)
             try:
-                welcome = await stream.greet(self._name, self._software, self._routable())
+                welcome = await stream.greet(self._name, self._software, self._routable(), self._own_region)
                 self._vips = [_endpoint(vip) for vip in welcome.vips]
+                self.region = welcome.region
                 # From here on removals go to this stream: they are sent after the snapshot, which may
                 # still name what they remove.
                 self._stream = stream
@@ -124,6 +137,7 @@ class RelayClient:
                     logging.INFO,
                     "relay_attached",
                     relay=welcome.relay,
+                    region=welcome.region or "none",
                     vips=",".join(map(str, self._vips)),
                     sessions=len(sessions),
                 )

@@ -33,9 +33,13 @@ class RelayStream:
         self._stalled = False
         self._pending: dict[int, tuple[list[Waiter], asyncio.TimerHandle]] = {}
 
-    async def greet(self, name: str, software: str, routable: pb.Routable | None = None) -> pb.Welcome:
+    async def greet(
+        self, name: str, software: str, routable: pb.Routable | None = None, region: str = ""
+    ) -> pb.Welcome:
         """Says who attaches. Raises `RelayAwayError`, `grpc.RpcError` or `TimeoutError`."""
-        hello = pb.AttachRequest(hello=pb.Hello(transceiver=name, software=software, routable=routable))
+        hello = pb.AttachRequest(
+            hello=pb.Hello(transceiver=name, software=software, routable=routable, region=region)
+        )
         welcome: pb.Welcome = (await self._ask(hello, "welcome")).welcome
         self._max_batch = welcome.max_batch or DEFAULT_BATCH
         return welcome

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
-from dataclasses import dataclass
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -13,9 +17,12 @@ import grpc
 import grpc.aio
 
 from transceiver.errors import RelayAwayError
+from transceiver.log import event
+from transceiver.media import Endpoint
 
 # A channel per attempt with connections of its own: gRPC's backoff, up to two minutes, stays out of it.
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+ALL = "all:"
 _HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s\[\]:/]+)):(\d{1,5})", re.ASCII)
 
 
@@ -90,6 +97,62 @@ class RelayTarget:
         override = (("grpc.ssl_target_name_override", self.server_name),) if self.server_name else ()
         credentials = grpc.ssl_channel_credentials(ca, key, certificate)
         return grpc.aio.secure_channel(self.target, credentials, options=(*_OPTIONS, *override))
+
+
+@dataclass(frozen=True)
+class RelayName:
+    """A host's name, each of whose addresses is a relay: `all:HOST:PORT`."""
+
+    host: str
+    port: int
+    like: RelayTarget  # what goes for all of them
+
+    async def look_up(self) -> Sequence[RelayTarget]:
+        """Where they are now; none if nobody can say."""
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            event(logging.WARNING, "relays_not_found", host=self.host, detail=error.strerror or str(error))
+            return []
+        addresses = {ip_address(info[4][0]) for info in found}
+        ordered = sorted(addresses, key=lambda address: (address.version, int(address)))
+        return [replace(self.like, target=str(Endpoint(address, self.port))) for address in ordered]
+
+
+def targets_of(
+    targets: Sequence[str],
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    server_name: str,
+    insecure: bool,
+    side: str,
+) -> tuple[RelayTarget | RelayName, ...]:
+    """Several of one side that share flags; those of TLS are for HOST:PORT alone, if there is one.
+
+    Of a name (`all:HOST:PORT`) the certificates are held to HOST, unless `server_name` says otherwise.
+
+    Raises:
+        TargetError: the flags do not fit together, or one is named twice.
+    """
+    if len(set(targets)) != len(targets):
+        raise TargetError(f"--{side}", "one is there twice")
+    tls = (ca, certificate, key, server_name, insecure)
+    mixed = len({target.startswith("unix:") for target in targets}) > 1
+
+    def one(target: str) -> RelayTarget | RelayName:
+        if mixed and target.startswith("unix:"):
+            return RelayTarget(target, side=side)
+        if not target.startswith(ALL):
+            return RelayTarget(target, *tls, side=side)
+        like = RelayTarget(target.removeprefix(ALL), *tls, side=side)
+        host, _, port = like.target.rpartition(":")
+        if not insecure:
+            like = replace(like, server_name=server_name or host)
+        return RelayName(host.strip("[]"), int(port), like)
+
+    return tuple(map(one, targets))
 
 
 def is_loopback(host: str) -> bool:

@@ -13,10 +13,11 @@ nothing is answered in part (4.4.3). The offer is rewritten before aiortc sees i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from transceiver.agent import Credentials
 from transceiver.errors import OfferError
+from transceiver.media import Endpoint
 
 MAX_LINES = 1000
 LINE = re.compile(r"[a-z]=[^\x00\r\n]*")
@@ -67,6 +68,33 @@ def finish_answer(sdp: str) -> str:
     if not separator:
         raise ValueError("the answer has no t= line")
     return f"{head}{separator}a=ice-lite\r\n{rest}"
+
+
+def with_candidates_of(answer: str, endpoints: Sequence[Endpoint]) -> str:
+    """An answer without candidates elsewhere; the first that is left is the default (RFC 8839, 4.2.1)."""
+    wanted = {(str(endpoint.address), str(endpoint.port)) for endpoint in endpoints}
+    head, *sections = answer.split("\r\nm=")
+    return "\r\nm=".join([head, *(_with_candidates(section, wanted) for section in sections)])
+
+
+def _with_candidates(section: str, wanted: Collection[tuple[str, str]]) -> str:
+    """A media section from after its `m=` on."""
+    lines = section.split("\r\n")
+    kept = [line for line in lines if not line.startswith("a=candidate:") or _where(line) in wanted]
+    host, port = next((_where(line) for line in kept if line.startswith("a=candidate:")), (None, ""))
+    if host is None:  # it had none: it shares another one's
+        return section
+    kind, _port, rest = kept[0].split(" ", 2)
+    at = next(index for index, line in enumerate(kept) if line.startswith("c="))
+    kept[0] = f"{kind} {port} {rest}"
+    kept[at] = f"c=IN IP{6 if ':' in host else 4} {host}"
+    return "\r\n".join(kept)
+
+
+def _where(candidate: str) -> tuple[str, str]:
+    """Address and port of a line `a=candidate:` (RFC 8839, 5.1)."""
+    fields = candidate.split(" ")
+    return fields[4], fields[5]
 
 
 def _split(text: str) -> tuple[list[str], list[list[str]]]:

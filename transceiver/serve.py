@@ -19,13 +19,17 @@ from telemetry import tracing
 from telemetry.tracing import Tracing
 from transceiver.admission import Admission
 from transceiver.calls import Calls
+from transceiver.ingresses import Ingresses, RegionsFile
 from transceiver.library import prepare
 from transceiver.listening import addresses, listening
 from transceiver.log import event
 from transceiver.media import Traffic
-from transceiver.metrics import CallCollector, SpeechCollector, Tally
+from transceiver.metrics import CallCollector, FleetCollector, SpeechCollector, Tally
 from transceiver.mux import media_ports
+from transceiver.peers import Peers
 from transceiver.relay_client import RelayClient
+from transceiver.relay_target import RelayName, RelayTarget
+from transceiver.relays import Relays
 from transceiver.settings import Settings
 from transceiver.speech.conversation import Client, Conversation
 from transceiver.speech.echo import EchoConversation
@@ -37,6 +41,7 @@ from transceiver.workers import READY, orphaned
 
 RELAY_STOP_TIMEOUT = 2.0
 STATUS_SECONDS = 2.0
+GRACE = 10.0  # seconds that another transceiver has to answer, beyond what its relay has
 
 
 async def serve(settings: Settings, manager: Manager, parent: Connection | None = None) -> None:
@@ -65,15 +70,26 @@ async def _serve(
         orphaned(parent, stop.at_once)
     traffic, tally, spoken = Traffic(), Tally(), SpeechTally()
     fleet = settings.fleet
-    relay = RelayClient(
-        settings.relay,
-        name,
-        f"earshot-transceiver/{version('earshot')}",
-        snapshot=lambda: calls.registrations(),
-        on_flow=lambda response: calls.flow_event(response),
-        tracing=traces,
-        routable=lambda: fleet.place([port.endpoint for port in ports]) if fleet else None,
+    place = settings.place
+
+    def client_of(target: RelayTarget) -> RelayClient:
+        return RelayClient(
+            target,
+            name,
+            f"earshot-transceiver/{version('earshot')}",
+            snapshot=lambda: calls.registrations(),
+            on_flow=lambda response: calls.flow_event(response),
+            tracing=traces,
+            routable=lambda: fleet.place([port.endpoint for port in ports]) if fleet else None,
+            region=place.region,
+        )
+
+    relays = Relays(
+        [client_of(one) for one in settings.relays if isinstance(one, RelayTarget)],
+        [one for one in settings.relays if isinstance(one, RelayName)],
+        client_of,
     )
+    ingresses = Ingresses(RegionsFile(place.regions), relays, place.region, place.candidates)
     async with _backends(settings) as pool:
         with media_ports(settings.media_addresses, settings.media_port, traffic) as ports:
 
@@ -88,35 +104,45 @@ async def _serve(
             limits = settings.limits
             admission = Admission(limits.calls, limits.load, limits.setups, missing)
             mint = fleet.mint() if fleet else None
+            peers = Peers(settings.name, settings.web.peers, limits.relay + GRACE)
             calls = Calls(
-                relay, ports, converse, admission, limits, tally, traffic, settings.suffix, traces, mint
+                *(relays, ingresses, ports, converse, admission, limits),
+                *(tally, traffic, settings.suffix, traces, mint),
             )
-            tally.registry.register(CallCollector(tally, traffic, calls.states, lambda: relay.attached))
+            tally.registry.register(CallCollector(tally, traffic, calls.states))
+            tally.registry.register(FleetCollector(relays, ingresses))
             tally.registry.register(SpeechCollector(spoken, pool.backends if pool else (), admission))
             runner = await listening(
-                make_app(calls, relay, tally.registry, settings.web), settings.http, settings.web
+                make_app(calls, relays, ingresses, tally.registry, settings.web, peers),
+                settings.http,
+                settings.web,
             )
             try:
-                attaching = asyncio.create_task(relay.run())
+                attaching = asyncio.create_task(relays.run())
                 pulse = Pulse(manager, frozenset({"calls", "load"}))
                 watching = [
                     asyncio.create_task(calls.watch(lambda: pulse.beat("calls"))),
                     asyncio.create_task(admission.watch(lambda: pulse.beat("load"))),
-                    asyncio.create_task(_tell(manager, relay, calls)),
+                    asyncio.create_task(_tell(manager, relays, calls)),
                 ]
-                announcing = asyncio.create_task(_announce(relay, runner, parent))
+                announcing = asyncio.create_task(_announce(relays, runner, parent))
                 # With or without a relay: it waits for one, and attaches again to one that was away.
                 manager.ready()
-                await stop.asked()
+                asked = asyncio.create_task(stop.asked())
+                await asyncio.wait([asked, attaching], return_when=asyncio.FIRST_COMPLETED)
+                if attaching.done():  # by a defect of ours: nobody would register a call any more
+                    attaching.result()
                 manager.stopping()
                 admission.close("this process is about to end")
+                if settings.move and settings.drain:
+                    watching.append(asyncio.create_task(calls.move_all(settings.drain)))
                 await stop.drained(settings.drain, calls.count)
                 event(logging.INFO, "stopping")
                 announcing.cancel()
                 for task in watching:
                     task.cancel()
                 await runner.cleanup()
-                await calls.end_all()
+                await calls.end_all(settings.move)
                 attaching.cancel()
                 await asyncio.wait([attaching], timeout=RELAY_STOP_TIMEOUT)
             finally:
@@ -139,10 +165,14 @@ async def _backends(settings: Settings) -> AsyncIterator[Pool | None]:
             await asyncio.wait([watching])
 
 
-async def _tell(manager: Manager, relay: RelayClient, calls: Calls) -> None:
+async def _tell(manager: Manager, relays: Relays, calls: Calls) -> None:
     while True:
-        relay_is = "attached to the relay" if relay.attached else "not attached to the relay"
-        manager.status(f"{relay_is}, {calls.count()} calls")
+        attached, all_of_them = len(relays.attached), len(relays.clients)
+        if all_of_them > 1:
+            how = f"attached to {attached} of {all_of_them} relays"
+        else:
+            how = "attached to the relay" if attached else "not attached to the relay"
+        manager.status(f"{how}, {calls.count()} calls")
         await asyncio.sleep(STATUS_SECONDS)
 
 
@@ -156,8 +186,8 @@ def _unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     event(logging.WARNING, "unhandled", detail=detail)
 
 
-async def _announce(relay: RelayClient, runner: web.AppRunner, parent: Connection | None) -> None:
-    await relay.wait_attached()
+async def _announce(relays: Relays, runner: web.AppRunner, parent: Connection | None) -> None:
+    await relays.wait_attached()
     if parent is None:
         event(logging.INFO, "ready", http=addresses(runner))
     else:

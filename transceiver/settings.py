@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from earshot.relay.v1 import relay_pb2 as pb
 
 from transceiver.calls import Limits
 from transceiver.media import Endpoint, IPAddress
-from transceiver.relay_target import RelayTarget
+from transceiver.peers import Known
+from transceiver.relay_target import RelayName, RelayTarget
 from transceiver.routable import Mint, NumberedKey
 from transceiver.speech.remote import Policy
 
@@ -25,6 +26,8 @@ class Web:
     tokens: Path | None = None
     certificate: Path | None = None  # and key: HTTPS
     key: Path | None = None
+    public_url: str = ""  # before the paths of sessions, as clients are told them
+    peers: Known = field(default_factory=Known)
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,19 @@ class Fleet:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where it is, and which VIPs clients are told (`ingresses`)."""
+
+    region: str = ""
+    regions: Path | None = None  # the file
+    candidates: int = 2  # VIPs of one address family, at most
+
+
+@dataclass(frozen=True)
 class Settings:
     """Of one process. A worker's `suffix` is the end of its stream's name and of its calls' ids."""
 
-    relay: RelayTarget
+    relays: tuple[RelayTarget | RelayName, ...]
     name: str
     http: Endpoint | Path
     web: Web
@@ -61,7 +73,9 @@ class Settings:
     log_level: str
     fleet: Fleet | None = None  # None: random ufrags
     drain: float = 0.0  # seconds that calls may go on once the process is asked to end
+    move: bool = True  # whether clients are told then to call elsewhere
     suffix: str = ""
+    place: Place = Place()
 
     def of_worker(self, number: int, socket: Path) -> Settings:
         """What the worker of that number is told: a stream, a media port and an HTTP socket of its own."""

@@ -37,6 +37,7 @@ CANDIDATES: dict[str, Candidate] = {
     NO_RELAY: in_kernel.no_relay,
     BLIND: in_kernel.blind,
     "earshot": in_kernel.earshot,
+    "generic": in_kernel.earshot_generic,
     "nftables": in_kernel.nftables,
     "c-relay": in_userspace.c_relay,
     "coturn": in_userspace.coturn,

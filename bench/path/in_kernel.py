@@ -15,7 +15,7 @@ from bench.driver import BUILD
 from bench.path import plan
 from bench.path.candidates import Case, Ready, ends
 from bench.path.plan import Forms, Way
-from bench.path.site import CLIENTS, TRANSCEIVERS, Site, build, ifindex, mac, route
+from bench.path.site import CLIENTS, TRANSCEIVERS, Site, build, ifindex, let_xdp_in, mac, route
 from bench.path.sums import deltas, fold
 from bench.tables import (
     BACKENDS,
@@ -70,7 +70,22 @@ def blind(lab: Lab, case: Case) -> Iterator[Ready]:
 @contextmanager
 def earshot(lab: Lab, case: Case) -> Iterator[Ready]:
     """The relay with a table just large enough, attached to both links."""
+    with _earshot(lab, case, libbpf.XDP_FLAGS_DRV_MODE) as ready:
+        yield ready
+
+
+@contextmanager
+def earshot_generic(lab: Lab, case: Case) -> Iterator[Ready]:
+    """The same in generic mode: the kernel makes a socket buffer of each packet first."""
+    with _earshot(lab, case, libbpf.XDP_FLAGS_SKB_MODE) as ready:
+        yield ready
+
+
+@contextmanager
+def _earshot(lab: Lab, case: Case, mode: int) -> Iterator[Ready]:
     site = build(lab)
+    if mode == libbpf.XDP_FLAGS_SKB_MODE:
+        let_xdp_in(site)
 
     def forms(size: int) -> Forms:
         return plan.port_each(case.family)
@@ -81,7 +96,7 @@ def earshot(lab: Lab, case: Case) -> Iterator[Ready]:
         _point_hops(table, site)
         if case.wrong:
             table.datapath.backends["addr"][1:] = addresses(case.backend, np.arange(BACKENDS))
-        with _attached(site, table.program_fd):
+        with _attached(site, table.program_fd, mode):
             yield Ready(site, case, forms, up, down)
 
 
@@ -151,12 +166,12 @@ def _point_hops(table: Table, site: Site) -> None:
 
 
 @contextmanager
-def _attached(site: Site, program_fd: int) -> Iterator[None]:
+def _attached(site: Site, program_fd: int, mode: int = libbpf.XDP_FLAGS_DRV_MODE) -> Iterator[None]:
     relay = site.relay
     assert relay is not None
     with ExitStack() as stack, relay.inside():
         for name in (CLIENTS, TRANSCEIVERS):
-            link = libbpf.create_xdp_link(program_fd, ifindex(relay, name), libbpf.XDP_FLAGS_DRV_MODE)
+            link = libbpf.create_xdp_link(program_fd, ifindex(relay, name), mode)
             stack.callback(os.close, link)
         yield
 

@@ -78,7 +78,7 @@ def bpf_file_system(pin_path: Path) -> Finding:
 
 
 def library() -> Finding:
-    """bcc's libbcc, which brings libbpf with it."""
+    """bcc's libbcc, which brings libbpf with it; or libbpf by itself."""
     try:
         from control import libbpf
     except (ImportError, OSError, AttributeError) as error:
@@ -86,7 +86,7 @@ def library() -> Finding:
         cure = "apt install python3-bpfcc, in an environment that sees the system's packages"
         return failed("libbpf", f"cannot be used: {error}", cure)
     own, bccs = libbpf.versions()
-    return ok("libbpf", f"{own}, by bcc {bccs}")
+    return ok("libbpf", f"{own}, by bcc {bccs}" if bccs else f"{own}, by itself")
 
 
 def program() -> Iterator[Finding]:

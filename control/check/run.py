@@ -31,7 +31,7 @@ def run(config: Config | None, pin_path: Path, *, attach: bool) -> Iterator[Find
         # Where the program cannot be loaded, which was said above, it cannot be attached.
         trial = _attach_trial(config.xdp_mode, loaded) if attach and loadable else None
         ours = _attached(pin_path) if loadable else None
-        yield from interfaces.findings(config.interfaces, links.read(), ours, config.xdp_mode, trial)
+        yield from interfaces.findings(config, links.read(), ours, trial)
     yield from addresses.findings(config, links.addresses())
     if loadable:
         yield _memory(config)
@@ -59,7 +59,7 @@ def _attach_trial(mode: str, loaded: ExitStack) -> Attach:
     program = loaded.enter_context(libbpf.BpfObject(loader.object_path()))
     program.load()
     fd = program.program_fd(loader.PROGRAM)
-    flags = libbpf.XDP_FLAGS_DRV_MODE if mode == "native" else libbpf.XDP_FLAGS_SKB_MODE
+    flags = libbpf.XDP_FLAGS_SKB_MODE if mode == "generic" else libbpf.XDP_FLAGS_DRV_MODE
 
     def attach(ifindex: int) -> None:
         os.close(libbpf.create_xdp_link(fd, ifindex, flags))

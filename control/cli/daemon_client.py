@@ -40,11 +40,12 @@ class Daemon:
     def __init__(self, stub: Any) -> None:
         self._stub = stub
 
-    def drain(self) -> pb.DrainState:
+    def drain(self, handover: bool = False) -> list[str]:
+        """The names of the relays that have all calls after a handover."""
         from earshot.relay.v1 import admin_pb2 as pb
 
-        response: pb.DrainResponse = self._stub.Drain(pb.DrainRequest(), timeout=TIMEOUT)
-        return response.state
+        response: pb.DrainResponse = self._stub.Drain(pb.DrainRequest(handover=handover), timeout=TIMEOUT)
+        return list(response.relays)
 
     def undrain(self) -> pb.DrainState:
         from earshot.relay.v1 import admin_pb2 as pb
@@ -67,6 +68,12 @@ class Daemon:
                 if last or error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
         return response.state
+
+    def fleet(self) -> pb.GetFleetResponse:
+        from earshot.relay.v1 import admin_pb2 as pb
+
+        response: pb.GetFleetResponse = self._stub.GetFleet(pb.GetFleetRequest(), timeout=TIMEOUT)
+        return response
 
     def reload(self) -> list[str]:
         from earshot.relay.v1 import admin_pb2 as pb

@@ -21,8 +21,13 @@ POLL_SECONDS = 1.0
     metavar="SECONDS",
     help="Give up waiting after so long, with status 1; nothing is ended.  [default: wait until it is empty]",
 )
+@click.option(
+    "--handover",
+    is_flag=True,
+    help="Hand all calls over to the other relays of the group (group_takeover), and do not wait.",
+)
 @socket_option
-def drain(deadline: float | None, socket_path: Path) -> None:
+def drain(deadline: float | None, handover: bool, socket_path: Path) -> None:
     """Take no new sessions, and wait until the last one has ended.
 
     Calls live on: they are renewed, restart their ICE and change their address as ever. Health says
@@ -34,9 +39,13 @@ def drain(deadline: float | None, socket_path: Path) -> None:
       earshot drain
       earshot drain --deadline 3600 && systemctl stop earshotd
       earshot drain --deadline 0        do not wait
+      earshot drain --handover && systemctl stop earshotd
     """
     with connected(socket_path) as daemon:
-        daemon.drain()
+        relays = daemon.drain(handover)
+        if handover:
+            click.echo(f"Handed over: all calls are with {', '.join(relays)}.", err=True)
+            return
         left = _wait(daemon, deadline)
     if left:
         raise FailedError(f"draining, with {left} left")

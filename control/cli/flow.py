@@ -10,7 +10,15 @@ import click
 from control.cli import fields, flow_rows
 from control.cli.completion import complete_flow, complete_session, complete_transceiver
 from control.cli.flow_rows import Client
-from control.cli.options import Command, FailedError, form_option, now, pin_path_option, pinned_maps
+from control.cli.options import (
+    Command,
+    FailedError,
+    form_option,
+    now,
+    pin_path_option,
+    pinned_maps,
+    shown_maps,
+)
 from control.cli.output import Column, number, write_one
 from control.cli.session_table import SessionTable
 from control.units import in_bytes, in_milliseconds, in_time
@@ -73,7 +81,7 @@ def list_flows(
       earshot flow list --transceiver voice-1 --client 198.51.100.7
       earshot flow list -o json | jq '.[] | select(.idle_milliseconds > 30000) | .client'
     """
-    with pinned_maps(pin_path) as datapath:
+    with shown_maps(pin_path) as datapath:
         sessions = SessionTable(datapath)
         numbers = flow_rows.shown(datapath.flows)
         if session is not None:

@@ -18,7 +18,6 @@ from control.cli.output import Row
 from control.cli.session_table import SessionTable
 from control.datapath import Datapath
 from control.errors import DatapathError
-from control.flows import count_by_session
 from control.live_program import LiveProgram
 from control.units import in_bytes, in_milliseconds, in_time
 
@@ -94,11 +93,11 @@ def link_name(ifindex: int) -> str | None:
 
 def _session(datapath: Datapath, number: int, sessions: SessionTable) -> Row | None:
     positions = np.flatnonzero(sessions.numbers == number)
-    return next(sessions.rows(positions, count_by_session(datapath.flows), now()), None)
+    return next(sessions.rows(positions, sessions.live_flows(datapath.flows), now()), None)
 
 
 def _owner(sessions: SessionTable, transceiver: str | None) -> Row | None:
-    rows = sessions.transceiver_rows({}, now())
+    rows = sessions.transceiver_rows(np.zeros(len(sessions.numbers), np.intp), now())
     found = next((row for row in rows if row["transceiver"] == transceiver), None)
     return found and {key: found[key] for key in ("transceiver", "attached", "since_seconds")}
 

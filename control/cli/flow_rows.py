@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple, Protocol
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 
 from control import abi
 from control.addresses import IPAddress, format_endpoint, from_bytes, parse_endpoint, to_bytes
-from control.cli import cells
-from control.cli.fields import Chunk, Texts, json_of
+from control.cli import address_cells, cells
+from control.cli.fields import Chunk, Texts, rows_of
 from control.cli.fields import Numbers as Count
 from control.cli.output import Row
 from control.cli.session_table import SessionTable
@@ -116,10 +115,12 @@ def chunks(table: ShownTable, numbers: Numbers, sessions: SessionTable, now: Clo
             "state": Texts(cells.of_each(states & np.uint32(_STATE_MASK), _state)),
             "transceiver": transceiver,
             "session_id": session_id,
-            "client": Texts(cells.endpoints(records["client_addr"], records["client_port"])),
+            "client": Texts(address_cells.endpoints(records["client_addr"], records["client_port"])),
             "vip": Texts(vips[np.minimum(records["vip"], len(vips) - 1)], records["vip"] < len(table.vips)),
             "relay": Texts(cells.joined([relays[relay], port], len(chunk))),
-            "backend": Texts(cells.endpoints(backends["addr"], backends["port"]), backends["port"] != 0),
+            "backend": Texts(
+                address_cells.endpoints(backends["addr"], backends["port"]), backends["port"] != 0
+            ),
             "to_transceiver_packets": Count(records["up_packets"]),
             "to_transceiver_bytes": Count(records["up_bytes"]),
             "to_client_packets": Count(records["down_packets"]),
@@ -131,8 +132,7 @@ def chunks(table: ShownTable, numbers: Numbers, sessions: SessionTable, now: Clo
 
 def rows(table: ShownTable, numbers: Numbers, sessions: SessionTable, now: Clock) -> Iterator[Row]:
     """The same as objects, for where there are few."""
-    for chunk in chunks(table, numbers, sessions, now):
-        yield from json.loads(b"[" + json_of(chunk) + b"]")
+    return rows_of(chunks(table, numbers, sessions, now))
 
 
 def _state(state: int) -> str:

@@ -15,6 +15,7 @@ from control.cli import (
     datapath,
     drain,
     drops,
+    fleet,
     flow,
     maps,
     pki,
@@ -28,6 +29,8 @@ from control.cli.options import Command, FailedError, NoDatapathError, write_exi
 from control.errors import DatapathError
 
 PROGRAM = "earshot"
+# Loaded from fpath, click's script completes the first time and only registers itself the second.
+_AFTER = {"zsh": f"\ncompdef _{PROGRAM}_completion {PROGRAM}\n"}
 
 
 class Root(click.Group):
@@ -77,7 +80,7 @@ def completion(shell: str) -> None:
     made = get_completion_class(shell)
     if made is None:
         raise click.UsageError(f"no completion for {shell}")
-    click.echo(made(cli, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source())
+    click.echo(made(cli, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source() + _AFTER.get(shell, ""))
 
 
 cli.add_command(capture.capture)
@@ -86,6 +89,7 @@ cli.add_command(datapath.group)
 cli.add_command(drain.drain)
 cli.add_command(drain.undrain)
 cli.add_command(drops.drops)
+cli.add_command(fleet.fleet)
 cli.add_command(flow.group)
 cli.add_command(maps.group)
 cli.add_command(pki.group)

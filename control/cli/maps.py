@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from control.cli import pins
+from control.cli import fields, pins, typed
 from control.cli.completion import complete_map
+from control.cli.fields import Arrays, Chunk, Field, Same
 from control.cli.options import Command, FailedError, form_option, pin_path_option, pinned_maps
-from control.cli.output import Column, Row, number, write_list, write_one
+from control.cli.output import Column, Row, cell_of, number, write_list, write_one
 from control.map_types import MAP_TYPES
-from control.typed import HIDDEN_TEXT, plain
 from control.units import in_bytes
 
 if TYPE_CHECKING:
+    from control.libbpf import Array
     from control.map_reader import MapReader
 
 _LIST_COLUMNS = (
@@ -29,11 +29,6 @@ _LIST_COLUMNS = (
     number("ENTRIES", "max_entries"),
     number("MEMORY", "memory_bytes", in_bytes),
     Column("WHAT IT HOLDS", "purpose"),
-)
-# A line for each entry: an object in it stays JSON.
-_ENTRY_COLUMNS = (
-    Column("KEY", "key", lambda key: _cell(key)),
-    Column("VALUE", "value", lambda value: _cell(value)),
 )
 
 
@@ -74,7 +69,7 @@ def dump(name: str, everything: bool, form: str, pin_path: Path) -> None:
     """
     with _opened(pin_path, name) as reader:
         _tell_what_is_hidden(name, reader)
-        write_list(_entries(reader, everything), _columns(reader), form, "entries that are in use")
+        fields.write_list(_entries(reader, everything), _columns(reader), form, "entries that are in use")
 
 
 @group.command("get", cls=Command)
@@ -113,12 +108,12 @@ def get(name: str, key: str, form: str, pin_path: Path) -> None:
         if values is None:
             raise FailedError(f"{name} has no entry {key}")
         _tell_what_is_hidden(name, reader)
-        row = _row(reader, plain(wanted.view(reader.key))[0], values)
+        [row] = fields.rows_of([_chunk(reader, wanted.view(reader.key), values[None, :])])
     if form == "json":
         write_one({"map": name, **row}, (), form)
         return
     shown = row["values"] if reader.is_per_cpu else [row["value"]]
-    click.echo(f"{name}  {_cell(row['key'])}")
+    click.echo(f"{name}  {cell_of(row['key'])}")
     for cpu, value in enumerate(shown):
         if reader.is_per_cpu:
             click.echo(f"CPU {cpu}")
@@ -149,44 +144,37 @@ def _tell_what_is_hidden(name: str, reader: MapReader) -> None:
         click.echo(f"{name}: what secrets pass through is not shown", err=True)
 
 
-def _entries(reader: MapReader, everything: bool) -> Iterator[Row]:
+def _entries(reader: MapReader, everything: bool) -> Iterator[Chunk]:
     for keys, values in reader.entries():
+        if not len(keys):
+            continue
         if reader.is_numbered and not everything:
             used = values.view(np.uint8).reshape(len(values), -1).any(axis=1)
             keys, values = keys[used], values[used]
-        for key, value in zip(plain(keys), values, strict=True):
-            yield _row(reader, key, value)
+        if len(keys):
+            yield _chunk(reader, keys, values)
 
 
-def _row(reader: MapReader, key: Any, values: Any) -> Row:
-    """One entry as JSON shows it. `values`: one, or one for each CPU."""
-    told: list[Any] = [None] * len(values)
+def _chunk(reader: MapReader, keys: Array, values: Array) -> Chunk:
+    """Entries as JSON shows them. `values`: a row for each, of one, or of one for each CPU."""
+    told: Field = typed.HIDDEN if reader.is_known else Same(None)
     if reader.is_shown:
-        told = plain(values)
-    elif reader.is_known:
-        told = [HIDDEN_TEXT] * len(values)
-    return {"key": key, "values": told} if reader.is_per_cpu else {"key": key, "value": told[0]}
+        told = typed.shown(values if reader.is_per_cpu else values[:, 0])
+    elif reader.is_per_cpu:
+        told = Arrays(told, *values.shape)
+    return {"key": typed.shown(keys), "values" if reader.is_per_cpu else "value": told}
 
 
 def _columns(reader: MapReader) -> tuple[Column, ...]:
-    key, value = _ENTRY_COLUMNS
-    return (key, value._replace(title="VALUES, BY CPU", key="values") if reader.is_per_cpu else value)
-
-
-def _cell(value: Any) -> str:
-    """In a line: fields as name=value."""
-    if isinstance(value, dict):
-        return " ".join(f"{name}={_cell(one)}" for name, one in value.items())
-    if isinstance(value, list):
-        return "[" + ", ".join(_cell(one) for one in value) + "]"
-    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
+    value = Column("VALUES, BY CPU", "values") if reader.is_per_cpu else Column("VALUE", "value")
+    return (Column("KEY", "key"), value)
 
 
 def _write_value(value: Any) -> None:
     """A line for each field."""
     if not isinstance(value, dict):
-        click.echo(f"  {_cell(value)}")
+        click.echo(f"  {cell_of(value)}")
         return
     width = max(map(len, value), default=0) + 2
     for name, one in value.items():
-        click.echo(f"  {name:{width}}{_cell(one)}")
+        click.echo(f"  {name:{width}}{cell_of(one)}")

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from control.config import Config
+from control.errors import OtherVersionError
 from control.flows import Clock
 from control.settings import environment_name
 
 if TYPE_CHECKING:
     from control.datapath import Datapath
+    from control.former_relay import FormerRelay
 
 EXIT_FAILED, EXIT_NO_DATAPATH = 1, 3
 _EXIT_STATUS = (
@@ -88,10 +90,31 @@ def now() -> Clock:
 def pinned_maps(pin_path: Path) -> Iterator[Datapath]:
     """The maps that are pinned there, read-only."""
     # Not before it is needed: it loads LLVM, which --help has no use of.
-    from control.loader import open_pinned
+    from control.pinned import open_pinned
 
     datapath = open_pinned(pin_path)
     try:
         yield datapath
     finally:
         datapath.close()
+
+
+@contextmanager
+def shown_maps(pin_path: Path) -> Iterator[Datapath | FormerRelay]:
+    """The same for lists, which can be made of a former layout as well; that it is one is said on stderr."""
+    from control.former_relay import FormerRelay
+    from control.pinned import open_pinned
+
+    maps: Datapath | FormerRelay
+    try:
+        maps = open_pinned(pin_path)
+    except OtherVersionError as error:
+        try:
+            maps = FormerRelay(pin_path)
+        except OtherVersionError as why:
+            raise OtherVersionError(f"{error} (not here: {why})") from None
+        click.echo(f"{str(error).partition(';')[0]}; shown as they were a moment ago", err=True)
+    try:
+        yield maps
+    finally:
+        maps.close()

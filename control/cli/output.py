@@ -41,6 +41,15 @@ def joined(values: Sequence[object]) -> str:
     return ",".join(map(str, values)) or "-"
 
 
+def cell_of(value: Any) -> str:
+    """Anything in a cell, or behind its name: fields as name=value."""
+    if isinstance(value, dict):
+        return " ".join(f"{name}={cell_of(one)}" for name, one in value.items())
+    if isinstance(value, list):
+        return "[" + ", ".join(map(cell_of, value)) + "]"
+    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
 def write_list(rows: Iterable[Row], columns: Sequence[Column], form: str, what: str) -> None:
     """Writes rows to stdout. That there are none is said on stderr, where people look."""
     if form == "json":

@@ -44,9 +44,9 @@ def names(pin_path: Path) -> list[str]:
 
 def link_rows(pin_path: Path, links: Mapping[int, Link]) -> Iterator[Row]:
     """Where the program is attached. `links`: those of the host, by ifindex."""
-    from control import loader  # as in pinned_maps()
+    from control import pinned  # as in pinned_maps()
 
-    for attached in loader.attached(pin_path):
+    for attached in pinned.attached(pin_path):
         link = links.get(attached.ifindex)
         modes = {number: mode for mode, number in link.programs.items()} if link else {}
         # A link of another network namespace may have the ifindex of one here, but not the program.

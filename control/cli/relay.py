@@ -11,10 +11,10 @@ import numpy as np
 
 from control import abi, fdinfo
 from control.cli.flow_rows import SHOWN_STATES
-from control.cli.options import Command, form_option, now, pin_path_option, pinned_maps
+from control.cli.options import Command, form_option, now, pin_path_option, pinned_maps, shown_maps
 from control.cli.output import Column, Row, number, write_list, write_one
 from control.cli.session_table import SessionTable
-from control.flows import count_by_session, in_state
+from control.flows import in_state
 from control.units import in_bytes, in_time
 
 if TYPE_CHECKING:
@@ -127,8 +127,9 @@ def list_transceivers(form: str, pin_path: Path) -> None:
       earshot transceiver list
       earshot transceiver list -o json
     """
-    with pinned_maps(pin_path) as datapath:
-        rows = SessionTable(datapath).transceiver_rows(count_by_session(datapath.flows), now())
+    with shown_maps(pin_path) as datapath:
+        sessions = SessionTable(datapath)
+        rows = sessions.transceiver_rows(sessions.live_flows(datapath.flows), now())
         write_list(rows, _TRANSCEIVER_COLUMNS, form, "transceivers")
 
 
@@ -148,7 +149,7 @@ def list_vips(form: str, pin_path: Path) -> None:
       earshot vip list
       earshot vip list -o json
     """
-    with pinned_maps(pin_path) as datapath:
+    with shown_maps(pin_path) as datapath:
         live = datapath.flows["vip"][in_state(datapath.flows["state"], abi.FlowState.LIVE)]
         flows = np.bincount(live, minlength=len(datapath.vips)).tolist()
         rows: list[Row] = [

@@ -11,10 +11,9 @@ import numpy as np
 from control.cli import fields, flow_rows
 from control.cli.completion import complete_session, complete_transceiver
 from control.cli.flow import COLUMNS as FLOW_COLUMNS
-from control.cli.options import Command, FailedError, form_option, now, pin_path_option, pinned_maps
+from control.cli.options import Command, FailedError, form_option, now, pin_path_option, shown_maps
 from control.cli.output import Column, joined, number, write_list, write_one
 from control.cli.session_table import SessionTable
-from control.flows import count_by_session
 from control.units import in_time
 
 COLUMNS = (
@@ -50,10 +49,10 @@ def list_sessions(transceiver: str | None, form: str, pin_path: Path) -> None:
       earshot session list
       earshot session list --transceiver voice-1 -o json
     """
-    with pinned_maps(pin_path) as datapath:
+    with shown_maps(pin_path) as datapath:
         sessions = SessionTable(datapath)
         positions = sessions.all() if transceiver is None else sessions.of_transceiver(transceiver)
-        chunks = sessions.chunks(positions, count_by_session(datapath.flows), now())
+        chunks = sessions.chunks(positions, sessions.live_flows(datapath.flows), now())
         fields.write_list(chunks, COLUMNS, form, "sessions")
 
 
@@ -75,7 +74,7 @@ def show_session(ufrag_or_id: str, transceiver: str | None, form: str, pin_path:
       earshot session show Xk3f
       earshot session show call-17 --transceiver voice-1 -o json
     """
-    with pinned_maps(pin_path) as datapath:
+    with shown_maps(pin_path) as datapath:
         sessions = SessionTable(datapath)
         positions = sessions.find(ufrag_or_id)
         if transceiver is not None:
@@ -86,7 +85,7 @@ def show_session(ufrag_or_id: str, transceiver: str | None, form: str, pin_path:
             raise FailedError(
                 f"{len(positions)} sessions match {ufrag_or_id!r}: add --transceiver, or give a ufrag"
             )
-        live = count_by_session(datapath.flows)
+        live = sessions.live_flows(datapath.flows)
         row = next(sessions.rows(positions, live, now()))
         numbers = flow_rows.of_sessions(
             datapath.flows, flow_rows.shown(datapath.flows), sessions.numbers[positions]

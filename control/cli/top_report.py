@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from control import live_flows, loader, program_time, reasons
+from control import live_flows, pinned, program_time, reasons
 from control.abi import Reason
 from control.addresses import to_bytes
 from control.cli import flow_quality, flow_rows
@@ -33,9 +33,9 @@ class Observer:
 
     def __init__(self, datapath: Datapath, pin_path: Path) -> None:
         self._datapath = datapath
-        self._programs = [link.program_id for link in loader.attached(pin_path)]
-        self._sessions = SessionTable(datapath)
+        self._programs = [link.program_id for link in pinned.attached(pin_path)]
         self._sessions_until = 0.0
+        self._read_sessions()
         self._look = live_flows.look(datapath.flows, now())
         self._reasons = datapath.reasons()
         self._run_time = program_time.read(self._programs)

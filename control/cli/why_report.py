@@ -122,7 +122,8 @@ def _session(datapath: Datapath, verdict: Verdict) -> Row | None:
     """The session that it names, or that of its flow."""
     sessions = SessionTable(datapath)
     positions = sessions.find(verdict.ufrag) if verdict.ufrag is not None else ()
-    rows = list(sessions.rows(sessions.all()[positions], {}, now())) if len(positions) else []
+    live = sessions.live_flows(datapath.flows)
+    rows = list(sessions.rows(sessions.all()[positions], live, now())) if len(positions) else []
     return next((row for row in rows if verdict.ufrag in row["ufrags"]), None)
 
 

@@ -136,6 +136,56 @@ GRPC_SECONDS = Declared(
     (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 )
 
+# ---- the directory: what relays of a region tell each other --------------------------------------
+
+DIRECTORY_CONFIGURED = Declared(
+    _GAUGE, "earshot_directory_configured", "1 where relays share their sessions (`directory`)."
+)
+DIRECTORY_UP = Declared(_GAUGE, "earshot_directory_up", "1 while Redis answers.")
+DIRECTORY_FAILURES = Declared(
+    _COUNTER, "earshot_directory_failures", "Commands that Redis did not answer, or refused."
+)
+DIRECTORY_LAG = Declared(
+    _GAUGE,
+    "earshot_directory_lag_seconds",
+    "What the relay's last beat took through Redis and back to itself; grows while none comes back.",
+)
+DIRECTORY_RELAYS = Declared(_GAUGE, "earshot_directory_relays", "Other relays that are heard.")
+DIRECTORY_TRANSCEIVERS = Declared(
+    _GAUGE,
+    "earshot_directory_transceivers",
+    "Transceivers by where they are attached; silent: where they were, no relay is heard any more.",
+    ("where",),
+)
+DIRECTORY_QUEUED = Declared(
+    _GAUGE, "earshot_directory_queued_sessions", "Sessions whose change others were not told of yet."
+)
+DIRECTORY_PENDING = Declared(
+    _GAUGE,
+    "earshot_directory_pending_sessions",
+    "Sessions of other relays that could not be entered here; they are tried again each second.",
+)
+DIRECTORY_CHANGES = Declared(
+    _COUNTER,
+    "earshot_directory_changes",
+    "Changes of sessions, told to others and heard of them.",
+    ("direction",),
+)
+DIRECTORY_STATES_READ = Declared(
+    _COUNTER,
+    "earshot_directory_states_read",
+    "Transceivers whose whole state was read, since something of it was missed.",
+)
+DIRECTORY_REFUSED = Declared(
+    _COUNTER,
+    "earshot_directory_refused",
+    "What stood in Redis and was not believed, by why.",
+    ("reason",),
+)
+DIRECTORY_NAME_DISPUTED = Declared(
+    _GAUGE, "earshot_directory_name_disputed", "1 while another daemon that runs has this relay's name."
+)
+
 # ---- the daemon --------------------------------------------------------------------------------
 
 DRAINING = Declared(_GAUGE, "earshot_draining", "1 while no new session is taken.")
@@ -175,6 +225,9 @@ UPGRADE_TIME = Declared(
     _GAUGE,
     "earshot_last_upgrade_timestamp_seconds",
     "When a program was last put in place; the start counts.",
+)
+RELAY_INFO = Declared(
+    _GAUGE, "earshot_relay_info", "Always 1; the relay's name and region.", ("relay", "region")
 )
 BUILD_INFO = Declared(_GAUGE, "earshot_build_info", "Always 1; the version of the daemon.", ("version",))
 

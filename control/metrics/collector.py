@@ -40,6 +40,7 @@ class RelayCollector:
         ages = relay.sweep_ages(clock().seconds)
         yield catalogue.SWEEP_AGE.of({(sweep,): max(0.0, age) for sweep, age in ages.items()})
         yield catalogue.STALLS.one(relay.stalls)
+        yield catalogue.RELAY_INFO.of({(relay.name, relay.region): 1})
         yield catalogue.BUILD_INFO.of({(version("earshot"),): 1})
 
     def _packets(self) -> Iterator[Metric]:

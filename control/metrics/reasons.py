@@ -86,5 +86,6 @@ BINDINGS: dict[str, tuple[Reason, ...]] = {
         Reason.DROP_INDEX_FULL,
         Reason.DROP_FREE_LIST,
     ),
+    "no_lease": (Reason.DROP_LEASE_EXPIRED,),
     "unreachable": (Reason.DROP_NO_BACKEND, Reason.DROP_UNROUTABLE),
 }

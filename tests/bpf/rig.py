@@ -168,6 +168,7 @@ class Rig:
             self._loaded = _load(config)
             self.ifindex = {link: socket.if_nametoindex(link) for link in world.LINK_MACS}
         self.datapath = self._loaded.datapath
+        self.entering = self._loaded.entering
         self.entries = Entries(self.datapath)
         self._fds = {
             name: libbpf.get_pinned(config.pin_path / name)
@@ -215,6 +216,7 @@ class Rig:
         datapath = self.datapath
         datapath.flows[:] = np.zeros(1, abi.FLOW)[0]
         datapath.quality[:] = np.zeros(1, abi.QUALITY)[0]
+        datapath.lease["until"] = 0
         datapath.delete_sessions(datapath.read_sessions()[0])
         self.entries.clear()
         self.put_hops(np.zeros(1, abi.HOP))

@@ -38,6 +38,7 @@ from tests.bpf.rig import Rig, State, flow_key, hop_key
 from tests.bpf.world import ALICE, ALICE_AGAIN, BACKENDS, BOB, FREE_HOPS, V4, V6, Family
 
 ABSENT_FREE_HOP = 20000
+LONG_AGO = 1  # ns of CLOCK_MONOTONIC
 TURNS = abi.SlotBit.TURNS
 
 BAD_SOURCES = {
@@ -318,6 +319,13 @@ def _full(family: Family) -> Iterator[Case]:
         Reason.DROP_FLOWS_FULL,
         frame,
         arrange=(lambda rig: rig.set_free_flows(version),),
+        changes=(hop, *charged),
+    )
+    yield Case(
+        f"{name} no lease",
+        Reason.DROP_LEASE_EXPIRED,
+        frame,
+        arrange=(lambda rig: rig.datapath.lease["until"].fill(LONG_AGO),),
         changes=(hop, *charged),
     )
 

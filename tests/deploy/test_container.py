@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The image's recipe, where no engine is at hand: what goes wrong most often, and what others rely on.
 
-tests/deploy/test_machine.py builds it and runs its relay.
+tests/deploy/test_image.py builds it and runs its relay, of nights.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_no_fault() -> None:
         ("USER 64100:64100", ""),
         (":bookworm-slim", ""),
         ("--no-install-recommends", ""),
-        (" && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*.log /var/log/apt", " && true"),
+        ("rm -rf /var/lib/apt/lists/*", "true"),
         ("apt-get update", "true"),
         ('CMD ["/usr/bin/earshotd-with-capabilities"]', "CMD earshotd"),
         ("ARG BASE", "ADD https://host.example/x /x\nARG BASE"),

@@ -37,9 +37,17 @@ class Member:
 class Crowd:
     """Calls that take turns in the two families."""
 
-    def __init__(self, site: Site, calls: int = CALLS, media_port: int = MEDIA_PORT) -> None:
+    def __init__(
+        self,
+        site: Site,
+        calls: int = CALLS,
+        media_port: int = MEDIA_PORT,
+        client_port: int = FIRST_CLIENT_PORT,
+    ) -> None:
+        """`client_port`: the first call's client has it, and the others the next ones."""
         self.site = site
         self.media_port = media_port
+        self._client_port = client_port
         self.members = [self._member(number) for number in range(calls)]
         self._others = 0
         self.relay_ends: list[tuple[str, int]] = []  # what the transceiver sees, by call
@@ -57,7 +65,7 @@ class Crowd:
             credentials=[pb.Credential(ufrag=new_ufrag(), pwd=STUN_PWD)],
             endpoints=[pb.Endpoint(address=addresses.transceiver, port=self.media_port)],
         )
-        return Member(session, family, (addresses.client, FIRST_CLIENT_PORT + number))
+        return Member(session, family, (addresses.client, self._client_port + number))
 
     def register(self, attachment: Attachment, *members: Member) -> pb.SnapshotResult:
         """All sessions, or those of some members, as a transceiver tells them when it attaches."""

@@ -42,6 +42,10 @@ class RelayClient:
         pages = self._stub.ListSessions(pb.ListSessionsRequest(), timeout=TIMEOUT)
         return [session for page in pages for session in page.sessions]
 
+    def transceivers(self) -> list[pb.TransceiverInfo]:
+        response = self._stub.ListTransceivers(pb.ListTransceiversRequest(), timeout=TIMEOUT)
+        return list(response.transceivers)
+
     def counters(self) -> dict[str, int]:
         """Packets by reason; reasons never reached are there with 0."""
         response = self._stub.GetCounters(pb.GetCountersRequest(), timeout=TIMEOUT)

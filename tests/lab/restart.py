@@ -54,10 +54,16 @@ async def restart_ice(peer: Any, http: aiohttp.ClientSession, resource: str) -> 
     return etag
 
 
-async def nominate(peer: Any, new_port: bool) -> None:
-    """Checks and nominates (USE-CANDIDATE) the path from the present port, or a new one; sends from there."""
+async def nominate(peer: Any, new_port: bool, towards: str = "") -> None:
+    """Checks and nominates (USE-CANDIDATE) the path from the present port, or a new one; sends from there.
+
+    `towards`: the address of another of the other side's candidates.
+    """
     connection = connection_of(peer)
     pair = connection._nominated[1]
+    if towards:
+        (candidate,) = (one for one in connection.remote_candidates if one.host == towards)
+        pair = CandidatePair(pair.protocol, candidate)
     if new_port:
         await connection.get_component_candidates(1, [pair.local_addr[0]])
         pair = CandidatePair(connection._protocols[-1], pair.remote_candidate)

@@ -15,6 +15,7 @@ from tests.lab.topology import HTTP_PORT, SIGNALLING_TRANSCEIVER, VIP_PORT, Site
 
 BIN = Path(sys.executable).parent  # not resolved: the virtual environment's, not the system's
 READY = "event=ready"
+REGION = "lab"  # of a site's relay
 START_TIMEOUT = 90.0  # also on an emulated machine
 
 
@@ -43,6 +44,7 @@ def relay_command(site: Site, *flags: str) -> tuple[str, ...]:
     return (
         str(BIN / "earshotd"),
         "--name=relay",
+        f"--region={REGION}",
         *(f"--interface={interface}" for interface in site.interfaces),
         *(f"--vip={endpoint(family.vip, VIP_PORT)}" for family in addresses),
         *(f"--relay-address={family.relay}" for family in addresses),
@@ -81,20 +83,29 @@ def start_calls(
     site: Site, calls: int, seconds: int, result: Path, *flags: str, port: int = HTTP_PORT
 ) -> subprocess.Popen[bytes]:
     """Real calls from the client host; what became of them is in `result` when it has ended."""
-    return site.lab.popen(
-        site.client,
-        *(sys.executable, "-P", "-m", "tests.lab.caller", "--whip", whip_url(port)),
+    return start_calls_at(site.lab, site.client, whip_url(port), calls, seconds, result, *flags)
+
+
+def start_calls_at(
+    lab: Lab, client: Host, whip: str, calls: int, seconds: int, result: Path, *flags: str
+) -> subprocess.Popen[bytes]:
+    """The same, from any host."""
+    return lab.popen(
+        client,
+        *(sys.executable, "-P", "-m", "tests.lab.caller", "--whip", whip),
         *("--calls", str(calls), "--seconds", str(seconds), "--json", str(result), *flags),
         log="caller",
     )
 
 
-def start(lab: Lab, host: Host, *argv: str) -> subprocess.Popen[bytes]:
+def start(lab: Lab, host: Host, *argv: str, name: str = "") -> subprocess.Popen[bytes]:
     """Starts a program and waits for its `ready` line.
+
+    `name`: of it and of its log, where another program starts it.
 
     Raises `LabError` with the end of its log if it does not come to that.
     """
-    name = Path(argv[0]).name
+    name = name or Path(argv[0]).name
     log = lab.log(name)
     before = log.stat().st_size if log.exists() else 0
     process = lab.popen(host, *argv, log=name)

@@ -95,7 +95,7 @@ def two_armed(lab: Lab) -> Site:
     )
     _default_route(client, "198.51.100.1", "2001:db8:c::1")
     _make_relay(relay)
-    _join_for_signalling(lab, client, transceiver)
+    join_for_signalling(lab, client, transceiver)
     return Site(lab, client, relay, transceiver, relay.name, (client.name, transceiver.name), BY_FAMILY)
 
 
@@ -157,7 +157,8 @@ def _make_relay(relay: Host) -> None:
     )
 
 
-def _join_for_signalling(lab: Lab, client: Host, transceiver: Host) -> None:
+def join_for_signalling(lab: Lab, client: Host, transceiver: Host) -> None:
+    """A link for HTTP beside the relays, that no UDP crosses."""
     link = "signalling"
     lab.link(
         client,

@@ -18,7 +18,7 @@ from tests.machines.machine import Machine
 PAGE = Path(__file__).resolve().parents[2] / "docs/quickstart.md"
 # What a person copies from host to host.
 SECRETS = ("ca.crt", "voice-1.crt", "voice-1.key")
-CALL_SECONDS = 30
+CALL_SECONDS = 120  # as long as it takes to look at it, emulated
 _BLOCK = re.compile(
     r"(?:<!-- not run: vagrant/test-in-qemu runs it on (?P<hosts>[a-z ]+?)(?P<call>, in the call)? -->\n)?"
     r"```(?P<kind>sh|toml|ini)\n(?P<text>.*?)```\n",
@@ -74,11 +74,14 @@ def follow(
                     print(said)
         client_ready.result()
     seen: dict[str, Any] = {}
+    address = client[client.index("--local-address") + 1]
     with acts.calling(hosts["relay"], hosts["client"], client, CALL_SECONDS) as call:
         for step in todo:
             if step.in_call:
                 seen[step.text] = _run(hosts[step.hosts[0]], step.text)
                 print(seen[step.text])
+                if address not in seen[step.text]:
+                    raise LabError("quickstart: the call is not there to be seen")
     seen["calls"] = call.results
     if not call.verified:
         raise LabError(f"quickstart: the call did not come back as it went out: {call.results}")

@@ -43,7 +43,7 @@ class RawStream:
         raise ConnectionError(f"the stream ended before its {kind}")
 
     def hello(self, name: str) -> pb.Welcome:
-        self.send(hello=pb.Hello(transceiver=name, software="raw"))
+        self.send(hello=pb.Hello(transceiver=name, software="raw", region="here"))
         welcome: pb.Welcome = self.take("welcome")
         return welcome
 

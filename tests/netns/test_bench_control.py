@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.netns]
+from bench import reads
+
+pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.timeout(200)]
 
 ROOT = Path(__file__).parents[2]
 SIZES = (
@@ -29,7 +31,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         text=True,
         check=False,
         cwd=ROOT,
-        timeout=110,
+        timeout=170,
     )
     assert done.returncode == 0, done.stderr
     return {row["name"]: row for row in json.loads(told.read_text())["rows"]}
@@ -77,3 +79,14 @@ def test_scrape(rows: dict[str, Any]) -> None:
     assert 0 < row["median_seconds"] <= row["longest_seconds"]
     for state in ("quiet", "busy"):
         assert row[state]["GetCounters"]["longest_ms"] > 0
+
+
+def test_read(rows: dict[str, Any]) -> None:
+    row = rows["read"]
+    assert (row.pop("flows"), row.pop("sessions")) == (20_000, 5_000)
+    assert row.pop("name") == "read"
+    assert row.pop("each further look of top").keys() == {
+        "cpu_seconds"
+    }  # so short a time may come out as none
+    assert len(row) == len(reads.READS)
+    assert all(min(figures.values()) > 0 for figures in row.values())

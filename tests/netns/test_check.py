@@ -113,7 +113,7 @@ def down(bare_site: Site) -> Iterator[str]:
 def test_check_of_a_link_that_is_down_and_of_mtus(bare_site: Site, down: str) -> None:
     findings = check(bare_site, 1)
     assert findings[f"interface {down}"] == ("failed", "is down")
-    assert findings["mtu"][0] == "warning"
+    assert findings["mtu"][0] == "failed"
 
 
 def test_check_of_a_veth_whose_other_end_is_here(bare_site: Site) -> None:

@@ -3,32 +3,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import pty
-import select
-import signal
 import struct
-import subprocess
-import termios
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
 
-import pyte
 import pytest
 
 from control.loader import open_pinned
 from tests.lab.calls import RTP, Call, call, payload
-from tests.lab.services import BIN, endpoint
+from tests.lab.services import endpoint
+from tests.lab.terminal import Terminal
 from tests.lab.topology import Site
 from tests.netns.command import earshot_here as earshot
 from tests.netns.command import served
 from tests.netns.schema import assert_fits
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
+
+OPTIONS = ("--interval", "0.3", "--sort", "client")
 
 
 class Stage(NamedTuple):
@@ -124,60 +118,6 @@ def test_once_for_scripts(stage: Stage) -> None:
     assert stage.client(0) not in shown
 
 
-class Terminal:
-    """`earshot top` on a terminal of its own."""
-
-    def __init__(self, site: Site, columns: int, lines: int) -> None:
-        self.screen = pyte.Screen(columns, lines)
-        self._stream = pyte.ByteStream(self.screen)
-        self._master, slave = pty.openpty()
-        self._size(columns, lines)
-        argv = [str(BIN / "earshot"), "top", "--interval", "0.3", "--sort", "client"]
-        self.process = subprocess.Popen(
-            site.relay.command(*argv, "--pin-path", str(site.lab.pins)),
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={**os.environ, "TERM": "xterm-256color"},
-        )
-        os.close(slave)
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-
-    def press(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
-
-    def resize(self, columns: int, lines: int) -> None:
-        self.screen.resize(lines, columns)
-        self._size(columns, lines)
-        self.process.send_signal(signal.SIGWINCH)
-
-    def until(self, condition: Callable[[list[str]], object], what: str, traffic: Callable[[], None]) -> None:
-        """Reads what it shows until that is so; calls go on meanwhile."""
-        deadline = time.monotonic() + 30
-        while not condition(self.screen.display):
-            assert time.monotonic() < deadline, what + "\n" + "\n".join(self.screen.display)
-            traffic()
-            if select.select([self._master], [], [], 0.02)[0]:
-                self._stream.feed(os.read(self._master, 65536))
-
-    def status(self) -> int:
-        """Of the process, once it has ended; what it still says is taken meanwhile."""
-        with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
-            while select.select([self._master], [], [], 30)[0] and os.read(self._master, 65536):
-                pass
-        return self.process.wait(30)
-
-    def _size(self, columns: int, lines: int) -> None:
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-
 def line_of(display: list[str], text: str) -> str:
     return next((line for line in display if text in line), "")
 
@@ -188,7 +128,7 @@ def test_on_a_terminal(stage: Stage) -> None:
     def talk() -> None:
         stage.calls[0].up(payload(RTP, 100))
 
-    with Terminal(stage.site, 80, 24) as terminal:
+    with Terminal(stage.site, 80, 24, *OPTIONS) as terminal:
         terminal.until(
             lambda shown: len(cells := line_of(shown, first).split()) > 1 and float(cells[1]) > 5,
             "the rate of the first call",
@@ -222,7 +162,7 @@ def test_on_a_terminal(stage: Stage) -> None:
 
 
 def test_a_terminal_that_goes_away_ends_it(stage: Stage) -> None:
-    terminal = Terminal(stage.site, 80, 24)
+    terminal = Terminal(stage.site, 80, 24, *OPTIONS)
     terminal.until(lambda shown: "earshot" in shown[0], "the first screen", lambda: None)
-    os.close(terminal._master)
+    os.close(terminal.master)
     assert terminal.process.wait(20) is not None

@@ -21,6 +21,8 @@ from control.maps import MappedArray
 from tests.lab.netns import Lab
 from tests.lab.topology import Site, two_armed
 from tests.netns.command import config_of
+from tests.netns.command import earshot_here as earshot
+from tests.netns.schema import assert_fits
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
@@ -106,6 +108,40 @@ def test_flows_go_over(site: Site, config: Config) -> None:
     assert pins.isdisjoint({*carry.obsolete(), "next", "commit"})
     with site.relay.inside():
         open_datapath(config).close()  # as any other, from now on
+
+
+def test_earshot_shows_what_it_can(site: Site, config: Config) -> None:
+    """Before earshotd has started: lists as of today's layout; of all else, what can be told instead."""
+    fd = libbpf.get_pinned(config.pin_path / "flows_v1")
+    flows = MappedArray(fd, abi.FLOW)
+    os.close(fd)
+    flows.array["vip"][1 << PORT_BITS] = 1
+    flows.close()
+    said = earshot(site, "flow", "list", "-o", "json")
+    shown = {row["relay"]: (row["state"], row["client"], row["to_transceiver_packets"]) for row in said.json}
+    assert_fits("flow list", said.json)
+    assert shown == {
+        "10.20.0.1:10003": ("live", "198.51.100.1:3", 3),
+        "10.20.0.1:10099": ("superseded", "198.51.100.1:99", 99),
+        "[fd00:20::1]:10000": ("live", "198.51.100.1:128", 128),
+        "[fd00:20::1]:10099": ("dead", "198.51.100.1:227", 227),
+    }
+    assert "are of another version: " in said.err
+    vips = earshot(site, "vip", "list", "-o", "json").json
+    assert [row["flows"] for row in vips] == [1, 1]
+    for command in ("session list", "transceiver list"):
+        assert earshot(site, *command.split(), "-o", "json").json == []
+    for command in ("map list", "map dump flows_v1", "drops --interval 0", "datapath status"):
+        assert earshot(site, *command.split(), "-o", "json").json
+    for command in ("flow show 1", "stats", "top --once", "why --from 192.0.2.1:5 --to 192.0.2.2:6"):
+        refused = earshot(site, *command.split())
+        assert (refused.status, refused.out) == (3, ""), command
+        assert "of another version: " in refused.err
+        assert "can be read: earshot map, drops, datapath status" in refused.err
+    (config.pin_path / "flows_v1").unlink()
+    without = earshot(site, "flow", "list")
+    assert (without.status, without.out) == (3, "")
+    assert "no flow table that this version knows" in without.err
 
 
 def assert_index_and_rings(datapath: Datapath) -> None:

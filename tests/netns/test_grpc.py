@@ -25,7 +25,7 @@ from control.requests import Code
 from tests.lab.calls import RTP, Call, binding_request, call, payload, wait_for
 from tests.lab.netns import Lab
 from tests.lab.relay_client import Attachment, RelayClient
-from tests.lab.services import relay_target, start_relay
+from tests.lab.services import REGION, relay_target, start_relay
 from tests.lab.topology import VIP_PORT, Site, two_armed
 from tests.netns.raw_stream import RawStream, add, raw_stream, remove, renew, session, unregistered_call
 
@@ -314,6 +314,7 @@ def test_take_over_within_grace(channel: grpc.Channel, relay: RelayClient) -> No
         welcome = second.hello("again")
         assert (welcome.sessions, welcome.grace_seconds, welcome.max_batch) == (1, GRACE, 1000)
         assert [vip.port for vip in welcome.vips] == [VIP_PORT, VIP_PORT]
+        assert (welcome.relay, welcome.region) == ("relay", REGION)
         assert second.snapshot(session("s", "again")).removed == 0
         assert "s" in session_ids(relay)
 
@@ -446,8 +447,9 @@ def test_reflection(channel: grpc.Channel) -> None:
 
 def test_lists_and_counters(site: Site, channel: grpc.Channel, stream: RawStream, relay: RelayClient) -> None:
     stub: Any = relay_pb2_grpc.RelayServiceStub(channel)  # type: ignore[no-untyped-call]
-    vips = stub.ListVips(pb.ListVipsRequest(), timeout=10).vips
-    assert [(vip.address, vip.port) for vip in vips] == [
+    ours = stub.ListVips(pb.ListVipsRequest(), timeout=10)
+    assert (ours.relay, ours.region) == ("relay", REGION)
+    assert [(vip.address, vip.port) for vip in ours.vips] == [
         (site.addresses[family].vip, VIP_PORT) for family in (4, 6)
     ]
     stream.batch(add("listed", "listed", to=[("fd00:20::10", 7), ("10.20.0.10", 7)]))
@@ -456,5 +458,5 @@ def test_lists_and_counters(site: Site, channel: grpc.Channel, stream: RawStream
     assert [end.address for end in listed.endpoints] == ["10.20.0.10", "fd00:20::10"]
     assert not list(stub.ListSessions(pb.ListSessionsRequest(transceiver="nobody"), timeout=10))
     (me,) = [one for one in transceivers(channel) if one.transceiver == "raw"]
-    assert (me.attached, me.sessions, me.software) == (True, 1, "raw")
+    assert (me.attached, me.sessions, me.software, me.region) == (True, 1, "raw", "here")
     assert "drop_unknown_ufrag" in relay.counters()

@@ -19,7 +19,7 @@ from tests.lab.calls import RTP, STUN_PWD, binding_request, call, payload, wait_
 from tests.lab.netns import Lab
 from tests.lab.relay_client import Attachment, RelayClient
 from tests.lab.scraping import Values
-from tests.lab.services import relay_target, start_relay
+from tests.lab.services import REGION, relay_target, start_relay
 from tests.lab.topology import Site, two_armed
 from tests.netns.raw_stream import add, raw_stream, remove, unregistered_call
 
@@ -95,6 +95,7 @@ def test_values_follow_the_maps(site: Site, relay: RelayClient, attachment: Atta
     assert after["earshot_sweep_age_seconds", "flows"] >= 0
     assert after["earshot_sweep_age_seconds", "sessions"] >= 0
     assert any(name == "earshot_build_info" for name, *_ in after)
+    assert after["earshot_relay_info", REGION, "relay"] == 1
 
 
 def test_what_became_of_a_call(site: Site, attachment: Attachment) -> None:

@@ -54,7 +54,7 @@ def site() -> Iterator[Site]:
     with Lab() as lab:
         made = two_armed(lab)
         made.relay.ip(f"link set dev {made.transceiver.name} mtu {NARROW}")
-        start_relay(made)
+        start_relay(made, f"--largest-packet={NARROW}")
         yield made
 
 
@@ -126,7 +126,10 @@ def looking(site: Site, *argv: str) -> Iterator[Looking]:
 
 
 def lines(out: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in out.splitlines()]
+    told = [json.loads(line) for line in out.splitlines()]
+    for line in told:
+        assert_fits("trace", line)
+    return told
 
 
 def client_of(site: Site, made: Call) -> str:

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from control.addresses import Endpoint
 from control.check import addresses, host, interfaces
 from control.check.finding import Status
 from control.check.links import Link
 from control.cli.main import cli
-from control.config import PortRange
+from control.config import Config, PortRange
 
 ETH0 = Link("eth0", 2, True, True, True, 1500, "", 0, {})
-VETH = ETH0._replace(name="veth0", kind="veth", peer=5)
+VETH = ETH0._replace(name="veth0", kind="veth", lower=5)
 PORTS = PortRange(10000, 32767)
 
 
@@ -94,7 +95,12 @@ def attaches(ifindex: int) -> None:
 
 def refuses(ifindex: int) -> None:
     """A driver that cannot."""
-    raise OSError(errno.EOPNOTSUPP, "attach")
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported: the driver's words")
+
+
+def may_not(ifindex: int) -> None:
+    """A user who has not the rights."""
+    raise OSError(errno.EPERM, "attach")
 
 
 def must_not_be_tried(ifindex: int) -> None:
@@ -102,50 +108,85 @@ def must_not_be_tried(ifindex: int) -> None:
 
 
 def test_xdp_on_a_link_without_a_program() -> None:
-    assert interfaces.xdp(ETH0, 0, "native", attaches).status == Status.OK
-    assert "was not tried" in interfaces.xdp(ETH0, 0, "native", None).found
-    refused = interfaces.xdp(ETH0, 0, "native", refuses)
-    assert refused.status == Status.FAILED
-    assert "Operation not supported" in refused.found
-    assert "xdp_mode = 'generic'" in refused.cure
+    assert interfaces.xdp(ETH0, 0, "native", attaches, "a cure").status == Status.OK
+    assert "was not tried" in interfaces.xdp(ETH0, 0, "auto", None, "a cure").found
+    refused = interfaces.xdp(ETH0, 0, "native", refuses, "a cure")
+    assert (refused.status, refused.cure) == (Status.FAILED, "a cure")
+    assert refused.found == "cannot attach in native mode: Operation not supported: the driver's words"
+    falls_back = interfaces.xdp(ETH0, 0, "auto", refuses, "a cure")
+    assert (falls_back.status, falls_back.cure) == (Status.WARNING, "a cure")
+    assert "all links get it in generic mode" in falls_back.found
+    assert interfaces.xdp(ETH0, 0, "auto", may_not, "a cure").status == Status.FAILED
+
+
+def test_what_may_make_native_mode_work() -> None:
+    jumbo = ETH0._replace(mtu=9001)
+    cure = interfaces.native_cure(jumbo, {"rx-lro": "lro"}, "ethtool -L eth0 combined 4")
+    assert cure.startswith(
+        "ethtool -K eth0 lro off; ip link set dev eth0 mtu 1500; ethtool -L eth0 combined 4; "
+    )
+    assert cure.endswith("or xdp_mode = 'generic', which needs nothing of the driver")
+    assert interfaces.native_cure(ETH0, {}, "").startswith("xdp_mode = 'generic'")
+    assert interfaces.native_cure(ETH0._replace(kind="vlan"), {}, "").startswith("a vlan has none")
 
 
 def test_xdp_on_a_link_with_a_program() -> None:
-    link = ETH0._replace(programs={"generic": 17})
-    ours = interfaces.xdp(link, 17, "native", must_not_be_tried)
-    assert (ours.status, ours.found) == (Status.OK, "earshotd's XDP program (id 17, generic) is attached")
-    other = interfaces.xdp(link, 16, "native", must_not_be_tried)
+    link = ETH0._replace(programs={"native": 17})
+    for mode in ("auto", "native"):
+        ours = interfaces.xdp(link, 17, mode, must_not_be_tried, "")
+        assert (ours.status, ours.found) == (Status.OK, "earshotd's XDP program (id 17, native) is attached")
+    other = interfaces.xdp(link, 16, "auto", must_not_be_tried, "")
     assert other.status == Status.FAILED
-    assert other.found == "another XDP program (id 17, generic) is attached"
-    assert interfaces.xdp(link, None, "native", None).status == Status.WARNING
+    assert other.found == "another XDP program (id 17, native) is attached"
+    assert interfaces.xdp(link, None, "auto", None, "").status == Status.WARNING
+    changed = interfaces.xdp(link, 17, "generic", must_not_be_tried, "")
+    assert (changed.status, "though xdp_mode is generic" in changed.found) == (Status.WARNING, True)
+    slow = interfaces.xdp(ETH0._replace(programs={"generic": 17}), 17, "auto", must_not_be_tried, "")
+    assert (slow.status, "three times the CPU" in slow.found) == (Status.WARNING, True)
 
 
 def test_the_other_end_of_a_veth() -> None:
-    assert "another network namespace" in interfaces.veth_peer(VETH, None).found
+    elsewhere = interfaces.veth_peer(VETH, None, is_native=True)
+    assert "another network namespace" in elsewhere.found
+    assert "attach a native XDP program" in elsewhere.cure
+    assert interfaces.veth_peer(VETH, None, is_native=False).cure == "over there: ethtool -K IF tx off"
     peer = ETH0._replace(name="peer0")
-    assert interfaces.veth_peer(VETH, peer).status == Status.WARNING
-    assert interfaces.veth_peer(VETH, peer._replace(programs={"native": 3})).status == Status.OK
+    assert interfaces.veth_peer(VETH, peer, is_native=True).status == Status.WARNING
+    assert interfaces.veth_peer(VETH, peer, is_native=False).status == Status.OK
+    passing = peer._replace(programs={"native": 3})
+    assert interfaces.veth_peer(VETH, passing, is_native=True).status == Status.OK
 
 
-def test_links_that_are_not_there_and_mtus_that_differ() -> None:
+def test_links_that_are_not_there() -> None:
     links = {2: ETH0, 3: ETH0._replace(name="eth1", ifindex=3, mtu=9000)}
-    found = list(interfaces.findings(["eth0", "eth9", "eth1"], links, {}, "native", None))
+    config = Config(
+        interfaces=("eth0", "eth9", "eth1"),
+        vips=(Endpoint(ip_address("203.0.113.1"), 3478),),
+        relay_addresses=(ip_address("10.0.0.1"),),
+    )
+    found = list(interfaces.findings(config, links, {}, None))
     assert [(finding.name, finding.status) for finding in found] == [
         ("interface eth9", Status.FAILED),
         ("interface eth0", Status.OK),
         ("xdp eth0", Status.OK),
         ("interface eth1", Status.OK),
         ("xdp eth1", Status.OK),
-        ("mtu", Status.WARNING),
+        ("offloads eth0", Status.OK),
+        ("offloads eth1", Status.OK),
+        ("mtu", Status.OK),
     ]
     assert found[0].cure == "set interfaces to some of: eth0, eth1"
-    assert found[-1].found.startswith("eth0 1500, eth1 9000")
 
 
 def test_addresses_of_the_host() -> None:
-    own = {ip_address("203.0.113.1")}
-    assert addresses.is_own("vip", ip_address("203.0.113.1"), own).status == Status.OK
-    routed = addresses.is_own("vip", ip_address("2001:db8::1"), own)
+    vip = ip_address("203.0.113.1")
+    lo = ETH0._replace(name="lo", is_ethernet=False)
+    for link in (lo, ETH0, ETH0._replace(name="vips", kind="dummy")):
+        assert addresses.is_own("vip", vip, {vip: link}, ["eth0"]).status == Status.OK
+    elsewhere = addresses.is_own("vip", vip, {vip: ETH0._replace(name="eth0.5", kind="vlan")}, ["eth0"])
+    assert elsewhere.status == Status.WARNING
+    assert elsewhere.found == "is an address of eth0.5, which is not among the interfaces"
+    routed = addresses.is_own("vip", ip_address("2001:db8::1"), {vip: lo}, ["eth0"])
     assert routed.status == Status.WARNING
     assert "ip address add 2001:db8::1/128 dev lo" in routed.cure
 
@@ -169,9 +210,8 @@ def test_every_finding_that_is_not_ok_has_a_cure() -> None:
     for finding in (
         host.kernel("5.4"),
         host.capabilities(""),
-        interfaces.veth_peer(VETH, None),
-        interfaces.same_mtu([ETH0, VETH._replace(mtu=1400)]),
-        interfaces.xdp(ETH0, 0, "generic", refuses),
+        interfaces.veth_peer(VETH, None, is_native=True),
+        interfaces.xdp(ETH0, 0, "generic", refuses, ""),
     ):
         assert finding.status != Status.OK
         assert finding.cure

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 
 from control.cli.main import cli
 
@@ -51,6 +56,7 @@ def test_what_there_is() -> None:
         "datapath upgrade",
         "drain",
         "drops",
+        "fleet status",
         "flow list",
         "flow show",
         "map dump",
@@ -147,3 +153,44 @@ def test_the_manual_names_every_command() -> None:
     manual = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
     for path in COMMANDS:
         assert f"`earshot {' '.join(path)}" in manual
+
+
+def test_every_read_has_a_schema_that_knows_all_its_keys() -> None:
+    document = json.loads((Path(__file__).parents[2] / "docs" / "cli.schema.json").read_text())
+    Draft202012Validator.check_schema(document)
+    assert {"-".join(path) for path in READS} <= document["$defs"].keys()
+    # Of these others are made, which close them, some with keys of their own. What maps hold, nothing tells.
+    open_ones = {"flow", "session", "map-entry"}
+    for name, schema in document["$defs"].items():
+        for where, part in objects(schema, name):
+            is_object = "object" in part.get("type", ()) or "allOf" in part
+            is_open = part.get("$ref", "").rpartition("/")[2] in open_ones and "/allOf" not in where
+            closed = {"additionalProperties", "unevaluatedProperties"} & part.keys()
+            assert closed or name in open_ones or not (is_object or is_open), f"{where} may have any key"
+
+
+def test_the_manual_has_every_key_of_the_schema() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    manual = (docs / "cli.md").read_text()
+    schemas = json.loads((docs / "cli.schema.json").read_text())["$defs"]
+    known = {key for _, part in objects(schemas, "") for key in part.get("properties", ())}
+    assert not {key for key in known if f"`{key}`" not in manual}
+
+
+def objects(schema: object, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object in a schema, and where it stands."""
+    if isinstance(schema, dict):
+        yield where, schema
+        for key, part in schema.items():
+            yield from objects(part, f"{where}/{key}")
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from objects(part, where)
+
+
+def test_a_read_loads_nothing_that_it_has_no_use_of() -> None:
+    """Each of these takes longer to load than half a million flows to read."""
+    heavy = {"google.protobuf", "grpc", "pyroute2", "rich", "asyncio", "cryptography"}
+    script = "import sys; import control.cli.main, control.pinned; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert not heavy & set(loaded.split())

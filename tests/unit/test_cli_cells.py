@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from control.addresses import format_endpoint, to_bytes
-from control.cli import cells, fields, flow_rows
+from control.cli import address_cells, cells, fields, flow_rows
 from control.cli.fields import Lists, Numbers, Texts
 from control.cli.flow import COLUMNS
 from control.cli.output import Column, number
@@ -41,8 +41,8 @@ def test_endpoints() -> None:
     raw = np.array([to_bytes(ip_address(address)) for address in ADDRESSES], "V16")
     ports = np.arange(len(raw), dtype=np.uint16) * 9000
     told = [format_endpoint(ip_address(a), port) for a, port in zip(ADDRESSES, ports.tolist(), strict=True)]
-    assert lines_of(cells.endpoints(raw, ports)) == told
-    assert lines_of(cells.endpoints(raw[:3], ports[:3])) == told[:3]
+    assert lines_of(address_cells.endpoints(raw, ports)) == told
+    assert lines_of(address_cells.endpoints(raw[:3], ports[:3])) == told[:3]
 
 
 @pytest.mark.parametrize("values", [[0], [0, 9, 10, 99, 100], [7, 1 << 32, (1 << 64) - 1]], ids=str)
@@ -52,7 +52,7 @@ def test_numbers(values: list[int]) -> None:
 
 @pytest.mark.parametrize("text", ["", "call-7", 'a"b', "back\\slash", "tab\t", "\x7f", "\u00e9"], ids=repr)
 def test_texts_are_quoted_as_json_has_them(text: str) -> None:
-    [shown] = lines_of(cells.quoted(cells.texts([text.encode()])))
+    [shown] = lines_of(cells.joined(cells.quoted(cells.texts([text.encode()])), 1))
     assert json.loads(shown) == text
 
 

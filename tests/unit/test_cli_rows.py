@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from ipaddress import ip_address
 
 import numpy as np
@@ -19,6 +20,7 @@ from control.layout import Layout
 
 NOW = Clock.at(1_000 * 10**9)
 SECRET = 0xDEADBEEF
+NONE_LIVE = np.zeros(3, np.intp)
 
 
 class Maps:
@@ -75,8 +77,9 @@ class Maps:
     def relay_endpoint(self, number: int) -> Endpoint:
         return self.layout.endpoint(number, self.relays)
 
-    def read_sessions(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
-        return self.keys, self.values
+    def session_batches(self) -> Iterator[tuple[NDArray[np.void], NDArray[np.void]]]:
+        yield self.keys[:3], self.values[:3]
+        yield self.keys[3:], self.values[3:]
 
     def read_owners(self) -> NDArray[np.void]:
         return self.owners
@@ -89,7 +92,7 @@ def maps() -> Maps:
 
 def test_a_session_is_one_row_whatever_its_ufrags(maps: Maps) -> None:
     table = SessionTable(maps)
-    assert list(table.rows(table.all(), {7: 3}, NOW)) == [
+    assert list(table.rows(table.all(), np.array([3, 0, 0]), NOW)) == [
         {
             "session_id": "call-7",
             "transceiver": "voice-1",
@@ -120,9 +123,17 @@ def test_a_session_is_one_row_whatever_its_ufrags(maps: Maps) -> None:
     ]
 
 
+def test_live_flows_are_counted_by_session(maps: Maps) -> None:
+    maps.enter(6, "198.51.100.7:40002", 7, abi.FlowState.LIVE, bound=990)
+    maps.enter(7, "198.51.100.7:40003", 12, abi.FlowState.LIVE, bound=990)  # of a session that is gone
+    assert SessionTable(maps).live_flows(maps.flows).tolist() == [2, 1, 0]
+    maps.keys, maps.values = maps.keys[:0], maps.values[:0]
+    assert SessionTable(maps).live_flows(maps.flows).tolist() == []
+
+
 def test_key_states_are_in_no_row(maps: Maps) -> None:
     table = SessionTable(maps)
-    text = str([*table.rows(table.all(), {}, NOW), *table.transceiver_rows({}, NOW)])
+    text = str([*table.rows(table.all(), NONE_LIVE, NOW), *table.transceiver_rows(NONE_LIVE, NOW)])
     text += str(list(flow_rows.rows(maps, flow_rows.shown(maps.flows), table, NOW)))
     assert str(SECRET) not in text
     assert f"{SECRET:x}" not in text
@@ -143,7 +154,7 @@ def test_sessions_of_a_transceiver(maps: Maps, name: str, numbers: list[int]) ->
 
 
 def test_transceivers(maps: Maps) -> None:
-    assert list(SessionTable(maps).transceiver_rows({7: 2, 9: 1}, NOW)) == [
+    assert list(SessionTable(maps).transceiver_rows(np.array([2, 0, 1]), NOW)) == [
         {"transceiver": "voice-1", "attached": True, "since_seconds": 60, "sessions": 2, "flows": 2},
         {"transceiver": "voice-2", "attached": False, "since_seconds": 1, "sessions": 1, "flows": 1},
     ]
@@ -153,8 +164,8 @@ def test_empty_maps(maps: Maps) -> None:
     maps.keys, maps.values = maps.keys[:0], maps.values[:0]
     maps.owners["name"] = b""
     table = SessionTable(maps)
-    assert list(table.rows(table.all(), {}, NOW)) == []
-    assert list(table.transceiver_rows({}, NOW)) == []
+    assert list(table.rows(table.all(), NONE_LIVE, NOW)) == []
+    assert list(table.transceiver_rows(NONE_LIVE, NOW)) == []
     for names in table.named(np.array([7, 8], np.uint32)):
         assert names.there is not None
         assert names.there.tolist() == [False, False]

@@ -109,6 +109,8 @@ def test_required(missing: str) -> None:
         ("xdp_mode", "offload", "none of"),
         ("log_level", "loud", "none of"),
         ("name", "", "is not 1 to 253"),
+        ("region", "eu west", "is not 1 to 32"),
+        ("region", "e" * 33, "is not 1 to 32"),
         ("grpc_socket", "earshotd.sock", "not an absolute path"),
         ("grpc_socket", "/" + "x" * 103, "at most 103 bytes"),
         ("pin_path", "earshot", "not an absolute path"),
@@ -179,3 +181,30 @@ def test_refused_over_tcp(change: dict[str, object], field: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build({**MINIMAL, **TLS, **change}, {}, {})
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"directory": "redis://h"}, "directory"),  # without keys
+        ({"directory": "redis://:secret@h", "fleet_keys": ["1=/k"]}, "directory"),
+        ({"directory": "redis://h", "fleet_keys": ["1=/k"], "directory_ca": "/ca"}, "directory_ca"),
+        (
+            {"directory": "redis://h", "fleet_keys": ["1=/k"], "directory_grace_seconds": -1},
+            "directory_grace_seconds",
+        ),
+    ],
+)
+def test_refused_of_the_directory(change: dict[str, object], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({**MINIMAL, **change}, {}, {})
+    assert caught.value.field == field
+    assert "secret" not in str(caught.value)
+
+
+def test_a_directory_with_what_belongs_to_it() -> None:
+    config = build(
+        {**MINIMAL, "directory": "rediss://me@h/2", "fleet_keys": ["1=/k"], "directory_ca": "/ca"}, {}, {}
+    )
+    assert str(config.directory_target) == "rediss://h:6379/2"
+    assert build(MINIMAL, {}, {}).directory_target is None

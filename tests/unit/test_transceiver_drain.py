@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.unit.test_transceiver_sdp import OFFER
 from tests.unit.transceiver_client import calling
 from tests.unit.transceiver_world import Transceiver, eventually, running_relay, running_transceiver
 from transceiver.admission import Admission
+from transceiver.moving import pause
 
 SDP = {"Content-Type": "application/sdp"}
 WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
@@ -79,6 +81,46 @@ async def test_calls_are_ended_when_their_time_is_over() -> None:
         assert await transceiver.process.wait() == 0
         assert "event=draining calls=1" in transceiver.log
         assert "reason=shutdown" in transceiver.log
+
+
+async def test_clients_are_told_to_move_in_good_time_and_at_the_end() -> None:
+    async with (
+        running_relay() as relay,
+        running_transceiver(relay, "--drain-timeout", "3") as transceiver,
+        calling(transceiver) as one,
+        calling(transceiver) as other,
+    ):
+        transceiver.process.send_signal(signal.SIGTERM)
+        await eventually(lambda: bool(one.told and other.told))
+        for client in (one, other):
+            event = json.loads(client.told[0])
+            assert (event["type"], event["reason"]) == ("move", "drain")
+            assert 0 < event["within_seconds"] <= 3
+        assert await one.delete() == 200
+        assert await transceiver.process.wait() == 0
+        await eventually(lambda: len(other.told) > 1)
+        assert json.loads(other.told[1]) == {"type": "move", "reason": "shutdown", "within_seconds": 0}
+        assert len(one.told) == 1
+        assert "event=ending_calls calls=1" in transceiver.log
+
+
+async def test_clients_need_not_be_told() -> None:
+    async with (
+        running_relay() as relay,
+        running_transceiver(relay, "--drain-timeout", "1", "--no-move-clients") as transceiver,
+        calling(transceiver) as client,
+    ):
+        transceiver.process.send_signal(signal.SIGTERM)
+        assert await transceiver.process.wait() == 0
+        assert not client.told
+
+
+@pytest.mark.parametrize(
+    ("calls", "seconds", "between"),
+    [(3, 3600, 0.05), (400, 60, 0.05), (1000, 60, 0.03), (1000, 0.1, 0.00005), (0, 60, 0.05)],
+)
+def test_clients_are_told_no_faster_than_others_take_them(calls: int, seconds: float, between: float) -> None:
+    assert pause(calls, seconds, pace=20) == pytest.approx(between)
 
 
 async def test_ready_is_who_would_take_a_call() -> None:

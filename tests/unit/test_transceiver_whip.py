@@ -184,20 +184,20 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int]] = {
         {"data": OFFER.replace("a=rtcp-mux", "a=ssrc:x\r\na=extmap:1"), "headers": SDP},
         400,
     ),
-    "unknown session": ("DELETE", "/whip/sessions/0123", {}, 404),
+    "unknown session": ("DELETE", "/whip/sessions/t1/0123", {}, 404),
     "unknown path": ("GET", "/nothing", {}, 404),
     "GET of the endpoint": ("GET", "/whip", {}, 405),
     "PUT of the endpoint": ("PUT", "/whip", {"data": b""}, 405),
     "PATCH of an unknown session": (
         "PATCH",
-        "/whip/sessions/0123",
+        "/whip/sessions/t1/0123",
         {"data": b"a=x", "headers": {"Content-Type": "application/trickle-ice-sdpfrag", "If-Match": "*"}},
         404,
     ),
     "PATCH of the endpoint": ("PATCH", "/whip", {"data": b""}, 405),
-    "PUT of a session": ("PUT", "/whip/sessions/0123", {"data": b""}, 405),
-    "POST to a session": ("POST", "/whip/sessions/0123", {"data": OFFER, "headers": SDP}, 405),
-    "GET of a session": ("GET", "/whip/sessions/0123", {}, 405),
+    "PUT of a session": ("PUT", "/whip/sessions/t1/0123", {"data": b""}, 405),
+    "POST to a session": ("POST", "/whip/sessions/t1/0123", {"data": OFFER, "headers": SDP}, 405),
+    "GET of a session": ("GET", "/whip/sessions/t1/0123", {}, 405),
 }
 
 
@@ -217,7 +217,7 @@ async def test_what_cannot_be_served_gets_problem_details(world: World, name: st
     assert not world.relay.sessions
 
 
-@pytest.mark.parametrize(("path", "method"), [("/whip", "POST"), ("/whip/sessions/0123", "PATCH")])
+@pytest.mark.parametrize(("path", "method"), [("/whip", "POST"), ("/whip/sessions/t1/0123", "PATCH")])
 async def test_options_tells_browsers_what_is_allowed(world: World, path: str, method: str) -> None:
     async with world.http.options(world.transceiver.url + path, headers={"Origin": "http://x"}) as response:
         assert response.status == 204

@@ -21,8 +21,9 @@ from tests.unit.transceiver_world import CLIENT, DEADLINE, Transceiver
 class Client:
     """A call under way."""
 
-    def __init__(self, peer: Any, http: aiohttp.ClientSession, url: str, etag: str) -> None:
+    def __init__(self, peer: Any, http: aiohttp.ClientSession, url: str, etag: str, told: list[str]) -> None:
         self._peer = peer
+        self.told = told  # what came over the data channel
         self._http = http
         self.url = url
         self.etag = etag
@@ -51,6 +52,10 @@ class Client:
         """Changes over to the new credentials, on the present port or a new one."""
         await nominate(self._peer, new_port)
 
+    async def follow(self, vip: str) -> None:
+        """Changes over to another of the VIPs that it was told."""
+        await nominate(self._peer, new_port=False, towards=vip)
+
     async def delete(self) -> int:
         async with self._http.delete(self.url) as response:
             return response.status
@@ -61,6 +66,8 @@ async def calling(transceiver: Transceiver) -> AsyncIterator[Client]:
     """A call whose sound goes to and fro; hung up without a DELETE."""
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
     peer.addTrack(Microphone(encode(chirps(1, 1.0))))
+    told: list[str] = []
+    peer.createDataChannel("earshot").on("message", told.append)
     bind_to(peer, CLIENT)
     heard = asyncio.Event()
     hearing: list[asyncio.Task[None]] = []
@@ -83,7 +90,7 @@ async def calling(transceiver: Transceiver) -> AsyncIterator[Client]:
             await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
             async with asyncio.timeout(DEADLINE):
                 await heard.wait()
-            yield Client(peer, http, url, etag)
+            yield Client(peer, http, url, etag, told)
     finally:
         for task in hearing:
             task.cancel()

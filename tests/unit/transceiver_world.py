@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
     `refuse` makes it refuse additions with that result, `mute` makes it not answer batches at all.
     """
 
-    def __init__(self, socket: Path, vip: str, relay: str) -> None:
+    def __init__(self, socket: Path, vip: str, relay: str, region: str) -> None:
+        self.region = region
         self._vip_host, self._relay_host = vip, relay
         self._vip: asyncio.DatagramTransport | None = None
         self.target = f"unix:{socket}"
@@ -127,7 +128,11 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
                 self.hellos.append(request.hello)
                 name = request.hello.transceiver
                 welcome = pb.Welcome(
-                    relay="test", vips=[self.vip], grace_seconds=30, max_batch=self.max_batch
+                    relay="test",
+                    vips=[self.vip],
+                    grace_seconds=30,
+                    max_batch=self.max_batch,
+                    region=self.region,
                 )
                 out.put_nowait(pb.AttachResponse(welcome=welcome))
             elif kind == "snapshot":
@@ -269,9 +274,9 @@ class Transceiver:
 
 
 @asynccontextmanager
-async def running_relay(vip: str = VIP, relay: str = RELAY) -> AsyncIterator[Relay]:
+async def running_relay(vip: str = VIP, relay: str = RELAY, region: str = "") -> AsyncIterator[Relay]:
     with tempfile.TemporaryDirectory(prefix="est-") as folder:
-        made = Relay(Path(folder) / "relay.sock", vip, relay)
+        made = Relay(Path(folder) / "relay.sock", vip, relay, region)
         await made.start()
         try:
             yield made
@@ -281,17 +286,24 @@ async def running_relay(vip: str = VIP, relay: str = RELAY) -> AsyncIterator[Rel
 
 @asynccontextmanager
 async def running_transceiver(
-    relay: Relay, *flags: str, media: str = MEDIA, exit_code: int = 0, errors: bool = False
+    relay: Relay,
+    *flags: str,
+    media: str = MEDIA,
+    exit_code: int = 0,
+    errors: bool = False,
+    more: Sequence[Relay] = (),
+    name: str = "t1",
 ) -> AsyncIterator[Transceiver]:
     """Started and attached; on the way out it must stop by SIGTERM, with this exit code.
 
-    Its log must be free of errors, unless they are expected.
+    `more`: relays beside the first. Its log must be free of errors, unless they are expected.
     """
     with tempfile.TemporaryDirectory(prefix="est-") as folder:
         log = Path(folder) / "log"
         with log.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "transceiver.main", "--relay", relay.target, "--name", "t1"),
+                *(sys.executable, "-m", "transceiver.main", "--name", name),
+                *(f"--relay={one.target}" for one in (relay, *more)),
                 *("--http", "127.0.0.1:0", "--media-address", media),
                 *("--max-load=1", "--max-setups=1000", *flags),  # whatever else the machine does
                 stderr=file,

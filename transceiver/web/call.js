@@ -45,6 +45,8 @@ export class Call extends EventTarget {
 
   get peer() { return this.#peer; }
 
+  get ended() { return this.#ended; }
+
   /** Address and port that media goes to, once there is an answer. */
   get path() {
     const line = /^a=candidate:\S+ \d+ udp \d+ (\S+) (\d+)/im.exec(this.#peer.remoteDescription?.sdp ?? "");

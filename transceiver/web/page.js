@@ -3,12 +3,14 @@
 
 import { Call, CallError } from "/page/call.js";
 import { Graph, Levels, Quality } from "/page/meters.js";
+import { another } from "/page/moving.js";
 
 const STATES = {
   idle: "Not in a call",
   connecting: "Connecting …",
   connected: "In a call",
   lost: "Connection lost, trying again …",
+  moving: "The other side has gone, calling again …",
 };
 const MOST_EVENTS = 200;
 const $ = (id) => document.getElementById(id);
@@ -18,6 +20,7 @@ const levels = new Levels();
 let call = null;
 let microphone = null;
 let measuring = null;
+let moving = null; // to another transceiver: while it is set, the end of the call is not the end
 let replies = new Map(); // utterance -> its line in the transcript
 
 function show(state) {
@@ -70,22 +73,71 @@ async function listMicrophones() {
   $("microphone").value = inputs.some((device) => device.deviceId === chosen) ? chosen : "";
 }
 
+/** A call that shows what happens to it once it is the one that counts. */
+function make() {
+  const made = new Call(`/whip${location.search}`, microphone, $("token").value.trim());
+  made.counts = false;
+  made.early = []; // what it is told before that
+  made.addEventListener("state", ({ detail }) => made.counts && changed(detail));
+  made.addEventListener("message", ({ detail }) => (made.counts ? told(detail) : made.early.push(detail)));
+  made.addEventListener("failed", ({ detail }) => made.counts && !moving && complain(detail));
+  made.addEventListener("track", ({ detail }) => {
+    made.sound = detail;
+    if (made.counts) play(detail);
+  });
+  return made;
+}
+
+/** Plays a stream, in the place of what is played now: that ends when this one has begun. */
+async function play(stream) {
+  const before = $("voice");
+  const voice = before.srcObject ? before.cloneNode() : before;
+  voice.srcObject = stream;
+  levels.watch(stream, $("their-level"));
+  await voice.play().catch(() => {}); // the user has clicked: it is allowed
+  if (voice === before) return;
+  before.replaceWith(voice);
+  before.srcObject = null;
+}
+
+/** The transceiver is about to end: another one is called beside it, and takes over when it is there. */
+async function move(seconds) {
+  if (moving) return;
+  const mine = (moving = {});
+  try {
+    const next = await another(make, seconds, () => moving === mine);
+    if (!next) return; // hung up meanwhile
+    const before = call;
+    before.counts = false;
+    call = next;
+    call.counts = true;
+    window.earshot = { call };
+    await next.speakInto(microphone); // another one may have been chosen meanwhile
+    await play(next.sound);
+    before.hangUp();
+    next.early.forEach(told);
+    $("path").textContent = next.path ?? "–";
+    measure();
+    show("connected");
+  } catch (error) {
+    if (moving !== mine) return;
+    if (!call.ended) return void show(call.peer.connectionState === "connected" ? "connected" : "lost"); // to its end
+    complain(new CallError("moved", `The transceiver has ended the call, and no other one has taken it: ${error.message}`));
+    tidy();
+  } finally {
+    if (moving === mine) moving = null;
+  }
+}
+
 async function start() {
   complain(null);
   show("connecting");
   try {
     microphone = await openMicrophone();
     await listMicrophones(); // their names are known from now on
-    call = new Call(`/whip${location.search}`, microphone, $("token").value.trim());
+    call = make();
+    call.counts = true;
     window.earshot = { call }; // for the console, and tests
-    call.addEventListener("state", ({ detail }) => changed(detail));
-    call.addEventListener("message", ({ detail }) => told(detail));
-    call.addEventListener("failed", ({ detail }) => complain(detail));
-    call.addEventListener("track", ({ detail }) => {
-      $("voice").srcObject = detail;
-      $("voice").play().catch(() => {}); // the user has clicked: it is allowed
-      levels.watch(detail, $("their-level"));
-    });
     levels.watch(microphone, $("level"));
     await call.start();
     $("path").textContent = call?.path ?? "–";
@@ -118,21 +170,34 @@ async function changeMicrophone() {
 }
 
 function changed(state) {
-  if (state === "ended") return tidy();
+  if (state === "ended") return moving ? show("moving") : tidy();
   show(state);
   if (state === "connected" && !measuring) {
-    const quality = new Quality(call.peer);
-    measuring = setInterval(async () => {
-      const read = await quality.read();
-      for (const name of Object.keys(graphs)) graphs[name].show(read[name]);
-    }, 1000);
+    measure();
     $("hang-up").focus();
   }
 }
 
+/** Shows from now on how good the connection is. */
+function measure() {
+  clearInterval(measuring);
+  const quality = new Quality(call.peer);
+  measuring = setInterval(async () => {
+    const read = await quality.read();
+    for (const name of Object.keys(graphs)) graphs[name].show(read[name]);
+  }, 1000);
+}
+
+function hangUp() {
+  moving = null;
+  const current = call;
+  current?.hangUp();
+  if (call) tidy(); // it had ended already
+}
+
 function tidy() {
   clearInterval(measuring);
-  measuring = call = null;
+  measuring = call = moving = null;
   levels.stop();
   stopTracks(microphone);
   microphone = $("voice").srcObject = null;
@@ -164,6 +229,7 @@ function told(message) {
   else if (message.type === "reply_ended" && message.interrupted) replies.get(message.utterance)?.setAttribute("data-cut", "");
   else if (message.type === "echo") line("Echo", typeof message.data === "object" ? message.data?.text ?? JSON.stringify(message.data) : message.text ?? String(message.data));
   else if (message.type === "agent") line("Agent", message.about);
+  else if (message.type === "move") move(message.within_seconds);
   else if (message.type === "session" && message.state === "lost") complain(new CallError("backend", "The speech backend failed; another attempt is made."));
   else if (message.type === "session" && message.state === "ready") complain(null);
   else if (message.type === "session" && message.state === "ended" && message.reason === "backend_failed")
@@ -203,7 +269,7 @@ function span(name, text) {
 }
 
 $("start").addEventListener("click", start);
-$("hang-up").addEventListener("click", () => call?.hangUp());
+$("hang-up").addEventListener("click", hangUp);
 $("mute").addEventListener("click", () => setMuted(!muted()));
 $("microphone").addEventListener("change", changeMicrophone);
 $("say").addEventListener("submit", (event) => {
@@ -214,7 +280,7 @@ $("say").addEventListener("submit", (event) => {
   call.send({ type: "say", text });
   $("text").value = "";
 });
-addEventListener("pagehide", () => call?.hangUp());
+addEventListener("pagehide", hangUp);
 navigator.mediaDevices?.addEventListener("devicechange", listMicrophones);
 listMicrophones();
 show("idle");

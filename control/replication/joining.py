@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon joins its group: what it takes of the configuration, and in which order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from control.config import Config
+from control.directory.link import Link
+from control.directory.seal import Sealer
+from control.loader import Loaded
+from control.nexthops import NextHops
+from control.relay import Relay
+from control.replication.announce import Announcer
+from control.replication.group import Group
+from control.replication.lease import Leases, unfence
+
+
+class Membership(NamedTuple):
+    """What a daemon has of its group. `leases`: None where addresses are not taken over."""
+
+    group: Group
+    leases: Leases | None
+
+
+@contextlib.asynccontextmanager
+async def joined(
+    config: Config, loaded: Loaded, relay: Relay, hops: NextHops
+) -> AsyncIterator[Membership | None]:
+    """This relay is one of a group while the block runs; None: the configuration names no group.
+
+    Raises:
+        ConfigError: the directory's password or certificates cannot be read.
+    """
+    target = config.directory_target
+    if target is None or not config.group_relay_addresses:
+        unfence(loaded.datapath)
+        yield None
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        link, sealer = Link(target), Sealer(loaded.datapath.fleet_keys)
+        stack.push_async_callback(link.close)
+        group = Group(
+            config.name,
+            loaded.datapath,
+            relay.registry,
+            relay.reaper,
+            relay.turns,
+            loaded.entering,
+            link,
+            sealer,
+            config.flow_idle_seconds,
+        )
+        relay.group = group
+        leases = None
+        if config.group_takeover:
+
+            def is_fit() -> bool:
+                return hops.has_all_links and group.is_recovered.is_set()
+
+            announcer = await stack.enter_async_context(Announcer())
+            # A connection of its own: a list of flows that is being sent must not hold up a lease.
+            leasing = Link(target)
+            stack.push_async_callback(leasing.close)
+            leases = Leases(loaded.datapath, leasing, sealer.instance, announcer, is_fit)
+            group.leases = leases
+            await stack.enter_async_context(leases.running())
+        else:
+            unfence(loaded.datapath)
+        await stack.enter_async_context(group.running())
+        yield Membership(group, leases)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests of a group have in common: what relays have logged, and how calls fare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.lab.calls import wait_for
+from tests.lab.group import Group, Member
+from tests.lab.traffic import Phase, Traffic
+
+Record = Callable[[str, object], None]
+
+
+def count(members: list[Member], event: str) -> int:
+    return sum(member.log().count(f"event={event} ") for member in members)
+
+
+def report(phase: Phase, record: Record, what: str) -> None:
+    record("silence", phase.silence)
+    record("lost", sum(phase.lost.values()))
+    print(f"{what}: {phase}")
+
+
+def assert_well(traffic: Traffic) -> None:
+    """All calls go on, both ways, and lose nothing."""
+    with traffic.flowing() as phase:
+        traffic.wait_for_rounds(10)
+    assert phase.is_whole(), phase
+
+
+def wait_for_return(group: Group, member: Member, held: int) -> None:
+    """The relay has its addresses again, and nobody else has any."""
+    wait_for(
+        lambda: member.log().count("event=relay_addresses_held ") > held, "its addresses are its own", 60
+    )
+    wait_for(
+        lambda: (
+            count(group.members, "relay_address_taken") == count(group.members, "relay_address_given_back")
+        ),
+        "others have given them back",
+        30,
+    )
