@@ -153,7 +153,8 @@ async def measure(
     first = range(FIRST[name], most, STEPS[name])
     row, too_many = await climb(row, [*first, most] if first else [most], cores, packets, scale)
     if too_many is not None:
-        near = range(row.sessions_per_core or NEAR[name], too_many, NEAR[name])
+        carried = row.sessions_per_core
+        near = range(carried or STEPS[name], too_many, NEAR[name] if carried else STEPS[name])
         row, _ = await climb(row, near, cores, packets, scale)
     return row
 
