@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from control.directory import directory, homes, members
 from control.directory.errors import Refusals
 from control.directory.link import Link
 from control.directory.seal import Sealer
 from control.directory.target import Target
-from fleet.key import FleetKey
+from tests.fleet.node import GRACE, KEYS, World
 from tests.fleet.relays import FLAGS, RELAYS, Relays
 from tests.lab.crowd import Crowd
 from tests.lab.fleet import Fleet
@@ -27,8 +28,6 @@ from tests.lab.redis import RedisServer, redis_server
 collect_ignore = (
     [] if os.environ.get("EARSHOT_FLEET_LONG") else ["test_directory_long.py", "test_group_nightly.py"]
 )
-
-KEYS = {3: FleetKey.of(bytes(range(32)))}
 
 
 @pytest.fixture
@@ -87,3 +86,16 @@ def crowd(group: Group) -> Iterator[Crowd]:
         made.bind()
         group.wait_for_flows(GROUP_CALLS)
         yield made
+
+
+@pytest.fixture
+def world(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Time goes faster here than between relays."""
+    monkeypatch.setattr(directory, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(directory, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(members, "_MOST_SECONDS", 0.5)
+    monkeypatch.setattr(members, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(homes, "CHALLENGE_SECONDS", 0.5)
+    monkeypatch.setattr(homes, "DAMAGE_SECONDS", 0.5)
+    monkeypatch.setattr(homes, "MOST", 50)
+    return World(redis, GRACE)

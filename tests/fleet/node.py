@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_address
 
 from control.addresses import Endpoint, IPAddress
@@ -20,12 +20,14 @@ from control.requests import Credential, LocalAddresses, SessionRequest
 from control.sessions import Registry
 from control.turns import Turns
 from fleet.key import FleetKey
-from tests.fleet.conftest import KEYS
 from tests.lab.redis import RedisServer
 
 SECONDS = 30.0
+GRACE = 0.8
+LONG = 60.0  # a grace that does not end
 LOCAL = LocalAddresses(own=frozenset({ip_address("10.20.0.1")}), families=frozenset({4}))
 STATES = bytes(range(40))
+KEYS = {3: FleetKey.of(bytes(range(32)))}
 
 
 class Committed:
@@ -146,3 +148,11 @@ class World:
             return all(one == has[0] for one in has) and set(has[0]) == set(sessions)
 
         await self.until(alike, f"{sessions} of {name}: {[node.sessions(name) for node in nodes]}")
+
+
+async def nodes_of(world: World, stack: AsyncExitStack, count: int = 3) -> list[Node]:
+    return [await stack.enter_async_context(world.node(f"relay-{number + 1}")) for number in range(count)]
+
+
+def names(count: int, prefix: str = "s") -> list[str]:
+    return [f"{prefix}{number}" for number in range(count)]

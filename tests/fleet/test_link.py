@@ -22,7 +22,7 @@ from control.directory.seal import Sealer
 from control.directory.target import Target
 from control.errors import ConfigError
 from fleet.key import FleetKey
-from tests.fleet.conftest import KEYS
+from tests.fleet.node import KEYS
 from tests.lab.redis import RedisServer, free_port, redis_server
 
 SECONDS = 20.0
