@@ -51,7 +51,7 @@ def percentiles(seconds: Sequence[float]) -> Row:
     return {f"p{p}_ms": round(1000 * float(np.percentile(seconds, p)), 2) for p in (50, 90, 99, 100)}
 
 
-def probes(fleet: Fleet, maps: dict[int, Datapath], seconds: float) -> Row:
+def probes(fleet: Fleet, phase: str, maps: dict[int, Datapath], seconds: float) -> Row:
     """Registers one session after the other at relay 1, and looks for each in the maps of all relays."""
     samples = 0
     elsewhere: list[float] = []
@@ -59,7 +59,7 @@ def probes(fleet: Fleet, maps: dict[int, Datapath], seconds: float) -> Row:
     with RelayClient(fleet.target(1)) as client, client.attach("probe", None) as stream:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            name = f"probe{samples:06}"
+            name = f"{phase}{samples:06}"
             key = _key(name)
             session = pb.Session(
                 session_id=name,
@@ -141,7 +141,7 @@ def run(arguments: argparse.Namespace) -> Row:
             "transceivers": arguments.transceivers,
             "registered_seconds": round(registered, 1),
             "all_have_all_seconds": round(converged, 1),
-            "quiet": probes(fleet, maps, arguments.seconds / 3),
+            "quiet": probes(fleet, "quiet", maps, arguments.seconds / 3),
         }
         row["busy"] = busy(fleet, loads, maps, arguments)
         row["memory"] = {f"relay_{number}": resident(fleet.daemons[number].pid) for number in relays}
@@ -160,7 +160,7 @@ def busy(fleet: Fleet, loads: list[Load], maps: dict[int, Datapath], arguments: 
         pipe.send(arguments.changes / len(pipes))
     time.sleep(2)  # all have begun
     before, started = {name: cpu_seconds(pid) for name, pid in pids.items()}, time.monotonic()
-    timed = probes(fleet, maps, arguments.seconds)
+    timed = probes(fleet, "busy", maps, arguments.seconds)
     seconds = time.monotonic() - started
     cpu = {name: round(100 * (cpu_seconds(pid) - before[name]) / seconds, 1) for name, pid in pids.items()}
     for pipe in pipes:
