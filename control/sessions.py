@@ -115,7 +115,7 @@ class Registry:
                 raise RequestError(Code.RESOURCE_EXHAUSTED, f"{abi.OWNER_MAX} transceivers are here already")
             owner = self._owners[number] = self._owner_by_name[name] = Owner(number, name)
         owner.software, owner.region = software, region
-        # Never the same again: the number may have been that of another transceiver, whose stream is remembered.
+        # Never the same again: its number may have been another transceiver's, whose stream is remembered.
         self._last_stream += 1
         owner.stream = self._last_stream
         self._set_attached(owner, True, now)
