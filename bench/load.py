@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urljoin
 
@@ -124,13 +124,6 @@ class Load:
         self.sessions: list[Session] = []
         self.slips = 0  # times that the sender itself was late: then nothing was measured
         self._task = asyncio.create_task(self._drive())
-
-    async def drive(self, count: int, connect: Callable[[], Awaitable[Session]]) -> None:
-        """From now on as many: others are set up, or those that came last are hung up."""
-        while len(self.sessions) > count:
-            await self.sessions.pop().close()
-        while len(self.sessions) < count:
-            self.sessions.append(await connect())
 
     async def measure(self, settle: float, seconds: float, tail: float) -> float:
         """The share of frames that were not late. Takes all of these seconds together."""

@@ -2,9 +2,9 @@
 """How many sessions a core carries: `scripts/bench transceiver --json FILE`.
 
 A process on one core echoes sessions that another core drives; sessions are added until fewer than 99 % of
-the frames leave in time (`load`), and then the number in between is looked for. A load counts as too much
-when it has been so three times in a row, since what else the machine does comes and goes. Media goes straight
-to the process, on loopback: what a relay costs is another bench's business. Rows, in the same run:
+the frames leave in time (`load`), by great steps and then anew by small ones. A load counts as too much when
+it has been so three times in a row, since what else the machine does comes and goes. Media goes straight to
+the process, on loopback: what a relay costs is another bench's business. Rows, in the same run:
 
     stock              aiortc as it comes: decodes, encodes
     pcm-echo           a transceiver that takes samples to a backend, and speech from it: decodes, encodes
@@ -26,7 +26,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ QUICK = 0.2  # of these, which tells little of speed, but that all is measured
 START_TIMEOUT = 20.0
 FIRST = {"stock": 10, "pcm-echo": 20, "opus-pass-through": 80, "opus-backend": 40}  # sessions to begin with
 STEPS = {"stock": 4, "pcm-echo": 5, "opus-pass-through": 20, "opus-backend": 10}  # more at a time
-NEAR = {"stock": 1, "pcm-echo": 1, "opus-pass-through": 5, "opus-backend": 2}  # enough to end the search
+NEAR = {"stock": 1, "pcm-echo": 1, "opus-pass-through": 5, "opus-backend": 2}  # the second time
 PATIENCE = 3  # measurements of a load before it counts as too much
 
 
@@ -145,16 +145,32 @@ def cpu_seconds(pid: int) -> float:
 async def measure(
     name: str, cores: Sequence[int], most: int, packets: Sequence[bytes], scale: float = 1.0
 ) -> Row:
-    """How many sessions are carried, of `most`; `scale` is of the time that it takes."""
-    settle, seconds, tail = SETTLE * scale, SECONDS * scale, TAIL * scale
+    """How many sessions are carried, of `most`; `scale` is of the time that it takes.
+
+    Twice from below, by great steps and then by small ones: what was once asked too much of is not as it was.
+    """
     row = Row(name, 0, 0.0, 0.0, "the load")
-    too_many = most + 1
+    first = range(FIRST[name], most, STEPS[name])
+    row, too_many = await climb(row, [*first, most] if first else [most], cores, packets, scale)
+    if too_many is not None:
+        carried = row.sessions_per_core
+        near = range(carried or STEPS[name], too_many, NEAR[name] if carried else STEPS[name])
+        row, _ = await climb(row, near, cores, packets, scale)
+    return row
+
+
+async def climb(
+    row: Row, counts: Sequence[int], cores: Sequence[int], packets: Sequence[bytes], scale: float
+) -> tuple[Row, int | None]:
+    """The row of the most of these that are carried, or `row`; and how many were too many, if any."""
+    settle, seconds, tail = SETTLE * scale, SECONDS * scale, TAIL * scale
+    name = row.name
     async with server(name, cores) as (pid, whip), aiohttp.ClientSession() as http:
         load = Load()
         try:
-            count = min(most, FIRST[name])
-            while count:
-                await load.drive(count, lambda: connect(http, whip, packets))
+            for count in counts:
+                while len(load.sessions) < count:
+                    load.sessions.append(await connect(http, whip, packets))
                 for _ in range(PATIENCE):
                     before = cpu_seconds(pid)
                     in_time = await load.measure(settle, seconds, tail)
@@ -164,22 +180,13 @@ async def measure(
                 print(
                     f"{name}: {count} sessions, {in_time:.2%} in time, {share:.0%} of a core", file=sys.stderr
                 )
-                if in_time >= IN_TIME:
-                    row = Row(name, count, round(share / count, 5), round(in_time, 4), row.limited_by)
-                else:
-                    too_many = count
-                    row.limited_by = "the load" if load.slips > seconds else "late frames"
-                count = following(row.sessions_per_core, too_many, most, name)
+                if in_time < IN_TIME:
+                    limit = "the load" if load.slips > seconds else "late frames"
+                    return replace(row, limited_by=limit), count
+                row = Row(name, count, round(share / count, 5), round(in_time, 4), row.limited_by)
         finally:
             await load.close()
-    return row
-
-
-def following(carried: int, too_many: int, most: int, name: str) -> int:
-    """What to measure after these; 0 if that is known well enough."""
-    if carried == most or (too_many <= most and too_many - carried <= NEAR[name]):
-        return 0
-    return min(carried + STEPS[name], most) if too_many > most else (carried + too_many) // 2
+    return row, None
 
 
 async def run(names: Sequence[str], most: int, scale: float) -> list[Row]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What live flows do just now: two looks at the flow table, and the difference.
 
-Columns, never rows: there may be a million, and a look takes some hundredths of a second then.
+Columns, never rows: there may be a million. docs/performance-control.md has what a look takes.
 """
 
 from __future__ import annotations

@@ -104,6 +104,7 @@ class Relay:
 
     def _tell_directory(self, directory: Directory) -> None:
         config = self._config
+        directory.region = config.region
         self._entering.reconfigure(self._local(), self.datapath.fleet_keys)
         directory.reconfigure(
             config.name, self.datapath.fleet_keys, config.grace_seconds, config.directory_grace_seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.fleet_sim import assumptions, scenarios
 from bench.fleet_sim.assumptions import AssumptionError
-from bench.fleet_sim.fleets import FLEETS, SMALL
+from bench.fleet_sim.fleets import FLEETS, SMALL, USUAL
 from bench.fleet_sim.report import compared, lines, report
 
 
@@ -18,7 +18,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit code 2: an assumption or a fleet cannot be used."""
     parser = argparse.ArgumentParser(prog="scripts/bench fleet-sim", description=__doc__)
     parser.add_argument(
-        "--fleet", action="append", choices=FLEETS, help="one of the fleets; may be repeated (all)"
+        "--fleet",
+        action="append",
+        choices=FLEETS,
+        help="one of the fleets; may be repeated (all but directory)",
     )
     parser.add_argument(
         "--assumptions", type=Path, default=assumptions.DEFAULT, help="figures from another file"
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (AssumptionError, OSError) as error:
         parser.error(str(error))
     found = []
-    for name in options.fleet or FLEETS:
+    for name in options.fleet or USUAL:
         one = report(FLEETS[name], figures, scenarios.play(FLEETS[name], figures, options.seed))
         text = [*lines(one), *(compared(one) if name == SMALL.name else ())]
         print("\n".join(text), end="\n\n", flush=True)

@@ -58,6 +58,7 @@ class Assumptions:
     relay_addresses: float
     room: float
     register_us: float
+    bulk_us: float
     again_us: float
     slice_entries: float
 

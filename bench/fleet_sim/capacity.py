@@ -214,4 +214,4 @@ def _calls_that_spend(fleet: Fleet, a: Assumptions, what: str) -> int:
 def joining_seconds(fleet: Fleet, a: Assumptions) -> float:
     """How long earshotd of a relay that comes with nothing takes to know what others know."""
     known = fleet.region_transceivers + (0 if fleet.routable else fleet.region_calls)
-    return 1e-6 * (known * a.register_us + (fleet.group - 1) * fleet.relay_calls * a.foreign_us)
+    return 1e-6 * (known * a.bulk_us + (fleet.group - 1) * fleet.relay_calls * a.foreign_us)

@@ -59,4 +59,6 @@ REGIONS = Fleet(
 ROUTABLE = Fleet(
     "routable", "one directory, of transceivers alone; groups of five", 1, 100, 10_000, 10_000_000, 5, True
 )
-FLEETS = {fleet.name: fleet for fleet in (SMALL, FLAT, REGIONS, ROUTABLE)}
+DIRECTORY = Fleet("directory", "what bench/directory.py sets up: no flows", 1, 3, 12, 30_000, 1)
+FLEETS = {fleet.name: fleet for fleet in (SMALL, FLAT, REGIONS, ROUTABLE, DIRECTORY)}
+USUAL = (SMALL.name, FLAT.name, REGIONS.name, ROUTABLE.name)

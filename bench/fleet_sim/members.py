@@ -80,6 +80,8 @@ class Relay:
                 self.given = self.env.event()
                 yield self.given
             yield self.env.timeout(self.a.flush_seconds)
+            if not self.alive:
+                return
             self._take()
             yield self.env.timeout(self.a.latency_seconds)
             done = yield from self.directory.append(self.sending)

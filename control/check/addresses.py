@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from control.addresses import IPAddress
 from control.check.finding import Finding, ok, warning
+from control.check.links import Link
 from control.config import Config, PortRange
 
 RELAY_PORTS = "relay-ports"  # the name of the finding
@@ -15,21 +16,31 @@ _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of both families
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 
 
-def findings(config: Config, own: Collection[IPAddress]) -> Iterator[Finding]:
-    """All of them. `own`: the addresses of the host."""
+def findings(config: Config, own: Mapping[IPAddress, Link]) -> Iterator[Finding]:
+    """All of them. `own`: the addresses of the host, and the link that has each."""
     for vip in config.vips:
-        yield is_own("vip", vip.address, own)
+        yield is_own("vip", vip.address, own, config.interfaces)
     for address in config.relay_addresses:
-        yield is_own("relay address", address, own)
+        yield is_own("relay address", address, own, config.interfaces)
     used = [address for address in config.relay_addresses if address in own]
     if used:
         first, last = map(int, _EPHEMERAL.read_text().split())
         yield relay_ports(config.relay_ports, PortRange(first, last), reserved(_RESERVED.read_text()))
 
 
-def is_own(what: str, address: IPAddress, own: Collection[IPAddress]) -> Finding:
+def is_own(
+    what: str, address: IPAddress, own: Mapping[IPAddress, Link], interfaces: Collection[str]
+) -> Finding:
+    """Whether packets to it come to this host, and by a link that has the program."""
     name = f"{what} {address}"
     if address in own:
+        link = own[address]
+        if link.is_ethernet and link.kind != "dummy" and link.name not in interfaces:
+            return warning(
+                name,
+                f"is an address of {link.name}, which is not among the interfaces",
+                f"name {link.name} in interfaces, unless its packets come by another one of them",
+            )
         return ok(name, "is an address of this host")
     length = 128 if address.version == 6 else 32
     return warning(

@@ -43,13 +43,15 @@ def read() -> dict[int, Link]:
     return {link.ifindex: link for link in links}
 
 
-def addresses() -> set[IPAddress]:
-    """All addresses that this host's own stack answers to."""
+def addresses() -> dict[IPAddress, Link]:
+    """All addresses that this host's own stack answers to, and the link that has each."""
+    links = read()
     with IPRoute() as netlink:
         found = [
-            message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in netlink.get_addr()
+            (message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"), message["index"])
+            for message in netlink.get_addr()
         ]
-    return {hostlinks.address(text) for text in found if text}
+    return {hostlinks.address(text): links[index] for text, index in found if text and index in links}
 
 
 def _from_netlink(message: Any) -> Link:

@@ -24,6 +24,7 @@ _DIRECTORY_COLUMNS = (
 )
 _RELAY_COLUMNS = (
     Column("RELAY", "relay"),
+    Column("REGION", "region"),
     Column("STATE", "state"),
     number("HEARD", "heard_seconds", in_time),
     number("TRANSCEIVERS", "transceivers"),
@@ -34,6 +35,7 @@ _RELAY_COLUMNS = (
 )
 _TRANSCEIVER_COLUMNS = (
     Column("TRANSCEIVER", "transceiver"),
+    Column("REGION", "region"),
     Column("RELAY", "relay"),
     Column("STATE", "state"),
     number("SESSIONS", "sessions"),
@@ -92,6 +94,7 @@ def _relay(found: pb.FleetRelay) -> Row:
         "relay": found.relay,
         "daemon": found.daemon,
         "this": found.is_this,
+        "region": found.region or None,
         "state": state,
         "heard_seconds": found.heard_seconds,
         "transceivers": found.transceivers,
@@ -105,6 +108,7 @@ def _relay(found: pb.FleetRelay) -> Row:
 def _transceiver(found: pb.FleetTransceiver) -> Row:
     return {
         "transceiver": found.transceiver,
+        "region": found.region or None,
         "relay": found.relay or None,
         "state": "attached" if found.attached else "detached" if found.relay else "silent",
         "sessions": found.sessions,

@@ -71,6 +71,7 @@ class Directory:
         self.members = Members(self.sealer.instance)
         self.presence = Presence(self.link, name, self.sealer.instance)
         self.is_draining: Callable[[], bool] = lambda: False
+        self.region = ""  # of this relay, for operators
         self._registry = registry
         self._lost = lost
         self._keys = dict(keys)
@@ -245,6 +246,7 @@ class Directory:
             keys=self._keys,
             pending=self.mirrors.pending,
             draining=self.is_draining(),
+            region=self.region,
         )
 
     def _held(self) -> list[pb.Held]:

@@ -69,6 +69,7 @@ def _of_beat(beat: directory_pb2.Beat, instance: bytes, transceivers: int) -> pb
         key=beat.key,
         keys=beat.keys,
         draining=beat.draining,
+        region=beat.region,
     )
 
 
@@ -80,6 +81,7 @@ def _transceivers(directory: Directory) -> Iterator[pb.FleetTransceiver]:
             attached=home.owner.attached,
             sessions=len(home.owner.sessions),
             epoch=home.epoch,
+            region=home.owner.region,
         )
     members = directory.members
     for mirror in directory.mirrors.by_name.values():
@@ -92,5 +94,6 @@ def _transceivers(directory: Directory) -> Iterator[pb.FleetTransceiver]:
             attached=mirror.owner.attached and not is_silent,
             sessions=len(mirror.owner.sessions),
             epoch=mirror.epoch,
+            region=mirror.owner.region,
             silent_seconds=int(members.now - mirror.silent_since) if mirror.silent_since is not None else 0,
         )

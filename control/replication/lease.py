@@ -107,6 +107,7 @@ class Leases:
         self._watch = link.redis.register_script(_WATCH)
         self._leave = link.redis.register_script(_LEAVE)
         self._began = clock().seconds
+        self._until = 0  # ns of CLOCK_MONOTONIC: our lease, as far as we may count on it
         self._seen: set[IPAddress] = set()
         self._refused: set[IPAddress] = set()  # that cannot be taken here: said once
         self._put_at: dict[IPAddress, float] = {}
@@ -146,6 +147,10 @@ class Leases:
     async def hold(self) -> None:
         """Once: takes or keeps the leases of our addresses. Raises AwayError."""
         asked = time.monotonic_ns()
+        if self.is_held and asked >= self._until:
+            # Others may have had them since, and given them back before we could ask.
+            self.is_held = False
+            event(_log, logging.WARNING, "relay_addresses_lease_expired")
         keys, lease = [_key(address) for address in self.own], int(LEASE_SECONDS * 1000)
         holders: list[bytes] = await self._link.call(
             lambda _: self._hold(keys=keys, args=[self._instance, lease]), LEASE_SECONDS
@@ -160,8 +165,9 @@ class Leases:
             self.is_held = False
             return
         # Counted from before it was asked for: the directory counts from later.
+        self._until = asked + int((LEASE_SECONDS - SLACK_SECONDS) * 1e9)
         if not self.is_shut:
-            self._datapath.lease["until"] = asked + int((LEASE_SECONDS - SLACK_SECONDS) * 1e9)
+            self._datapath.lease["until"] = self._until
         if not self.is_held:
             self.is_held = True
             event(_log, logging.INFO, "relay_addresses_held", addresses=",".join(map(str, self.own)))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 BUILT = Path(__file__).parents[2] / "build" / "deb"
-collect_ignore = [] if os.environ.get("EARSHOT_MACHINE") else ["test_image.py", "test_machine.py"]
+_NIGHTLY = ["test_fleet.py", "test_image.py", "test_machine.py"]
+collect_ignore = [] if os.environ.get("EARSHOT_MACHINE") else _NIGHTLY
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import pytest
 
 from tests.fleet.relays import RELAYS, SECONDS, Relays, session
 from tests.lab.calls import DEADLINE, STUN_PWD, Call, wait_for
-from tests.lab.fleet import KEY_NUMBER, TRANSCEIVERS, VIP, VIP_PORT, Fleet
+from tests.lab.fleet import KEY_NUMBER, REGION, TRANSCEIVERS, VIP, VIP_PORT, Fleet
 from tests.lab.scraping import Values, scrape
 from tests.netns.schema import assert_fits
 
@@ -94,6 +94,8 @@ def test_fleet_status(fleet: Fleet, relays: Relays) -> None:
     }
     (there,) = (one for one in report["transceivers"] if one["transceiver"] == "t1")
     assert (there["relay"], there["state"], there["sessions"]) == ("relay-1", "attached", 1)
+    assert {one["region"] for one in report["relays"]} == {REGION}
+    assert there["region"] is None, "it has not said where it is"
     text = fleet.earshot(2, "fleet", "status", f"--socket={fleet.socket(2)}")
     assert "up for" in text
     assert "relay-3" in text

@@ -164,7 +164,7 @@ def test_a_relay_comes_late(group: Group, crowd: Crowd) -> None:
     group.spread(first, second)
 
 
-def test_silence_is_what_all_relays_hear(group: Group, crowd: Crowd) -> None:
+def test_silence_is_what_all_relays_hear(group: Group, crowd: Crowd, traffic: Traffic) -> None:
     """A flow whose packets all pass another relay than its own lives; without any, it ends everywhere."""
     first, second, *_ = group.members
     for member in group.members:
@@ -173,7 +173,8 @@ def test_silence_is_what_all_relays_hear(group: Group, crowd: Crowd) -> None:
     with group.registered(crowd):
         crowd.bind()
         group.spread(first)
-        with group.talking(crowd) as traffic, traffic.flowing(UP) as phase:
+        traffic.connect(crowd.legs())
+        with traffic.flowing(UP) as phase:
             wait_for(lambda: first.live_flows() == second.live_flows() >= CALLS, "both know all", 20)
             owned = _owned(first, second)
             assert min(owned) > 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import pytest
 
+from control.directory.seal import Sealer
+from fleet.key import FleetKey
 from tests.fleet.conftest import GROUP_CALLS as CALLS
 from tests.lab.calls import SOCKET_FAMILY, binding_request, wait_for
 from tests.lab.crowd import Crowd
@@ -70,3 +72,24 @@ def _refused(member: Member) -> int:
 
 def _has_directory(member: Member) -> bool:
     return "event=directory_up" in member.log().rpartition("event=directory_away")[2]
+
+
+def test_what_cannot_be_believed_changes_nothing(group: Group, crowd: Crowd) -> None:
+    """Of nobody, of another fleet or version, for another stream, said before: refused, and calls go on."""
+    strangers = [Sealer({number: FleetKey.of(bytes(32))}) for number in (1, 9)]
+    stream = b"earshot:flows"
+    with group.store() as store:
+        said = [fields[b"m"] for _, fields in store.xrevrange(stream, count=20)]
+        others = [fields[b"m"] for _, fields in store.xrevrange("earshot:sessions", count=1)]
+        junk = [b"", b"\x63" + bytes(80), *(one.seal(stream, b"{}") for one in strangers)]
+        for message in (*junk, *others, *said):
+            store.xadd(stream, {b"m": message})
+        store.xadd(stream, {b"other": b"field"})
+    assert said
+    assert others
+    whys = {"malformed", "version", "key", "forged", "replayed"}
+    for member in group.members:
+        wait_for(lambda member=member: all(f" why={why} " in member.log() for why in whys), "refusals")  # type: ignore[misc]
+    with group.talking(crowd) as traffic, traffic.flowing() as phase:
+        traffic.wait_for_rounds(10)
+    assert phase.is_whole(), phase

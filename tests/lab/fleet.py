@@ -23,6 +23,7 @@ VIP = "203.0.113.1"
 VIP_PORT = 3478
 REDIS = "10.99.0.1"
 TRANSCEIVERS = "10.99.0.10"
+REGION = "lab"
 KEY_NUMBER = 3
 
 
@@ -84,6 +85,7 @@ class Fleet:
             self.relays[number],
             str(BIN / "earshotd"),
             f"--name=relay-{number}",
+            f"--region={REGION}",
             "--interface=uplink",
             f"--vip={VIP}:{VIP_PORT}",
             f"--relay-address=10.20.{number}.1",

@@ -20,8 +20,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from redis import Redis
 
 from control import abi
 from control.cli.options import pinned_maps
@@ -156,6 +158,12 @@ class Group:
         hops6 = " ".join(f"nexthop via {_outer6(one.number)}::1 dev {one.name}" for one in members)
         self.router.ip(f"route replace {IPV4.vip} {hops4}", f"route replace {IPV6.vip} {hops6}")
 
+    @contextmanager
+    def store(self) -> Iterator[Any]:
+        """A client of Redis. The calling thread is in its host meanwhile."""
+        with self.lab.hosts[STORE].inside(), Redis(port=self.redis.port) as client:
+            yield client
+
     @property
     def home(self) -> Member:
         """The relay that transceivers are attached to; the others know their sessions by the directory."""
@@ -249,7 +257,10 @@ def group_of(relays: int, *flags: str) -> Iterator[Group]:
                 name_a=OUTER,
             )
             mine = relay_addresses(number)
-            lab.link(host, fabric, [f"{mine[0]}/24", f"{mine[1]}/64"], name_a=INNER)
+            # The host's own address first: the kernel asks for neighbours in its name. From who asked in the
+            # relay address's, these would learn where that is.
+            inner = [f"10.20.0.{100 + number}/24", f"{mine[0]}/24", f"{mine[1]}/64"]
+            lab.link(host, fabric, inner, name_a=INNER)
             # A switch that floods what it has no port for would bring a dead relay's packets to the others.
             fabric.ip(
                 f"link set dev {host.name} master inside",

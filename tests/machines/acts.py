@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.lab.host import LabError
 from tests.machines.machine import Machine
@@ -24,7 +24,6 @@ PROVISION_TIMEOUT = 900.0
 # Likewise, of a transceiver: nothing here is about speed.
 PATIENT = ("SETUP_TIMEOUT=120", "RELAY_TIMEOUT=60", "MAX_LOAD=1")
 FLOW_TIMEOUT = 300.0
-LONG_CALL = 330  # seconds: long enough for all that happens to the relay in it
 # An emulated host that is also busy gets its sound late, now and then.
 ATTEMPTS = 3
 
@@ -89,35 +88,35 @@ def unit(machine: Machine, name: str) -> dict[str, Any]:
     return {**state, "exposure": said.rpartition(": ")[2], "verify": verified}
 
 
-def restart_in_call(relay: Machine, client: Machine, line: Sequence[str]) -> dict[str, Any]:
-    """One call; meanwhile the daemon is restarted in all ways, its package installed again and removed."""
+def restart_in_call(relay: Machine, client: Machine, line: Sequence[str]) -> list[dict[str, Any]]:
+    """Calls, in which the daemon is restarted in all ways, then its package installed again, then removed."""
+    return [_survive(each, relay, client, line) for each in _HAPPENINGS]
+
+
+def _survive(happenings: Happenings, relay: Machine, client: Machine, line: Sequence[str]) -> dict[str, Any]:
+    """A call that is still there after each, and comes back as it went out; a longer one at each attempt."""
     for attempt in range(1, ATTEMPTS + 1):
-        done = _call_through(_HAPPENINGS, relay, client, line)
+        done = _call_through(happenings, relay, client, line, attempt * happenings.seconds)
         if done["verified"] and all(each["in_call"] for each in done["happened"]):
             return {**done, "attempt": attempt}
         print(f"attempt {attempt}: {done}")
-        relay.run(f"{INSTALL}; systemctl start earshotd")
+        relay.run(f"{INSTALL}; systemctl start earshotd; {_UNTIL_RUNNING}", timeout=PROVISION_TIMEOUT)
     raise LabError("the call did not survive what was done to the relay's daemon")
 
 
 def _call_through(
-    happenings: Sequence[tuple[str, str]], relay: Machine, client: Machine, line: Sequence[str]
+    happenings: Happenings, relay: Machine, client: Machine, line: Sequence[str], seconds: int
 ) -> dict[str, Any]:
-    """A call, and what happens at the relay meanwhile."""
+    """A call of so many seconds, and what happens at the relay meanwhile."""
     happened = []
-    with calling(relay, client, line, LONG_CALL) as call:
+    with calling(relay, client, line, seconds) as call:
         attached = relay.run(_PROGRAMS)
-        for name, script in happenings:
+        for name, script in happenings.steps:
             began = time.monotonic()
-            said = relay.run(script)
-            happened.append(
-                {
-                    "what": name,
-                    "seconds": round(time.monotonic() - began, 1),
-                    "in_call": call.goes_on() and _sound_arrives(client),
-                    "said": _own_lines(said),
-                }
-            )
+            said = relay.run(script, timeout=PROVISION_TIMEOUT)
+            took = round(time.monotonic() - began, 1)
+            in_call = call.goes_on() and _sound_arrives(client)
+            happened.append({"what": name, "seconds": took, "in_call": in_call, "said": _own_lines(said)})
             print(f"  {happened[-1]}")
             if len(relay.run(_PROGRAMS).splitlines()) != len(attached.splitlines()):
                 raise LabError(f"{name}: the program is not attached any more; before: {attached}")
@@ -131,6 +130,13 @@ def _sound_arrives(client: Machine) -> bool:
         counted.append(int(client.run("cat /sys/class/net/eth1/statistics/rx_packets")))
         time.sleep(6)
     return counted[1] - counted[0] > 20
+
+
+class Happenings(NamedTuple):
+    """What happens in a call of so many seconds at first: names, and shell scripts for the relay."""
+
+    seconds: int
+    steps: tuple[tuple[str, str], ...]
 
 
 class Calling:
@@ -176,11 +182,18 @@ _PROGRAMS = "ip -details link show | grep -o 'prog/xdp id [0-9]*' || true"
 _UNTIL_RUNNING = "for i in $(seq 120); do systemctl is-active -q earshotd && exit; sleep 1; done; exit 1"
 INSTALL = f"dpkg -i {SHARED_AT}/build/site/*.deb >/tmp/dpkg 2>&1 || {{ cat /tmp/dpkg >&2; exit 1; }}"
 _HAPPENINGS = (
-    ("systemctl reload", "systemctl reload earshotd"),
-    ("systemctl restart", "systemctl restart earshotd"),
-    ("kill -9", f"systemctl kill -s KILL --kill-whom=main earshotd; sleep 1; {_UNTIL_RUNNING}"),
-    ("package installed again", f"{INSTALL}; {_UNTIL_RUNNING}"),
-    ("package removed", "DEBIAN_FRONTEND=noninteractive apt-get remove -y -qq earshot 2>&1"),
+    Happenings(
+        120,
+        (
+            ("systemctl reload", "systemctl reload earshotd"),
+            ("systemctl restart", "systemctl restart earshotd"),
+            ("kill -9", f"systemctl kill -s KILL --kill-whom=main earshotd; sleep 1; {_UNTIL_RUNNING}"),
+        ),
+    ),
+    Happenings(150, (("package installed again", f"{INSTALL}; {_UNTIL_RUNNING}"),)),
+    Happenings(
+        90, (("package removed", "DEBIAN_FRONTEND=noninteractive apt-get remove -y -qq earshot 2>&1"),)
+    ),
 )
 
 

@@ -14,12 +14,13 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.lab.host import LabError
+from tests.lab.host import LabError, run
 from tests.machines import acts, browser, quickstart
 from tests.machines.machine import Image, site
 
@@ -44,7 +45,7 @@ def main() -> int:
     try:
         shutil.rmtree(HANDOVER, ignore_errors=True)
         HANDOVER.mkdir(parents=True)
-        shutil.copy(options.package, HANDOVER / PACKAGE)
+        repack(options.package, HANDOVER / PACKAGE)
         image = Image(options.image)
         figures["image"] = image.versions
         print("image:", ", ".join(image.versions))
@@ -57,6 +58,13 @@ def main() -> int:
         return 1
     print(f"\nAll of it was as it should be. Figures: {options.log / 'results.json'}")
     return 0
+
+
+def repack(package: Path, to: Path) -> None:
+    """The same package, compressed for who unpacks it: emulated, xz takes minutes of each installation."""
+    with tempfile.TemporaryDirectory() as folder:
+        run(["dpkg-deb", "-R", str(package), folder], timeout=300)
+        run(["dpkg-deb", "--root-owner-group", "-Zzstd", "-z3", "-b", folder, str(to)], timeout=300)
 
 
 def perform(image: Image, options: argparse.Namespace, figures: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import select
 import signal
 import socket
@@ -30,7 +29,6 @@ from tests.netns.command import config_of, load
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
-LONG = bool(os.environ.get("EARSHOT_LONG"))  # what takes a while, for a night
 UDP_SEGMENT = 103  # linux/udp.h
 GATEWAYS = ("198.51.100.1/24", "2001:db8:c::1/64")  # the relay host's, towards clients
 
@@ -52,13 +50,6 @@ def moved_to(site: Site, link: str) -> Site:
 def on_a_bridge(site: Site) -> Site:
     site.relay.ip("link add name br0 type bridge", f"link set {site.client.name} master br0")
     return moved_to(site, "br0")
-
-
-def on_a_macvlan(site: Site) -> Site:
-    # Or the link below it answers for its address, with a MAC of its own.
-    site.relay.sysctl(f"net.ipv4.conf.{site.client.name}.arp_ignore", 1)
-    site.relay.ip(f"link add name mac0 link {site.client.name} type macvlan mode bridge")
-    return moved_to(site, "mac0")
 
 
 def as_it_is(site: Site) -> Site:
@@ -94,11 +85,12 @@ def checked(site: Site, **settings: object) -> dict[str, Finding]:
         return {finding.name: finding for finding in run(config, site.lab.pins, attach=True)}
 
 
-@pytest.mark.parametrize("placed", [on_a_bridge, *([on_a_macvlan] if LONG else [])])
-def test_a_link_without_native_xdp(site: Site, placed: object) -> None:
-    """All links get generic; it is said; and calls go."""
-    assert callable(placed)
-    site = placed(site)
+def test_a_link_without_native_xdp(site: Site) -> None:
+    goes_by_generic(on_a_bridge(site))
+
+
+def goes_by_generic(site: Site) -> None:
+    """All links get generic, since the first of them has nothing else; it is said; and calls go."""
     link = site.interfaces[0]
     finding = checked(site)[f"xdp {link}"]
     assert finding.status == "warning"
@@ -138,24 +130,17 @@ def test_what_is_refused_on_a_bridge(site: Site) -> None:
     below, site = site, on_a_bridge(site)
     assert checked(site, xdp_mode="native")["xdp br0"].status == "failed"
     assert "br0: cannot attach in native mode" in refused(site, "--xdp-mode=native")
-    finding = checked(below)["port client"]
+    found = checked(dataclasses.replace(site, interfaces=("client",)))
+    finding = found["port client"]
     assert (finding.status, finding.cure) == ("failed", "name br0 in interfaces instead")
+    # Nor is the link of the relay address among them.
+    assert found["relay address 10.20.0.1"].cure.startswith("name transceiver in interfaces")
+    assert found["vip 203.0.113.1"].status == "ok"
     said = refused(below)
     assert "field=interfaces" in said
     assert "name br0 in interfaces instead" in said
     for one in (site, below):
         assert set(one.xdp_modes().values()) == {"none"}
-
-
-def test_generic_on_links_that_could_do_better(site: Site) -> None:
-    daemon = start_relay(site, "--xdp-mode=generic")
-    assert set(site.xdp_modes().values()) == {"generic"}
-    calls_go(site)
-    stop(daemon)
-    start_relay(site, "--xdp-mode=native")
-    assert set(site.xdp_modes().values()) == {"generic"}
-    assert "event=xdp_mode_stays" in site.lab.log("earshotd").read_text()
-    assert "though xdp_mode is native" in checked(site, xdp_mode="native")["xdp client"].found
 
 
 def test_a_link_that_would_need_another_mode_than_others_have(site: Site) -> None:

@@ -66,7 +66,7 @@ DEATHS = {
     "new maps are pinned": ("loader.py", "for name in new}, program_fd)\n"),
     "calls are copied": ("loader.py", "carrier.carry_all()\n"),
     "it is committed": ("loader.py", "stage.commit()\n"),
-    "one link of two has the program": ("loader.py", "_attach(program_fd, link, config, undo)\n"),
+    "one link of two has the program": ("attaching.py", "libbpf.update_link(fd, program_fd)\n"),
     "both links have it": ("loader.py", "_install(program_fd, datapath, links, config, plan, undo)\n"),
     "a pin is moved": ("staging.py", "pin.rename(self._pin_path / pin.name)\n"),
 }

@@ -179,9 +179,14 @@ def test_links_that_are_not_there() -> None:
 
 
 def test_addresses_of_the_host() -> None:
-    own = {ip_address("203.0.113.1")}
-    assert addresses.is_own("vip", ip_address("203.0.113.1"), own).status == Status.OK
-    routed = addresses.is_own("vip", ip_address("2001:db8::1"), own)
+    vip = ip_address("203.0.113.1")
+    lo = ETH0._replace(name="lo", is_ethernet=False)
+    for link in (lo, ETH0, ETH0._replace(name="vips", kind="dummy")):
+        assert addresses.is_own("vip", vip, {vip: link}, ["eth0"]).status == Status.OK
+    elsewhere = addresses.is_own("vip", vip, {vip: ETH0._replace(name="eth0.5", kind="vlan")}, ["eth0"])
+    assert elsewhere.status == Status.WARNING
+    assert elsewhere.found == "is an address of eth0.5, which is not among the interfaces"
+    routed = addresses.is_own("vip", ip_address("2001:db8::1"), {vip: lo}, ["eth0"])
     assert routed.status == Status.WARNING
     assert "ip address add 2001:db8::1/128 dev lo" in routed.cure
 

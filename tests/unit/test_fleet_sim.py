@@ -163,6 +163,15 @@ class TestConvergence:
         assert _all_is_known(region)
         assert region.relays[0].group == [region.relays[1]]
 
+    @pytest.mark.parametrize("group", [1, 3])
+    def test_at_whatever_moment_it_dies(self, group: int) -> None:
+        for milliseconds in range(12):
+            region = Region(replace(BUSY, group=group), GIVEN, seed=4)
+            region.env.run(until=0.2 + milliseconds / 1000)
+            region.lose_relay(1)
+            region.run(1.5)
+            assert region.calls.home[1] == 0
+
     def test_a_group_of_one_loses_who_sends_no_checks(self) -> None:
         region = _region(replace(BUSY, group=1))
         carried, again, lost = region.lose_relay(0)

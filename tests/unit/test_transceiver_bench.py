@@ -8,8 +8,6 @@ import json
 import sys
 from pathlib import Path
 
-from bench.transceiver import following
-
 ROWS = ("stock", "pcm-echo", "opus-pass-through")
 
 
@@ -33,18 +31,3 @@ async def test_sessions_are_carried_and_counted(tmp_path: Path) -> None:
     carried = {row["name"]: row["sessions_per_core"] for row in rows}
     for name, ratios in found["of_stock"].items():
         assert ratios["sessions"] == carried[name] / carried["stock"]
-
-
-def test_the_search_ends_between_what_is_carried_and_one_more() -> None:
-    for limit in range(60):
-        carried, too_many, count = 0, 51, 20
-        measured = 0
-        while count:
-            measured += 1
-            if count <= limit:
-                carried = count
-            else:
-                too_many = count
-            count = following(carried, too_many, 50, "pcm-echo")
-        assert carried == min(limit, 50)
-        assert measured <= 12

@@ -279,6 +279,14 @@ long bpf_xdp_load_bytes(struct xdp_md *ctx, __u32 offset, void *to, __u32 length
 	return 0;
 }
 
+long bpf_xdp_store_bytes(struct xdp_md *ctx, __u32 offset, void *from, __u32 length)
+{
+	if ((__u64)offset + length > ctx->data_end - ctx->data)
+		return -EINVAL;
+	memcpy((char *)(uintptr_t)ctx->data + offset, from, length);
+	return 0;
+}
+
 __u64 bpf_xdp_get_buff_len(struct xdp_md *ctx)
 {
 	return ctx->data_end - ctx->data;

@@ -51,6 +51,7 @@ long shim_push(struct shim_map map, const void *value);
 long shim_pop(struct shim_map map, void *value);
 
 long bpf_xdp_load_bytes(struct xdp_md *ctx, __u32 offset, void *to, __u32 length);
+long bpf_xdp_store_bytes(struct xdp_md *ctx, __u32 offset, void *from, __u32 length);
 __u64 bpf_xdp_get_buff_len(struct xdp_md *ctx);
 long bpf_fib_lookup(void *ctx, struct bpf_fib_lookup *fib, int size, __u32 flags);
 long bpf_redirect(__u32 ifindex, __u64 flags);
