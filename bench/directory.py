@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times the directory: three relays and a Redis on this machine, many sessions, changes all the time.
 
-What counts is how long it takes from the moment that a transceiver sends a registration to one relay until
-the session stands in the map of another, where its next packet would find it. And what it costs: CPU of
-relays and of Redis, memory, and how long a relay takes that comes later and has nothing.
+What counts is how long it takes until a session stands in the map of another relay, where the next packet
+would find it: since it stands in the map of the one that was told, and since the transceiver has sent it. And
+what it costs: CPU, memory, and how long a relay takes that comes later and has nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from earshot.relay.v1 import relay_pb2 as pb
 
-from bench.directory_load import load
+from bench.directory_load import Load, load
 from bench.relayhost import resident
 from bench.storm import cpu_seconds
 from control import abi
@@ -51,34 +51,49 @@ def percentiles(seconds: Sequence[float]) -> Row:
     return {f"p{p}_ms": round(1000 * float(np.percentile(seconds, p)), 2) for p in (50, 90, 99, 100)}
 
 
-def probes(fleet: Fleet, others: dict[int, Datapath], seconds: float) -> Row:
-    """Registers one session after the other at relay 1, and looks for each in the maps of the others."""
-    answered: list[float] = []
-    found: dict[int, list[float]] = {number: [] for number in others}
+def probes(fleet: Fleet, phase: str, maps: dict[int, Datapath], seconds: float) -> Row:
+    """Registers one session after the other at relay 1, and looks for each in the maps of all relays."""
+    samples = 0
+    elsewhere: list[float] = []
+    later: list[float] = []
     with RelayClient(fleet.target(1)) as client, client.attach("probe", None) as stream:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            ufrag = f"probe{len(answered):06}"
-            key = _key(ufrag)
+            name = f"{phase}{samples:06}"
+            key = _key(name)
+            session = pb.Session(
+                session_id=name,
+                credentials=[pb.Credential(ufrag=name, pwd="p" * 24)],
+                endpoints=[pb.Endpoint(address=TRANSCEIVERS, port=9999)],
+            )
             started = time.perf_counter()
-            result = stream.add(ufrag, ufrag, [(TRANSCEIVERS, 9999)], "p" * 24)
-            answered.append(time.perf_counter() - started)
-            if result.code:
-                raise RuntimeError(result.message)
-            missing = set(others)
-            while missing:
-                for number in [one for one in missing if others[one].sessions.get(key) is not None]:
-                    found[number].append(time.perf_counter() - started)
-                    missing.discard(number)
-                if time.perf_counter() - started > LOST_SECONDS:
-                    raise RuntimeError(f"{ufrag} did not come to {missing}")
-                time.sleep(POLL_SECONDS)
+            stream.say(pb.Operation(add=session))
+            found = _look_for(key, maps, started)
+            if stream.results()[0].code:
+                raise RuntimeError(f"{name} was refused")
+            samples += 1
+            here = found.pop(1)
+            elsewhere += found.values()
+            later += [max(0.0, one - here) for one in found.values()]
             time.sleep(PROBE_SECONDS)
     return {
-        "samples": len(answered),
-        "answered": percentiles(answered),
-        "bindable_elsewhere": percentiles([one for values in found.values() for one in values]),
+        "samples": samples,
+        "bindable_elsewhere_since_sent": percentiles(elsewhere),
+        "bindable_elsewhere_since_here": percentiles(later),
     }
+
+
+def _look_for(key: bytes, maps: dict[int, Datapath], started: float) -> dict[int, float]:
+    """When each relay has it in its map, in seconds since `started`."""
+    found: dict[int, float] = {}
+    while len(found) < len(maps):
+        for number, datapath in maps.items():
+            if number not in found and datapath.sessions.get(key) is not None:
+                found[number] = time.perf_counter() - started
+        if time.perf_counter() - started > LOST_SECONDS:
+            raise RuntimeError(f"a session came to {sorted(found)} alone")
+        time.sleep(POLL_SECONDS)
+    return found
 
 
 def until(condition: Callable[[], bool], what: str) -> float:
@@ -110,15 +125,15 @@ def run(arguments: argparse.Namespace) -> Row:
         maps = {number: stack.enter_context(pinned_maps(fleet.pins(number))) for number in relays}
         share = arguments.sessions // len(relays)
         started = time.monotonic()
-        pipes = [
+        loads = [
             stack.enter_context(load(fleet.target(number), number, arguments.transceivers // 3, share))
             for number in relays
         ]
-        for pipe in pipes:
-            pipe.recv()
+        for one in loads:
+            one.pipe.recv()
         registered = time.monotonic() - started
         total = share * len(relays)
-        until(lambda: all(count(one) == total for one in maps.values()), "all have all")
+        until(lambda: all(count(held) == total for held in maps.values()), "all have all")
         converged = time.monotonic() - started
         row = {
             "relays": len(relays),
@@ -126,26 +141,26 @@ def run(arguments: argparse.Namespace) -> Row:
             "transceivers": arguments.transceivers,
             "registered_seconds": round(registered, 1),
             "all_have_all_seconds": round(converged, 1),
-            "quiet": probes(fleet, {n: maps[n] for n in relays[1:]}, arguments.seconds / 3),
+            "quiet": probes(fleet, "quiet", maps, arguments.seconds / 3),
         }
-        row["busy"] = busy(fleet, pipes, maps, arguments)
+        row["busy"] = busy(fleet, loads, maps, arguments)
         row["memory"] = {f"relay_{number}": resident(fleet.daemons[number].pid) for number in relays}
         row["redis_memory_mb"] = round(int(_info(fleet, "used_memory")) / 1e6, 1)
         row["join"] = join(fleet, total, flags)
     return row
 
 
-def busy(
-    fleet: Fleet, pipes: list[Connection], maps: dict[int, Datapath], arguments: argparse.Namespace
-) -> Row:
+def busy(fleet: Fleet, loads: list[Load], maps: dict[int, Datapath], arguments: argparse.Namespace) -> Row:
     """While sessions change everywhere."""
     pids = {f"relay_{number}": daemon.pid for number, daemon in fleet.daemons.items()}
-    pids["redis"] = fleet.redis.pid
+    pids |= {f"load_{number}": one.pid for number, one in enumerate(loads, 1)}
+    pids |= {"redis": fleet.redis.pid, "probes": os.getpid()}
+    pipes = [one.pipe for one in loads]
     for pipe in pipes:
         pipe.send(arguments.changes / len(pipes))
     time.sleep(2)  # all have begun
     before, started = {name: cpu_seconds(pid) for name, pid in pids.items()}, time.monotonic()
-    timed = probes(fleet, {n: one for n, one in maps.items() if n != 1}, arguments.seconds)
+    timed = probes(fleet, "busy", maps, arguments.seconds)
     seconds = time.monotonic() - started
     cpu = {name: round(100 * (cpu_seconds(pid) - before[name]) / seconds, 1) for name, pid in pids.items()}
     for pipe in pipes:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from earshot.relay.v1 import relay_pb2 as pb
@@ -43,7 +43,7 @@ class Transceiver:
         self.registered = threading.Event()
         self.going = threading.Event()
         self.ended = threading.Event()
-        self.per_second = 0.0
+        self.per_second = self.phase = 0.0  # phase: of its period, so that not all say something at once
         self.changes = self.refused = 0
         self._requests: queue.SimpleQueue[pb.AttachRequest | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -76,7 +76,8 @@ class Transceiver:
     def _change(self, responses: Iterator[pb.AttachResponse]) -> None:
         """Old sessions go, new ones come; there are always as many."""
         oldest, newest = self._numbers.start, self._numbers.start + 10_000_000
-        due, owed = time.monotonic(), 0.0
+        due, owed = time.monotonic() + self.phase * PERIOD, 0.0
+        time.sleep(self.phase * PERIOD)
         while not self.ended.is_set():
             due += PERIOD
             owed += self.per_second * PERIOD
@@ -95,6 +96,13 @@ class Transceiver:
             time.sleep(max(0.0, due - time.monotonic()))
 
 
+class Load(NamedTuple):
+    """A process full of transceivers."""
+
+    pipe: Connection
+    pid: int
+
+
 def _load(target: str, relay: int, count: int, sessions: int, pipe: Connection) -> None:
     share = -(-sessions // count)
     transceivers = [
@@ -107,7 +115,8 @@ def _load(target: str, relay: int, count: int, sessions: int, pipe: Connection) 
         one.registered.wait()
     pipe.send("registered")
     per_second = pipe.recv()
-    for one in transceivers:
+    for number, one in enumerate(transceivers):
+        one.phase = number / count
         one.per_second = per_second / count
         one.going.set()
     pipe.recv()
@@ -119,7 +128,7 @@ def _load(target: str, relay: int, count: int, sessions: int, pipe: Connection) 
 
 
 @contextmanager
-def load(target: str, relay: int, count: int, sessions: int) -> Iterator[Connection]:
+def load(target: str, relay: int, count: int, sessions: int) -> Iterator[Load]:
     """So many transceivers with so many sessions in all.
 
     The pipe says "registered"; told a rate, they change so many sessions a second until it is told anything
@@ -130,7 +139,7 @@ def load(target: str, relay: int, count: int, sessions: int) -> Iterator[Connect
     process = context.Process(target=_load, args=(target, relay, count, sessions, there))
     process.start()
     try:
-        yield here
+        yield Load(here, process.pid or 0)
     finally:
         process.kill()
         process.join()

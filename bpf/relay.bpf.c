@@ -16,7 +16,6 @@
 #include "quality.h"
 #include "bind.h"
 #include "answer.h"
-#include "foreign.h"
 #include "verdict.h"
 #include "tap.h"
 
@@ -100,6 +99,9 @@ int earshot(struct xdp_md *ctx)
 		tap_after(ctx, &p, reason);
 	return finish(ctx, &p, reason);
 }
+
+/* A program of its own: behind the packets', of which a kernel that refuses something is to tell first. */
+#include "foreign.h"
 
 /* The kernel asks whether GPL-only helpers may be called; the file is GPL-2.0 OR Apache-2.0. */
 char LICENSE[] SEC("license") = "GPL";

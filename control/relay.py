@@ -246,12 +246,21 @@ class Relay:
         """
         match request.WhichOneof("message"):
             case "snapshot":
-                return pb.AttachResponse(snapshot_result=await self._snapshot(speaker, request.snapshot))
+                snapshot = pb.AttachResponse(snapshot_result=await self._snapshot(speaker, request.snapshot))
+                if request.snapshot.last:
+                    self._tell_heard(speaker)
+                return snapshot
             case "batch":
-                return pb.AttachResponse(batch_result=await self._batch(speaker, request.batch))
+                batch = pb.AttachResponse(batch_result=await self._batch(speaker, request.batch))
+                self._tell_heard(speaker)
+                return batch
             case "hello":
                 raise RequestError(Code.FAILED_PRECONDITION, "was sent already", "hello")
         raise RequestError(Code.INVALID_ARGUMENT, "is empty", "message")
+
+    def _tell_heard(self, speaker: Speaker) -> None:
+        if self.directory is not None:
+            self.directory.heard(self.registry.owner_of(speaker.attachment))
 
     async def scan(self) -> None:
         """Looks at the whole flow table once: control/reaper.py."""

@@ -48,7 +48,7 @@ class Registry:
         self._owner_by_name: dict[str, Owner] = {}
         self._by_ufrag: dict[str, Session] = {}
         self._by_number: dict[int, Session] = {}
-        self._last_number = 0
+        self._last_number = self._last_stream = 0
         self._expiring: dict[int, set[int]] = {}  # session numbers by the second in which they expire
         self._backends = BackendTable(max_backends, BACKEND_REST_SECONDS, self._touch_backend)
         self._places = Places(self._touch_place)
@@ -115,7 +115,9 @@ class Registry:
                 raise RequestError(Code.RESOURCE_EXHAUSTED, f"{abi.OWNER_MAX} transceivers are here already")
             owner = self._owners[number] = self._owner_by_name[name] = Owner(number, name)
         owner.software, owner.region = software, region
-        owner.stream += 1
+        # Never the same again: its number may have been another transceiver's, whose stream is remembered.
+        self._last_stream += 1
+        owner.stream = self._last_stream
         self._set_attached(owner, True, now)
         return Attachment(owner.number, owner.stream)
 

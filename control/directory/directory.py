@@ -129,6 +129,12 @@ class Directory:
         if home is not None and home.owner is owner:
             self.homes.touch(home)
 
+    def heard(self, owner: Owner) -> None:
+        """It has said what sessions it has, or which of them have changed."""
+        home = self.homes.by_name.get(owner.name)
+        if home is not None and home.owner is owner:
+            self.homes.heard(home)
+
     def leave_soon(self) -> None:
         """This relay is about to stop: streams that end from now on end for that, and are not told of.
 

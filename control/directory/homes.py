@@ -8,6 +8,8 @@ it is when its turn comes. So it takes no more memory than there are sessions, h
                directory, it goes on from there; otherwise the whole state is written anew
     changes    each write says what changed, and carries the lease on by one
     doubt      a write was not answered: the lease tells whether it was carried out
+    waiting    a transceiver has attached whose state this relay does not have: that it has no sessions here
+               does not mean that there are none. Nothing is written before it has said what there is
     challenge  a write was refused, since another relay has the lease: it will say so in a moment, under
                seal, and the transceiver is its; if it does not, the lease is taken again
 """
@@ -35,6 +37,8 @@ from control.sessions import Registry
 # Sessions in one write: some 4 ms of work, and of Redis's.
 MOST = 200
 CHALLENGE_SECONDS = 2.0
+# So long a transceiver may take from attaching to its first word of its sessions.
+UNHEARD_SECONDS = 10.0
 # A state that somebody else damages again and again is not written again and again.
 DAMAGE_SECONDS = 10.0
 
@@ -51,6 +55,8 @@ class Home(Replica):
         base: the lease to go on from, if the state there is the one that this relay has.
         is_whole: the whole state has to be written; `has_begun`: and the first part of it is.
         floor: epochs up to it are others'.
+        is_heard: the transceiver has said what sessions there are, or which of them have changed.
+        since: when it was attached.
         said: what the directory has of the transceiver itself.
         challenged: when another relay was found to have the lease.
         rewritten: when the state was last written again because it was damaged.
@@ -63,9 +69,17 @@ class Home(Replica):
     is_whole: bool = False
     has_begun: bool = False
     floor: int = 0
+    is_heard: bool = False
+    since: float = field(default_factory=time.monotonic)
     said: bytes = b""
     challenged: float | None = None
     rewritten: float = -DAMAGE_SECONDS
+
+    def waits(self, now: float) -> bool:
+        """Whether nothing is to be said of it yet."""
+        if not self.is_whole or self.has_begun or self.is_heard or not self.owner.attached:
+            return False
+        return now - self.since < UNHEARD_SECONDS
 
 
 @dataclass(slots=True)
@@ -133,6 +147,12 @@ class Homes:
         self._registry.unwatch(home.owner)
         self.by_name.pop(home.name, None)
         self._queue.pop(home.name, None)
+
+    def heard(self, home: Home) -> None:
+        """Its transceiver has said what sessions there are."""
+        if not home.is_heard:
+            home.is_heard = True
+            self.touch(home)
 
     def touch(self, home: Home) -> None:
         """Something about it may have to be said."""
@@ -233,6 +253,8 @@ class Homes:
             if home.challenged is not None and now - home.challenged < CHALLENGE_SECONDS:
                 continue
             home.challenged = None
+            if home.waits(now):
+                continue
             plan = self._plan(home, room)
             if plan is None:
                 self._queue.pop(home.name, None)

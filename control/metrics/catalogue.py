@@ -68,6 +68,27 @@ RELAY_PORTS = Declared(
     "Ports of each relay address by the state of their flow; one that is dead rests before it is free.",
     ("relay_address", "state"),
 )
+ADDRESSES_HELD = Declared(
+    _GAUGE,
+    "earshot_relay_addresses_held",
+    "1 where new flows are bound; 0 while another relay of the group may have this one's relay addresses.",
+)
+ADDRESSES_TAKEN = Declared(
+    _GAUGE,
+    "earshot_relay_addresses_taken",
+    "Relay addresses of other relays of the group that this one answers for.",
+)
+GROUP_FLOWS = Declared(
+    _COUNTER,
+    "earshot_group_flows",
+    "Flows of the group's other relays that were told of, by what became of them here.",
+    ("outcome",),
+)
+GROUP_WAITING = Declared(
+    _GAUGE,
+    "earshot_group_flows_waiting",
+    "Flows of the group's other relays that are not entered yet: mostly for want of their session.",
+)
 TABLE_ENTRIES = Declared(_GAUGE, "earshot_table_entries", "Entries of a table that are in use.", ("table",))
 TABLE_CAPACITY = Declared(_GAUGE, "earshot_table_capacity", "Entries of a table that fit.", ("table",))
 OCCUPANCY = Declared(

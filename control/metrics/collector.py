@@ -15,6 +15,7 @@ from control.metrics import catalogue, quality
 from control.metrics.reasons import BINDINGS, direction
 from control.reaper import WHYS
 from control.relay import Relay
+from control.replication.incoming import OUTCOMES
 from telemetry.declared import Labels
 
 _TO_BE_SHOWN = {state: state.name.lower() for state in abi.FlowState}
@@ -71,6 +72,13 @@ class RelayCollector:
         )
         ended = self._relay.reaper.ended
         yield catalogue.FLOWS_ENDED.of({(why,): ended[why] for why in WHYS})
+        group = self._relay.group
+        leases = group.leases if group is not None else None
+        yield catalogue.ADDRESSES_HELD.one(float(leases is None or leases.is_held))
+        yield catalogue.ADDRESSES_TAKEN.one(len(leases.taken) if leases is not None else 0)
+        counts = group.incoming.counts if group is not None else Counter[str]()
+        yield catalogue.GROUP_FLOWS.of({(outcome,): counts[outcome] for outcome in OUTCOMES})
+        yield catalogue.GROUP_WAITING.one(group.incoming.waiting if group is not None else 0)
         tables = self._relay.tables(ports)
         yield catalogue.TABLE_ENTRIES.of({(table.name,): table.used for table in tables})
         yield catalogue.TABLE_CAPACITY.of({(table.name,): table.capacity for table in tables})

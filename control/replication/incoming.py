@@ -29,6 +29,9 @@ from control.sweep import STATE_MASK
 HOLD_SECONDS = 30.0  # a flow whose session stays unknown, or that cannot be entered, is given up
 WORK_MOST = 512  # flows that are looked at in one go
 
+# What becomes of what is told: strange is what cannot be so.
+OUTCOMES = ("entered", "ended", "overtaken", "given_up", "strange")
+
 End = Callable[[Numbers], None]
 
 
@@ -47,7 +50,7 @@ class Incoming:
     """Of one datapath.
 
     Attributes:
-        counts: flows by what became of them: entered, ended, overtaken, given_up, strange.
+        counts: flows by what became of them, in the words of OUTCOMES.
         waiting: how many are to be entered yet.
     """
 

@@ -228,9 +228,10 @@ class Rig:
         self._put_hops()
         self._put_backends()
         self._put_sessions()
-        self._put_fleet()
+        keys = {number: key.secret for number, key in world.FLEET_KEYS.items()}
+        self.put_fleet(keys, world.FLEET_OWNERS)
         self.forget_sources()
-        self._derived.array[:] = 0
+        self.forget_derived()
         self.put_cpu_budget(0)
 
     def put_hops(self, hops: Array) -> None:
@@ -299,6 +300,14 @@ class Rig:
         """Of a session that nobody has registered, by its number."""
         self._derived.array[session % abi.DERIVED_CELLS] = full_at
 
+    def derived(self) -> dict[int, int]:
+        """When budgets of sessions that nobody has registered are whole again, by cell, as sources()."""
+        return _full_at(self._derived.array)
+
+    def forget_derived(self) -> None:
+        """Makes all their budgets whole."""
+        self._derived.array[:] = 0
+
     def forget_sources(self) -> None:
         """Makes all their budgets whole."""
         self._sources.array[:] = 0
@@ -343,7 +352,7 @@ class Rig:
             packets=reasons["packets"].tolist(),
             bytes=reasons["bytes"].tolist(),
             sources=self.sources(),
-            derived=_full_at(self._derived.array),
+            derived=self.derived(),
             sessions=dict(zip(ufrags["ufrag"].tolist(), sessions["full_at"].tolist(), strict=True)),
             cpu=int(np.frombuffer(cpus, np.uint64).max()),
         )
@@ -389,10 +398,11 @@ class Rig:
         values["outer"][values["flags"] & abi.SessionFlag.HAS_PWD == 0] = 0
         assert self.datapath.put_sessions(keys, values) == len(keys)
 
-    def _put_fleet(self) -> None:
-        keys = {number: FleetKey.of(key.secret) for number, key in world.FLEET_KEYS.items()}
-        self.datapath.set_fleet_keys(keys)
-        places = {number: Place(number, 0, backends) for number, backends in world.FLEET_OWNERS.items()}
+    def put_fleet(self, keys: Mapping[int, bytes], owners: Mapping[int, tuple[int, int]]) -> None:
+        """The fleet's keys, 32 bytes each, and its transceivers' backends (IPv4, IPv6; 0: none)."""
+        self.datapath.set_fleet_keys({number: FleetKey.of(secret) for number, secret in keys.items()})
+        places = {number: Place(number, 0, backends) for number, backends in owners.items()}
+        self.datapath.fleet_owners[:] = np.zeros(1, abi.FLEET_OWNER)[0]
         write_places(self.datapath.fleet_owners, places)
 
     @staticmethod

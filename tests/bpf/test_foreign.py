@@ -233,18 +233,30 @@ def test_entering_races_with_binding(table: Table, later: int) -> None:
         outcomes = Counter[Reason]()
         for first in range(0, RACED, STEP):
             ours.wait(DEADLINE)
-            outcomes.update(map(Reason, table.entering.enter(flows[first : first + STEP]).tolist()))
+            outcomes.update(_enter(table, flows[first : first + STEP]))
         binder.join(DEADLINE)
     assert not failed
     moved = table.datapath.reasons()["packets"] - before
     counted = Counter({Reason(number): int(moved[number]) for number in moved.nonzero()[0]})
     lost = Reason.DROP_STALE_FLOW if later < 0 else Reason.FORWARD_REBOUND
     assert set(outcomes) <= {Reason.FORWARD_BOUND, lost}
-    assert set(counted) <= {Reason.FORWARD_BOUND, Reason.FORWARD_TO_TRANSCEIVER}
+    # A CPU that is taken away while it has a lock keeps others waiting: these ask again, and so do we.
+    assert set(counted) <= {Reason.FORWARD_BOUND, Reason.FORWARD_TO_TRANSCEIVER, Reason.DROP_BUSY}
     # Whoever was second has found the other's.
     assert counted[Reason.FORWARD_BOUND] == outcomes[lost]
     assert outcomes.total() == counted.total() == RACED
     _check(table, bound=counted[Reason.FORWARD_BOUND], entered=RACED - outcomes[Reason.DROP_STALE_FLOW])
+
+
+def _enter(table: Table, flows: Array) -> list[Reason]:
+    """What has become of each in the end."""
+    outcomes = table.entering.enter(flows)
+    for _ in range(100):
+        busy = np.flatnonzero(outcomes == Reason.DROP_BUSY)
+        if not len(busy):
+            break
+        outcomes[busy] = table.entering.enter(flows[busy])
+    return [Reason(outcome) for outcome in outcomes.tolist()]
 
 
 def _check(table: Table, *, bound: int, entered: int) -> None:

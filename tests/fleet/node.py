@@ -74,10 +74,13 @@ class Node:
         )
         self.directory.reconfigure(name, keys, grace, grace)
 
-    def attach(self, name: str) -> tuple[Owner, Attachment]:
+    def attach(self, name: str, *, is_heard: bool = True) -> tuple[Owner, Attachment]:
+        """A transceiver attaches, and says at once which sessions it has; or has not said it yet."""
         attachment = self.registry.attach(name, "test", clock().seconds)
         owner = self.registry.owner_of(attachment)
         self.directory.attached(owner)
+        if is_heard:
+            self.directory.heard(owner)
         return owner, attachment
 
     def detach(self, attachment: Attachment) -> None:

@@ -43,6 +43,26 @@ async def test_who_comes_later_gets_all_of_it(world: World) -> None:
         await world.agree([first, second], "t2", "q")
 
 
+async def test_a_relay_that_knows_nothing_waits_for_the_transceivers_word(world: World) -> None:
+    """It was started a moment ago: that it has no sessions does not mean that there are none."""
+    async with AsyncExitStack() as stack:
+        nodes = await nodes_of(world, stack, 2)
+        owner, attachment = nodes[0].attach("t1")
+        nodes[0].add(owner, *names(50))
+        await world.agree(nodes, "t1", *names(50))
+        late = await stack.enter_async_context(world.node("relay-3"))
+        nodes[0].detach(attachment)
+        moved, _ = late.attach("t1", is_heard=False)
+        assert late.directory.homes.by_name["t1"].is_whole
+        other, _ = late.attach("t2")
+        late.add(other, "o")
+        await world.agree([*nodes, late], "t2", "o")  # so it has had its turn
+        assert set(nodes[0].sessions("t1")) == set(nodes[1].sessions("t1")) == set(names(50))
+        late.add(moved, *names(50)[1:], "new")
+        late.directory.heard(moved)
+        await world.agree([*nodes, late], "t1", *names(50)[1:], "new")
+
+
 async def test_a_transceiver_moves_and_only_what_differs_is_told(world: World) -> None:
     async with AsyncExitStack() as stack:
         nodes = await nodes_of(world, stack)

@@ -111,8 +111,16 @@ class Attachment:
         return self.batch(pb.Operation(remove=pb.Remove(session_id=session_id)))[0]
 
     def batch(self, *operations: pb.Operation) -> Sequence[pb.OperationResult]:
+        self.say(*operations)
+        return self.results()
+
+    def say(self, *operations: pb.Operation) -> None:
+        """Sends a batch, and does not wait for its results."""
         self._batch_id += 1
         self._send(pb.AttachRequest(batch=pb.Batch(batch_id=self._batch_id, operations=operations)))
+
+    def results(self) -> Sequence[pb.OperationResult]:
+        """Those of the last batch."""
         result: pb.BatchResult = self._answer("batch_result")
         assert result.batch_id == self._batch_id
         return result.results

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 
 from tests.lab.host import Host
 from tests.lab.netns import Lab
+from tests.lab.relay_client import RelayClient
 from tests.lab.services import BIN, endpoint, start
 from tests.lab.topology import HTTP_PORT, SIGNALLING_TRANSCEIVER, VIP_PORT, join_for_signalling
 
+AWAY_PORT = HTTP_PORT + 1  # of a second transceiver
 MEDIA = "10.20.1.10"  # where the transceiver has its media
 _CLIENT, _BEHIND = "198.51.{}.10", "10.20.{}.10"
 
@@ -127,3 +129,8 @@ def start_transceiver(pair: Pair, name: str, *flags: str, port: int = HTTP_PORT)
         "--max-load=1",
         *flags,
     )
+
+
+def media(relays: list[RelayClient]) -> list[int]:
+    """Packets that each relay has brought to clients since it was started."""
+    return [relay.counters()["forward_to_client"] for relay in relays]

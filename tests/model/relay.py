@@ -7,7 +7,7 @@ import copy
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from tests.model import rewrite, stun, wire
+from tests.model import rewrite, routable, stun, wire
 from tests.model.budget import prefix_of
 from tests.model.fib import UNICAST
 from tests.model.state import Backend, Endpoint, FlowKey, Hop, Life, Record, Resolved, Session, State, Tally
@@ -15,6 +15,7 @@ from tests.model.verdict import Decided
 from tests.model.wire import Packet
 
 THIS_CPU = "this CPU"
+ROUTABLE_BUDGETS = 1 << 16
 PROVISIONAL_MAX = 32  # packets of a flow that is not confirmed, each way
 BAD_SOURCES = [ip_network(one) for one in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "ff00::/8", "::/32")]
 MEDIA = (range(4), range(20, 64), range(128, 192))  # RFC 7983, 7: STUN, DTLS, RTP and RTCP
@@ -37,7 +38,7 @@ class Accepted:
 
     packet: Packet
     key: FlowKey
-    ufrag: bytes
+    budget: object  # whose
     session: Session
     backend: int
     hop: int
@@ -123,9 +124,11 @@ class Relay:
         request = stun.read_request(message)  # 3.3
         ufrag = stun.server_ufrag(request.username)  # 3.4
         session = state.sessions.get(ufrag)
+        budget: object = ufrag
         if session is None:
-            raise Decided("drop_unknown_ufrag")
-        spent = state.session_budget.is_spent(ufrag, state.clock())
+            session = self._routable(ufrag)
+            budget = session.number % ROUTABLE_BUDGETS
+        spent = state.session_budget.is_spent(budget, state.clock())
         if self._flow(key) is None and session.pwd is not None and spent:
             raise Decided("drop_session_budget")
         self._check_authentic(request, session)
@@ -134,13 +137,21 @@ class Relay:
             raise Decided("drop_no_backend")
         hop = self._hop_towards(packet)  # 3.8
         self._backend(backend)  # must exist
-        accepted = Accepted(packet, key, ufrag, session, backend, hop, stun.transaction(message))
+        accepted = Accepted(packet, key, budget, session, backend, hop, stun.transaction(message))
 
         number = self._flow(key)  # 3.9
         if number is not None and self._is_of(number, accepted):
             self._record(number).hop = hop
             return self._to_transceiver(packet, number, "forward_to_transceiver")
         return self._bind(accepted) if session.pwd is not None else self._bind_provisionally(accepted)
+
+    def _routable(self, ufrag: bytes) -> Session:
+        """3.4: the session that a ufrag itself names."""
+        said = routable.read(ufrag, self.state.fleet_keys)
+        backends = self.state.fleet_owners.get(said.owner)
+        if not backends:
+            raise Decided("drop_unknown_owner")
+        return Session(said.session, backends, said.pwd)
 
     def _source_has_token(self, packet: Packet) -> bool:
         state = self.state
@@ -204,11 +215,13 @@ class Relay:
     def _new_record(self, accepted: Accepted, life: Life) -> int:
         """3.10: a record off the ring, filled and entered."""
         state = self.state
-        if not state.session_budget.take(accepted.ufrag, state.clock()):
+        if not state.session_budget.take(accepted.budget, state.clock()):
             raise Decided("drop_session_budget")
         if not state.binding_budget.take(THIS_CPU, state.clock()):
             raise Decided("drop_binding_budget")
         self._lock()
+        if state.is_lease_over:
+            raise Decided("drop_lease_expired")
         ring = state.free_records[accepted.packet.version]
         if not ring:
             raise Decided("drop_flows_full")

@@ -116,6 +116,7 @@ class State:
     records: list[Record]
     entered: set[int] = field(default_factory=set)  # numbers of records, in the index
     is_full: bool = False  # the index has no slot left
+    is_lease_over: bool = False  # of the relay addresses
     is_locked: bool = False  # by others, all of the index, all the while
     hop_index: dict[tuple[IPAddress, str], int] = field(default_factory=dict)
     free_records: dict[int, deque[int]] = field(default_factory=lambda: {4: deque(), 6: deque()})
@@ -124,6 +125,8 @@ class State:
     source_budget: Budget = field(default_factory=Budget)
     session_budget: Budget = field(default_factory=Budget)
     binding_budget: Budget = field(default_factory=Budget)
+    fleet_keys: dict[int, bytes] = field(default_factory=dict)  # 32 bytes each, by number
+    fleet_owners: dict[int, dict[int, int]] = field(default_factory=dict)  # backends by family, by number
     exempt: list[IPv4Network | IPv6Network] = field(default_factory=list)
     # Which budget a source has: its own, or one that it shares with others.
     budget_of: Callable[[IPv4Network | IPv6Network], object] = lambda source: source

@@ -507,3 +507,15 @@ def test_end_of_a_snapshot_in_slices() -> None:
     assert [reg.end_snapshot(owner, 0, 2) for _ in range(3)] == [2, 2, 0]
     assert ids(owner) == {"s3"}
     assert owner.snapshot is None
+
+
+def test_a_stream_of_before_speaks_for_nobody_although_its_number_is_another_transceivers() -> None:
+    reg = registry()
+    old = reg.attach("t1", "test", 0)
+    reg.detach(old, 0)
+    reg.sweep(GRACE)
+    new = reg.attach("t2", "test", GRACE)
+    assert new.owner == old.owner
+    assert reg.spoken_for(old) is None
+    reg.end(old, GRACE)
+    assert reg.owner_of(new).attached

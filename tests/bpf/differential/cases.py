@@ -14,6 +14,7 @@ from tests.bpf.differential.people import (
     CLIENTS,
     FAMILIES,
     LONGEST,
+    ROUTABLES,
     SESSIONS,
     USUAL_CLIENTS,
     captured_sessions,
@@ -24,12 +25,13 @@ from tests.bpf.differential.steps import (
     MEDIA,
     Answer,
     Captured,
+    Fleet,
     Media,
     Request,
     Step,
     transaction,
 )
-from tests.bpf.differential.twin import Given, Room, Start
+from tests.bpf.differential.twin import WHOLE_FLEET, Given, Room, Start
 from tests.bpf.differential.twists import (
     Balanced,
     ComesBy,
@@ -163,8 +165,43 @@ requests = st.builds(
     st.lists(flaws, max_size=2),
 )
 odd_requests = st.builds(Request, families, clients, ufrags, twists=few_twists)
+routables = st.sampled_from([*ROUTABLES, ROUTABLES[0], ROUTABLES[1]])
+
+
+@st.composite
+def routable_requests(draw: st.DrawFn) -> Request:
+    """Good ones; with something changed in the ufrag, another one's pwd, or any other flaw."""
+    said = draw(routables)
+    made = Request(draw(families), draw(usual_clients), said.ufrag, transaction=draw(st.integers(0, 2)))
+    kind = draw(st.sampled_from(["good", "good", "good", "changed", "length", "pwd", "flaw"]))
+    if kind == "changed":
+        at = draw(st.integers(0, 15))
+        other = draw(st.one_of(st.sampled_from(b"AZaz09+/"), st.sampled_from(b"-_=. \x80\xff")))
+        return replace(made, ufrag=said.ufrag[:at] + bytes([other]) + said.ufrag[at + 1 :], pwd=said.pwd)
+    if kind == "length":
+        return replace(made, ufrag=(said.ufrag * 2)[: draw(st.sampled_from([15, 17, 32]))], pwd=said.pwd)
+    if kind == "pwd":
+        return replace(made, pwd=draw(routables).pwd)
+    return replace(made, **draw(flaws)) if kind == "flaw" else made
+
+
+# The fleet's keys change, and transceivers come, go and move.
+ONE_KEY, OTHER_KEY = ({number: WHOLE_FLEET.keys[number]} for number in WHOLE_FLEET.keys)
+fleets = st.builds(
+    Fleet,
+    st.sampled_from([WHOLE_FLEET.keys, ONE_KEY, OTHER_KEY, {}, {0: bytes(32)}, {**ONE_KEY, 7: bytes(32)}]),
+    st.sampled_from([WHOLE_FLEET.owners, {}, {0: (3, 4), 701: (1, 2)}, {0: (0, 2), 65535: (0, 0)}]),
+)
 # What makes flows, so that what follows meets some.
-openings = st.lists(st.builds(Request, families, usual_clients, st.sampled_from(everyday_ufrags)), max_size=3)
+openings = st.lists(
+    st.builds(
+        Request,
+        families,
+        usual_clients,
+        st.sampled_from([*everyday_ufrags, *(one.ufrag for one in ROUTABLES[:2])]),
+    ),
+    max_size=3,
+)
 media = st.builds(Media, families, clients, st.sampled_from(sorted(MEDIA)), twists=few_twists)
 answers = st.builds(
     Answer,
@@ -176,7 +213,8 @@ answers = st.builds(
     often(0, 1, -1, times=6),
     twists=few_twists,
 )
-steps = st.one_of(requests, requests, odd_requests, media, answers)
+packets = st.one_of(requests, requests, odd_requests, media, answers, routable_requests())
+steps: st.SearchStrategy[Step | Fleet] = st.one_of(*[packets] * 12, fleets)
 
 
 @st.composite
@@ -208,6 +246,7 @@ def records(draw: st.DrawFn, family: int) -> Record:
 tokens = often(
     {}, {b"alice": 0, b"carol": 0}, {b"alice": 1, b"bob": 1}, {b"carol": 0}, {b"carol": 1}, times=2
 )
+routable_tokens = often({}, {ROUTABLES[0].session.number: 0}, {ROUTABLES[0].session.number: 1}, times=4)
 spent_sources = often(
     (), *((FAMILIES[family].client.address, FAMILIES[family].distant.address) for family in (4, 6)), times=6
 )
@@ -231,9 +270,12 @@ def starts(draw: st.DrawFn) -> Start:
         draw(often(world.V6.free, (), (23,), (29, 23), (24, 24, 23), times=4)),
         draw(often(world.FREE_HOPS, (), (20,), (16383,), times=4)),
         tokens=draw(tokens),
+        routable_tokens=draw(routable_tokens),
+        fleet=draw(st.one_of(*[st.just(WHOLE_FLEET)] * 6, fleets)),
         spent_sources=draw(spent_sources),
         is_cpu_spent=draw(often(False, True, times=12)),
         index=draw(often(Room.MUCH, Room.LITTLE, Room.LITTLE, Room.NONE, times=3)),
+        is_lease_over=draw(often(False, True, times=16)),
         is_locked=draw(often(False, True, times=16)),
     )
 
@@ -247,7 +289,7 @@ def _same(one: Record, other: Record) -> bool:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Start, list[Step]]:
+def cases(draw: st.DrawFn) -> tuple[Start, list[Step | Fleet]]:
     start = draw(starts())
     name = draw(st.sampled_from([*CAPTURE_NAMES, *[None] * 10]))
     if name is None:

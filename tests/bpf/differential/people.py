@@ -44,6 +44,21 @@ SESSIONS = {
     b"narrow": session(16, 11, 12, b"by-a-link-of-a-small-mtu"),
     b"absent-backend": session(17, world.ABSENT_BACKEND, world.ABSENT_BACKEND, b"its-backend-is-not-there"),
 }
+# Of calls that say themselves whose they are, made by the transceiver's own code: of each key and owner, also
+# of ones that are not here; two ufrags of one session, and sessions of equal low bits, which share a budget.
+ROUTABLES = [
+    *(world.routable(key) for key in (*world.FLEET_KEYS.values(), world.FLEET_KEY_GONE)),
+    *(world.routable(owner=owner) for owner in (*world.FLEET_OWNERS, world.FLEET_OWNER_GONE)),
+    world.routable(nonce=2),
+    *(world.routable(session=session) for session in (0, 12345 + (1 << 16), (1 << 31) - 1)),
+]
+# One of them is registered as well, and has the same number so.
+REGISTERED = world.routable(session=777, nonce=3)
+SESSIONS[REGISTERED.ufrag] = session(REGISTERED.session.number, 1, 2, REGISTERED.pwd)
+ROUTABLES += [REGISTERED, world.routable(session=777, nonce=4)]
+PWDS = {one.ufrag: one.pwd for one in ROUTABLES} | {
+    ufrag: registered.pwd for ufrag, registered in SESSIONS.items() if registered.pwd
+}
 FAMILIES = {4: V4, 6: V6}
 
 

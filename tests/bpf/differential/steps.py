@@ -9,13 +9,13 @@ Steps are well-formed but for their flaws, which are named in their fields, and 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
 from control.addresses import Endpoint
 from tests.bpf import pcap, stun, world
-from tests.bpf.differential.people import CAPTURES, CLIENTS, FAMILIES, SESSIONS
+from tests.bpf.differential.people import CAPTURES, CLIENTS, FAMILIES, PWDS
 from tests.bpf.differential.twists import Balanced, Draft, Twist, with_word
 from tests.bpf.packets import Datagram, parse
 from tests.bpf.world import V4
@@ -41,6 +41,17 @@ class Step:
             if isinstance(twist, Balanced):
                 twist.balance(draft, relay)
         return draft.frame(), draft.link
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """No packet: from here on the relay has these keys, 32 bytes each, and knows of these transceivers.
+
+    Keys by number; of a transceiver, by number: its backends (IPv4, IPv6; 0: none).
+    """
+
+    keys: Mapping[int, bytes]
+    owners: Mapping[int, tuple[int, int]]
 
 
 def _from_client(family: int, client: int, payload: bytes, vip: Endpoint | None = None) -> Draft:
@@ -83,6 +94,7 @@ class Request(Step):
     length_off: int = 0
     cookie: int = stun.COOKIE
     second_vip: bool = False
+    pwd: bytes | None = None  # in place of the one that goes with the ufrag
 
     def draft(self, state: State) -> Draft:
         vip = world.SECOND_VIP if self.second_vip and self.family == 4 else None
@@ -91,8 +103,7 @@ class Request(Step):
     def _message(self) -> bytes:
         fixed = struct.pack("!HHI", self.kind, 0, self.cookie) + transaction(self.transaction)
         raw = fixed + _attributes(self.before)
-        session = SESSIONS.get(self.ufrag)
-        pwd = session.pwd if session and session.pwd else b"a-pwd-that-nobody-has"
+        pwd = self.pwd or PWDS.get(self.ufrag) or b"a-pwd-that-nobody-has"
         if self.integrity == "before":
             raw = _with_integrity(raw, pwd)
         if self.rest != b"no":

@@ -14,6 +14,7 @@ from control import abi
 from control.addresses import IPAddress, to_bytes
 from control.libbpf import Array
 from tests.bpf import world
+from tests.bpf.differential.steps import Fleet
 from tests.bpf.differential.stored import (
     NOT_SEEN,
     RESOLVED,
@@ -28,10 +29,11 @@ from tests.bpf.differential.stored import (
 )
 from tests.bpf.rig import Rig, earliest
 from tests.model.budget import SECOND, Budget, prefix_of
-from tests.model.relay import THIS_CPU, Decision, Relay
+from tests.model.relay import ROUTABLE_BUDGETS, THIS_CPU, Decision, Relay
 from tests.model.state import Backend, Endpoint, Hop, Life, Link, Record, Session, State
 
 LONG = 600 * SECOND
+WHOLE_FLEET = Fleet({number: key.secret for number, key in world.FLEET_KEYS.items()}, world.FLEET_OWNERS)
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,12 @@ class Start:
     free_hops: Sequence[int] = world.FREE_HOPS
     sessions: Mapping[bytes, Session] = field(default_factory=dict)  # beside the usual ones
     tokens: Mapping[bytes, int] = field(default_factory=dict)  # left of sessions' budgets, by ufrag
+    routable_tokens: Mapping[int, int] = field(default_factory=dict)  # and of routable ones, by number
+    fleet: Fleet = WHOLE_FLEET
     spent_sources: Sequence[IPAddress] = ()
     is_cpu_spent: bool = False
     index: Room = Room.MUCH
+    is_lease_over: bool = False  # else there is none
     is_locked: bool = False  # all of the index, by a CPU that never lets go
 
 
@@ -86,6 +91,7 @@ class Twin:
         datapath.delete_sessions(datapath.read_sessions()[0])
         self._usual_hops = datapath.hops.copy()
         self._names = {number: link for link, number in rig.ifindex.items()}
+        self._fleet: Fleet | None = None
         self.prepare(Start())
 
     # ---- before a packet -----------------------------------------------------------------
@@ -101,6 +107,8 @@ class Twin:
         self.rig.set_free_flows(6, *start.free6)
         self.rig.set_free_hops(*start.free_hops)
         self.rig.forget_sources()
+        self.rig.forget_derived()
+        datapath.lease["until"] = 1 if start.is_lease_over else 0
         self.rig.put_cpu_budget(0)
         datapath.delete_sessions(self._other_sessions)
         datapath.put_sessions(*self._usual_stored)  # their budgets are whole again
@@ -126,6 +134,7 @@ class Twin:
             free_hops=deque(start.free_hops),
             is_full=start.index is Room.NONE,
             is_locked=start.is_locked,
+            is_lease_over=start.is_lease_over,
             budget_of=lambda source: self.rig.cell(source.network_address),
             clock=earliest,
         )
@@ -137,9 +146,21 @@ class Twin:
         if start.is_locked:
             self.rig.entries.lock()
         self._put_budgets(start)
+        self.put_fleet(start.fleet)
         self.relay = Relay(self.state)
         self._counters = self._read_counters()
         return self.state
+
+    def put_fleet(self, fleet: Fleet) -> None:
+        """What both know of the fleet from now on."""
+        self.state.fleet_keys = dict(fleet.keys)
+        self.state.fleet_owners = {
+            number: {family: backend for family, backend in zip((4, 6), backends, strict=True) if backend}
+            for number, backends in fleet.owners.items()
+        }
+        if fleet != self._fleet:
+            self._fleet = fleet
+            self.rig.put_fleet(fleet.keys, fleet.owners)
 
     def _put_budgets(self, start: Start) -> None:
         """Those that are spent stay so for longer than a case takes."""
@@ -159,6 +180,11 @@ class Twin:
             missing = (bucket.tokens - tokens) * bucket.interval
             bucket.credit -= missing
             self.rig.put_session_budget(ufrag, now + missing)
+        for number, tokens in start.routable_tokens.items():
+            bucket = state.session_budget.bucket(number % ROUTABLE_BUDGETS, now)
+            missing = (bucket.tokens - tokens) * bucket.interval
+            bucket.credit -= missing
+            self.rig.put_derived_budget(number, now + missing)
 
     def _put_flow(self, given: Given) -> None:
         record = given.record
@@ -252,6 +278,10 @@ class Twin:
             str(bytes(key["ufrag"])): round((int(session["full_at"]) - now) / world.SESSION_INTERVAL)
             for key, session in zip(*datapath.read_sessions(), strict=True)
             if session["full_at"] > now
+        } | {
+            str(cell): round((full_at - now) / world.SESSION_INTERVAL)
+            for cell, full_at in self.rig.derived().items()
+            if full_at > now
         }
         flows = datapath.flows
         for number in used_rows(flows):
