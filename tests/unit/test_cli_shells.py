@@ -83,7 +83,7 @@ def shell(argv: list[str], environment: dict[str, str], setup: str) -> Iterator[
 def assert_completes(opened: Shell) -> None:
     """Commands, options and what an option may be. What is made of the line is run, which shows it."""
     for typed, said in (
-        ("earshot fl\t--help\n", "Usage: earshot flow [OPTIONS] COMMAND"),
+        ("earshot flo\t--help\n", "Usage: earshot flow [OPTIONS] COMMAND"),
         ("earshot flow sh\t--help\n", "Usage: earshot flow show [OPTIONS] FLOW_ID"),
         ("earshot top --so\tjit\t--interval 0\n", "Invalid value for '--interval'"),
     ):
@@ -122,7 +122,7 @@ def test_fish(tmp_path: Path, environment: dict[str, str]) -> None:
         )
         return dict((*one.split("\t"), "")[:2] for one in said.stdout.splitlines())
 
-    assert offered("earshot fl") == {"flow": "Flows: client addresses that are bound to..."}
+    assert offered("earshot flo") == {"flow": "Flows: client addresses that are bound to..."}
     assert offered("earshot flow sh").keys() == {"show"}
     assert offered("earshot top --so").keys() == {"--sort"}
     assert {"jitter", "loss"} < offered("earshot top --sort ").keys()
