@@ -10,11 +10,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ReadOnlyError, RedisError
-
 from control.directory.errors import AwayError
 from control.directory.target import Target
 from control.logs import event
@@ -39,6 +34,14 @@ class Link:
 
     def __init__(self, target: Target) -> None:
         """Raises ConfigError: the password or the certificates cannot be read."""
+        # Only who has a directory loads its library, which loads others that are there (OpenTelemetry's).
+        from redis.asyncio import Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+        from redis.exceptions import ReadOnlyError, RedisError
+
+        self._faults = (RedisError, OSError)
+        self._not_in_office = ReadOnlyError
         self.target = target
         self.is_up = False
         self.since = time.monotonic()
@@ -71,9 +74,9 @@ class Link:
         try:
             async with asyncio.timeout(seconds):
                 answer = await command(self.redis)
-        except (RedisError, OSError) as error:
+        except self._faults as error:
             # Others are as dead as this one; or it has lost its office, and there is another at that name.
-            await self._disconnect(in_use=isinstance(error, ReadOnlyError))
+            await self._disconnect(in_use=isinstance(error, self._not_in_office))
             self._failed(str(error) or type(error).__name__)
             raise AwayError(f"{self.target}: {error}") from error
         self._answered()
@@ -87,13 +90,13 @@ class Link:
     async def close(self) -> None:
         try:
             await self.redis.aclose()
-        except (RedisError, OSError) as error:
+        except self._faults as error:
             event(_log, logging.DEBUG, "directory_close_failed", message=error)
 
     async def _disconnect(self, in_use: bool) -> None:
         try:
             await self.redis.connection_pool.disconnect(inuse_connections=in_use)
-        except (RedisError, OSError) as error:
+        except self._faults as error:
             event(_log, logging.DEBUG, "directory_close_failed", message=error)
 
     def _answered(self) -> None:

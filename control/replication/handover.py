@@ -14,6 +14,8 @@ from control.replication.group import Group
 
 # For all of it. The others take an address within a fifth of a second.
 SECONDS = 8.0
+# Relays say once a second that they are there.
+HEARING_SECONDS, HEARING_STEP = 2.5, 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ async def hand_over(group: Group) -> list[str]:
     leases = group.leases
     if leases is None:
         raise HandoverError("relay addresses are not taken over here (group_takeover)")
-    # First, so that what the others are told is all there will be.
+    await _others_heard(group)
+    # Before all else, so that what the others are told is all there will be.
     leases.shut()
     try:
         async with asyncio.timeout(SECONDS):
@@ -52,3 +55,11 @@ async def hand_over(group: Group) -> list[str]:
         raise HandoverError(message) from error
     event(_log, logging.INFO, "handed_over", to=",".join(sorted(others)))
     return sorted(others)
+
+
+async def _others_heard(group: Group) -> None:
+    """Gives a daemon that was started a moment ago the time to hear of anybody."""
+    for _ in range(round(HEARING_SECONDS / HEARING_STEP)):
+        if group.others(clock()):
+            return
+        await asyncio.sleep(HEARING_STEP)
