@@ -89,6 +89,16 @@ class Datapath:
         self._layout = Layout.of_record(self._layouts.get(0))
 
     @property
+    def own_relays(self) -> dict[int, IPAddress]:
+        """The relay addresses that are no other relay's, by number."""
+        return {number: one for number, one in self.present.items() if number not in self.foreign}
+
+    @property
+    def foreign_relays(self) -> dict[int, IPAddress]:
+        """Those of the group's other relays, by number."""
+        return {number: one for number, one in self.present.items() if number in self.foreign}
+
+    @property
     def descriptors(self) -> Mapping[str, int]:
         """Of all maps, by name."""
         return self._fds

@@ -76,6 +76,7 @@ class Directory:
         self._lost = lost
         self._keys = dict(keys)
         self._grace_seconds = self._silence_grace = 0.0
+        self._version = version("earshot")  # which is read from disk
         store = SessionStore(self.link, self.sealer, self.journal)
         stamper = Stamper(self._sealing_key())
         self.homes = Homes(registry, store, stamper, self.sealer.instance)
@@ -113,8 +114,7 @@ class Directory:
 
     def attached(self, owner: Owner) -> None:
         """A transceiver's stream is open here."""
-        home = self.homes.by_name.get(owner.name)
-        if home is not None and home.owner is owner:
+        if (home := self.homes.of(owner)) is not None:
             self.homes.touch(home)
             return
         was_missed = owner.name in self.mirrors.to_read
@@ -125,14 +125,12 @@ class Directory:
 
     def changed(self, owner: Owner) -> None:
         """Its stream has ended, or its place has changed."""
-        home = self.homes.by_name.get(owner.name)
-        if home is not None and home.owner is owner:
+        if (home := self.homes.of(owner)) is not None:
             self.homes.touch(home)
 
     def heard(self, owner: Owner) -> None:
         """It has said what sessions it has, or which of them have changed."""
-        home = self.homes.by_name.get(owner.name)
-        if home is not None and home.owner is owner:
+        if (home := self.homes.of(owner)) is not None:
             self.homes.heard(home)
 
     def leave_soon(self) -> None:
@@ -247,7 +245,7 @@ class Directory:
         return pb.Beat(
             relay=self.presence.name,
             sessions=self._registry.session_count(),
-            version=version("earshot"),
+            version=self._version,
             key=self.sealer.number,
             keys=self._keys,
             pending=self.mirrors.pending,
@@ -287,7 +285,7 @@ class Directory:
         While nothing can be heard, nobody's grace ends: it would be told if they attached elsewhere.
         """
         members = self.members
-        if self._is_deaf():
+        if members.is_deaf(time.monotonic()):
             for owner in self._registry.owners():
                 self._registry.postpone(owner, clock().seconds)
             return
@@ -308,9 +306,6 @@ class Directory:
             patience = max(0.0, self._silence_grace - self._grace_seconds)
             if mirror.owner.attached and members.now - mirror.silent_since >= patience:
                 self._registry.detach(mirror.attachment, clock().seconds)
-
-    def _is_deaf(self) -> bool:
-        return self.members.is_deaf(time.monotonic())
 
     # ---- hearing --------------------------------------------------------------------------
 

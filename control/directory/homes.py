@@ -123,6 +123,11 @@ class Homes:
         """Sessions that the directory has yet to be told of."""
         return sum(len(home.dirty) for home in list(self._queue.values()))
 
+    def of(self, owner: Owner) -> Home | None:
+        """The home of a transceiver that is this one, and not another that has its name."""
+        home = self.by_name.get(owner.name)
+        return home if home is not None and home.owner is owner else None
+
     def open(self, owner: Owner, known: Replica | None, lease: Lease | None, dirty: set[str]) -> Home:
         """A transceiver has attached here.
 

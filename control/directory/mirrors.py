@@ -227,9 +227,8 @@ class Mirrors:
             self._fail(one, error)
 
     def _fail(self, wanted: Wanted, error: RequestError) -> None:
-        owner = self._registry.spoken_for(wanted.attachment)
-        mirror = None if owner is None else self.by_name.get(owner.name)
-        if mirror is None or mirror.owner is not owner or wanted.registration is None:
+        mirror = self._mirror_of(wanted)
+        if mirror is None or wanted.registration is None:
             return
         if self.stamper.stamp(wanted.registration) == mirror.stamps.get(wanted.session_id):
             mirror.pending[wanted.session_id] = wanted.registration

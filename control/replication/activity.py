@@ -40,7 +40,7 @@ class Activity:
     def moved(self) -> Iterator[tuple[IPAddress, bytes]]:
         """Foreign addresses whose flows have had packets since this was last called: a bit for each port."""
         datapath = self._datapath
-        for relay in sorted(datapath.foreign & datapath.present.keys()):
+        for relay, address in sorted(datapath.foreign_relays.items()):
             part = self._part(relay)
             flows = datapath.flows[part]
             packets = flows["up_packets"] + flows["down_packets"]
@@ -48,7 +48,7 @@ class Activity:
             moved = live & (packets != self._counted[part]) & (packets > 0)
             self._counted[part] = packets
             if moved.any():
-                yield datapath.present[relay], np.packbits(moved).tobytes()
+                yield address, np.packbits(moved).tobytes()
 
     def take(self, address: IPAddress, bits: bytes, now: Clock) -> bool:
         """Somebody has had packets of flows of an address, anybody's. False: it cannot be so."""
@@ -66,8 +66,8 @@ class Activity:
     def keep(self, addresses: Collection[IPAddress], now: Clock) -> None:
         """The flows of these foreign addresses are their relay's to end."""
         datapath = self._datapath
-        for relay in datapath.foreign & datapath.present.keys():
-            if datapath.present[relay] in addresses:
+        for relay, address in datapath.foreign_relays.items():
+            if address in addresses:
                 self._touch(datapath.flows_at(relay), now)
 
     def keep_elsewhere(self, now: Clock) -> None:

@@ -159,8 +159,7 @@ class Group:
 
     def _own_flows(self) -> int:
         datapath = self._datapath
-        own = [number for number in datapath.present if number not in datapath.foreign]
-        return sum(len(datapath.flows_at(number)) for number in own)
+        return sum(len(datapath.flows_at(number)) for number in datapath.own_relays)
 
     async def _tell(self) -> None:
         said = 0.0
@@ -254,7 +253,7 @@ class Group:
                 run, sequence = _POSITION.unpack(message.body)
                 self._acknowledged[message.relay] = run, sequence
             return
-        if not set(message.addresses) & self._foreign():
+        if not set(message.addresses) & set(self._datapath.foreign_relays.values()):
             return  # of another group
         if message.kind is Kind.RECALL:
             self._recallers.append(message.addresses)
@@ -351,7 +350,3 @@ class Group:
     def present(self, now: Clock) -> set[IPAddress]:
         """Foreign addresses whose relay has been heard of just now."""
         return {address for name in self.others(now) for address in self.heard[name].addresses}
-
-    def _foreign(self) -> set[IPAddress]:
-        datapath = self._datapath
-        return {datapath.present[number] for number in datapath.foreign if number in datapath.present}

@@ -267,18 +267,13 @@ class Incoming:
 
     def _foreign(self) -> dict[IPAddress, int]:
         """Numbers of the group's other relay addresses."""
-        datapath = self._datapath
-        return {datapath.present[number]: number for number in datapath.foreign if number in datapath.present}
+        return {address: number for number, address in self._datapath.foreign_relays.items()}
 
     def _relay_numbers(self, message: Message) -> dict[int, int]:
         """Of a message's addresses, by their places in it: those that it may speak of."""
         datapath = self._datapath
-        if message.kind is Kind.KNOWN:
-            spoken = {
-                one: number for number, one in datapath.present.items() if number not in datapath.foreign
-            }
-        else:
-            spoken = self._foreign()
+        relays = datapath.own_relays if message.kind is Kind.KNOWN else datapath.foreign_relays
+        spoken = {address: number for number, address in relays.items()}
         return {place: spoken[one] for place, one in enumerate(message.addresses) if one in spoken}
 
     def _vip(self, vip: Endpoint) -> int | None:

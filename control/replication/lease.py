@@ -141,8 +141,7 @@ class Leases:
 
     @property
     def own(self) -> list[IPAddress]:
-        datapath = self._datapath
-        return [one for number, one in datapath.present.items() if number not in datapath.foreign]
+        return list(self._datapath.own_relays.values())
 
     async def hold(self) -> None:
         """Once: takes or keeps the leases of our addresses. Raises AwayError."""
@@ -208,8 +207,7 @@ class Leases:
 
     async def watch(self) -> None:
         """Once: takes what is nobody's, keeps what we have taken, gives back what is asked for."""
-        datapath = self._datapath
-        foreign = [datapath.present[number] for number in datapath.foreign if number in datapath.present]
+        foreign = list(self._datapath.foreign_relays.values())
         if not foreign:
             return
         may_take = [self._may_take(address) for address in foreign]

@@ -47,19 +47,14 @@ class Outgoing:
         return self._run, self.sequence
 
     @property
-    def _own(self) -> dict[int, IPAddress]:
-        datapath = self._datapath
-        return {number: one for number, one in datapath.present.items() if number not in datapath.foreign}
-
-    @property
     def addresses(self) -> tuple[IPAddress, ...]:
         """Those that this relay tells of: its own, in the order of their numbers."""
-        return tuple(address for _, address in sorted(self._own.items()))
+        return tuple(address for _, address in sorted(self._datapath.own_relays.items()))
 
     def changes(self, now: Clock) -> Iterator[Message]:
         """Messages of what is different. It counts as told: whoever cannot send one sends a list."""
         changed: list[Numbers] = []
-        for relay in sorted(self._own):
+        for relay in sorted(self._datapath.own_relays):
             words = self._live_words(relay)
             first = relay * self._datapath.layout.span
             told = self._told[first : first + len(words)]
@@ -79,7 +74,7 @@ class Outgoing:
         numbers = np.concatenate(
             [
                 (np.flatnonzero(self._live_words(relay)) + relay * self._datapath.layout.span)
-                for relay in sorted(self._own)
+                for relay in sorted(self._datapath.own_relays)
             ]
             or [np.zeros(0, np.int64)]
         ).astype(np.uint32)
@@ -94,11 +89,8 @@ class Outgoing:
     def known(self, addresses: Collection[IPAddress], now: Clock) -> Iterator[Message]:
         """What is known here of others' addresses, for their relay, which has lost it."""
         datapath = self._datapath
-        relays = {
-            number: datapath.present[number]
-            for number in sorted(datapath.foreign & datapath.present.keys())
-            if datapath.present[number] in addresses
-        }
+        foreign = sorted(datapath.foreign_relays.items())
+        relays = {number: address for number, address in foreign if address in addresses}
         for relay in relays:
             for part in parts(datapath.flows_at(relay), ROWS_MAX):
                 live = part[self._word_of(part) != 0]
@@ -134,7 +126,7 @@ class Outgoing:
         relays: Mapping[int, IPAddress] | None = None,
     ) -> Message:
         """The flows of these records, behind those that have ended. `relays`: whose they are, if not ours."""
-        relays = self._own if relays is None else relays
+        relays = self._datapath.own_relays if relays is None else relays
         datapath, layout = self._datapath, self._datapath.layout
         records = datapath.flows[numbers]
         names: dict[SessionName, int] = {}
@@ -175,7 +167,7 @@ class Outgoing:
         layout = self._datapath.layout
         rows = np.zeros(len(numbers), ROW)
         rows["port"] = layout.port_min + numbers % layout.span
-        rows["relay"] = np.searchsorted(sorted(self._own), numbers // layout.span)
+        rows["relay"] = np.searchsorted(sorted(self._datapath.own_relays), numbers // layout.span)
         rows["word"] = words >> np.uint32(abi.FLOW_STATE_BITS)
         return rows
 
