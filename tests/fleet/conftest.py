@@ -16,6 +16,7 @@ from control.directory.errors import Refusals
 from control.directory.link import Link
 from control.directory.seal import Sealer
 from control.directory.target import Target
+from tests.fleet.events import known_crowd
 from tests.fleet.node import GRACE, KEYS, World
 from tests.fleet.relays import FLAGS, RELAYS, Relays
 from tests.lab.crowd import Crowd
@@ -80,11 +81,7 @@ def group() -> Iterator[Group]:
 
 @pytest.fixture(scope="session")
 def crowd(group: Group) -> Iterator[Crowd]:
-    """Calls that are bound at both relays, and that both know."""
-    made = Crowd(group.site, GROUP_CALLS)
-    with group.registered(made):
-        made.bind()
-        group.wait_for_flows(GROUP_CALLS)
+    with known_crowd(group, GROUP_CALLS) as made:
         yield made
 
 

@@ -9,7 +9,16 @@ from collections.abc import Iterator
 import pytest
 
 from control import loader
-from tests.fleet.events import Record, assert_well, count, report, wait_for_return
+from tests.fleet.events import (
+    Record,
+    assert_well,
+    count,
+    hand_over,
+    known_crowd,
+    report,
+    taken_over,
+    wait_for_return,
+)
 from tests.lab.calls import wait_for
 from tests.lab.crowd import Crowd
 from tests.lab.group import INNER, OUTER, STORE, Group, Member, serving_group
@@ -28,10 +37,7 @@ def group() -> Iterator[Group]:
 
 @pytest.fixture(scope="module")
 def crowd(group: Group) -> Iterator[Crowd]:
-    made = Crowd(group.site, CALLS)
-    with group.registered(made):
-        made.bind()
-        group.wait_for_flows(CALLS)
+    with known_crowd(group, CALLS) as made:
         yield made
 
 
@@ -46,10 +52,7 @@ def test_a_planned_end(group: Group, traffic: Traffic, record_property: Record) 
     first, *others = group.members
     held = count([first], "relay_addresses_held")
     with traffic.flowing() as phase:
-        said = first.earshot("drain", "--handover")
-        assert said.returncode == 0, said.stderr
-        assert said.stderr == f"Handed over: all calls are with {', '.join(one.name for one in others)}.\n"
-        group.spread(*others)
+        hand_over(group)
         first.end(signal.SIGTERM)
         first.set_links("down", OUTER, INNER, STORE)
         traffic.wait_for_rounds(10)
@@ -69,10 +72,10 @@ def test_a_planned_end(group: Group, traffic: Traffic, record_property: Record) 
 def test_cut_off_from_the_store(group: Group, traffic: Traffic, record_property: Record) -> None:
     """Others take its addresses; it goes on with what it has."""
     first, *others = group.members
-    taken, held = count(others, "relay_address_taken"), count([first], "relay_addresses_held")
+    held = count([first], "relay_addresses_held")
     with traffic.flowing() as phase:
-        first.set_links("down", STORE)
-        wait_for(lambda: count(others, "relay_address_taken") == taken + 2, "they are taken", 30)
+        with taken_over(others):
+            first.set_links("down", STORE)
         traffic.wait_for_rounds(25)
         first.set_links("up", STORE)
         wait_for_return(group, first, held)
@@ -84,11 +87,11 @@ def test_cut_off_from_the_store(group: Group, traffic: Traffic, record_property:
 def test_cut_off_from_clients(group: Group, traffic: Traffic, record_property: Record) -> None:
     """It notices, and lets its addresses go."""
     first, *others = group.members
-    taken, held = count(others, "relay_address_taken"), count([first], "relay_addresses_held")
+    held = count([first], "relay_addresses_held")
     with traffic.flowing() as phase:
         traffic.wait_for_rounds(10)
-        first.set_links("down", OUTER)
-        wait_for(lambda: count(others, "relay_address_taken") == taken + 2, "they are taken", 30)
+        with taken_over(others):
+            first.set_links("down", OUTER)
         traffic.wait_for_rounds(25)
     report(phase, record_property, "cut off from clients")
     assert_well(traffic)
@@ -102,10 +105,10 @@ def test_cut_off_from_clients(group: Group, traffic: Traffic, record_property: R
 
 def test_a_daemon_is_restarted(group: Group, traffic: Traffic, record_property: Record) -> None:
     first, *others = group.members
-    taken, held = count(others, "relay_address_taken"), count([first], "relay_addresses_held")
+    held = count([first], "relay_addresses_held")
     with traffic.flowing() as phase:
-        first.end(signal.SIGTERM)
-        wait_for(lambda: count(others, "relay_address_taken") == taken + 2, "they are taken", 30)
+        with taken_over(others):
+            first.end(signal.SIGTERM)
         first.start()
         wait_for_return(group, first, held)
         traffic.wait_for_rounds(10)
@@ -117,11 +120,11 @@ def test_a_host_starts_anew(group: Group, traffic: Traffic, record_property: Rec
     """All that it knew is gone. It has its flows again before it has its addresses."""
     first, *others = group.members
     owned, recalled = first.owns(), count([first], "own_flows_recalled")
-    taken, held = count(others, "relay_address_taken"), count([first], "relay_addresses_held")
+    held = count([first], "relay_addresses_held")
     with traffic.flowing() as phase:
-        first.tell(signal.SIGKILL)
-        first.set_links("down", OUTER, INNER, STORE)
-        wait_for(lambda: count(others, "relay_address_taken") == taken + 2, "they are taken", 30)
+        with taken_over(others):
+            first.tell(signal.SIGKILL)
+            first.set_links("down", OUTER, INNER, STORE)
         assert first.daemon is not None
         first.daemon.wait(20)
         loader.remove(first.pins)

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fleet.events import Record, assert_well, count, report, wait_for_return
-from tests.lab.calls import wait_for
+from tests.fleet.events import Record, assert_well, count, hand_over, report, taken_over, wait_for_return
 from tests.lab.crowd import Crowd
 from tests.lab.group import INNER, OUTER, STORE, Group
 from tests.lab.traffic import Traffic
@@ -29,11 +28,11 @@ def traffic(group: Group, crowd: Crowd) -> Iterator[Traffic]:
 def test_a_frozen_daemon(group: Group, traffic: Traffic, record_property: Record) -> None:
     """Its host forwards what it has; another one answers for its addresses meanwhile. Nobody hears of it."""
     first, *others = group.members
-    taken, held = count(others, "relay_address_taken"), count([first], "relay_addresses_held")
+    held = count([first], "relay_addresses_held")
     with traffic.flowing() as phase:
-        first.tell(signal.SIGSTOP)
         try:
-            wait_for(lambda: count(others, "relay_address_taken") == taken + 2, "they are taken", 30)
+            with taken_over(others):
+                first.tell(signal.SIGSTOP)
             traffic.wait_for_rounds(10)
         finally:
             first.tell(signal.SIGCONT)
@@ -46,12 +45,12 @@ def test_a_frozen_daemon(group: Group, traffic: Traffic, record_property: Record
 def test_a_dead_host(group: Group, traffic: Traffic, record_property: Record) -> None:
     """Its links are down and its daemon is gone: calls are silent until another relay has its addresses."""
     first, *others = group.members
-    taken, held = count(others, "relay_address_taken"), count([first], "relay_addresses_held")
+    held = count([first], "relay_addresses_held")
     with traffic.flowing() as phase:
         traffic.wait_for_rounds(10)
-        first.tell(signal.SIGKILL)
-        first.set_links("down", OUTER, INNER, STORE)
-        wait_for(lambda: count(others, "relay_address_taken") == taken + 2, "they are taken", 30)
+        with taken_over(others):
+            first.tell(signal.SIGKILL)
+            first.set_links("down", OUTER, INNER, STORE)
         traffic.wait_for_rounds(25)
     report(phase, record_property, "dead")
     assert_well(traffic)
@@ -66,12 +65,9 @@ def test_a_dead_host(group: Group, traffic: Traffic, record_property: Record) ->
 
 def test_a_planned_end(group: Group, traffic: Traffic, record_property: Record) -> None:
     """`earshot drain --handover`, then the router is told, and the host goes: nobody hears of it."""
-    first, *others = group.members
+    first = group.members[0]
     with traffic.flowing() as phase:
-        said = first.earshot("drain", "--handover")
-        assert said.returncode == 0, said.stderr
-        assert said.stderr == f"Handed over: all calls are with {', '.join(one.name for one in others)}.\n"
-        group.spread(*others)
+        hand_over(group)
         first.end(signal.SIGTERM)
         first.set_links("down", OUTER, INNER, STORE)
         traffic.wait_for_rounds(10)
