@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from control import abi, flow_index, libbpf, loader
+from control import abi, flow_index, libbpf, pinned
 from control.addresses import Endpoint
 from control.datapath import Datapath
 from control.flows import Clock
@@ -77,7 +77,7 @@ def start_daemon(site: Site, size: Size, cpu: int) -> subprocess.Popen[bytes]:
 @contextmanager
 def maps(pin_path: Path) -> Iterator[Datapath]:
     """The pinned maps, to be written to while no daemon runs."""
-    with libbpf.BpfObject(loader.object_path()) as program:
+    with libbpf.BpfObject(pinned.object_path()) as program:
         names = list(program.map_names())
     datapath = Datapath({name: libbpf.get_pinned(pin_path / name) for name in names})
     try:

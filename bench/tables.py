@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import numpy as np
 
-from control import abi, fitting, flow_index, libbpf, loader
+from control import abi, fitting, flow_index, libbpf, loader, pinned
 from control.addresses import Endpoint, IPAddress, to_bytes
 from control.datapath import Datapath
 from control.foreign import Entering
@@ -109,7 +109,7 @@ class Table:
         """`quality`: whether the relay measures that of its flows."""
         self.shape = shape
         layout = shape.layout
-        with libbpf.BpfObject(loader.object_path()) as program:
+        with libbpf.BpfObject(pinned.object_path()) as program:
             for name, entries in (
                 ("sessions_v1", 16),
                 ("backends_v1", BACKENDS + 1),

@@ -38,12 +38,7 @@ from control.errors import DatapathError
 from control.foreign import Entering
 from control.hostlinks import HostLink
 from control.libbpf import BpfObject
-from control.pinned import LINK_PIN, explain
-
-# What only looks has a module of its own, which loads faster; whoever loads finds it here as well.
-from control.pinned import attached as attached
-from control.pinned import object_path as object_path
-from control.pinned import open_pinned as open_pinned
+from control.pinned import LINK_PIN, attached, explain, object_path
 
 PROGRAM = "earshot"
 ENTERING = "enter_flows"

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from control import abi, flow_index, frames, libbpf, loader, map_keys
+from control import abi, flow_index, frames, libbpf, loader, map_keys, pinned
 from control.abi import Reason
 from control.datapath import Datapath
 from control.errors import DatapathError
@@ -71,7 +71,7 @@ class Rehearsal:
         """
         self._live_maps = datapath
         self._stack = ExitStack()
-        program = self._stack.enter_context(libbpf.BpfObject(loader.object_path()))
+        program = self._stack.enter_context(libbpf.BpfObject(pinned.object_path()))
         self._sparse: set[str] = set()
         for shape in program.map_shapes():
             entries = libbpf.map_info(datapath.descriptors[shape.name]).max_entries

@@ -91,11 +91,11 @@ def library() -> Finding:
 
 def program() -> Iterator[Finding]:
     """Whether this kernel takes the program, and compiles it. Needs the libraries."""
-    from control import libbpf, loader
+    from control import libbpf, loader, pinned
     from control.errors import DatapathError
 
     try:
-        path = loader.object_path()
+        path = pinned.object_path()
     except DatapathError as error:
         yield failed(PROGRAM, str(error), "install Earshot again, or run scripts/build in its sources")
         return

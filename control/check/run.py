@@ -54,9 +54,9 @@ def _memory(config: Config) -> Finding:
 
 def _attach_trial(mode: str, loaded: ExitStack) -> Attach:
     """Attaches the real program, which knows no address and so passes every packet, and detaches it."""
-    from control import libbpf, loader  # not before it is known that they can be imported
+    from control import libbpf, loader, pinned  # not before it is known that they can be imported
 
-    program = loaded.enter_context(libbpf.BpfObject(loader.object_path()))
+    program = loaded.enter_context(libbpf.BpfObject(pinned.object_path()))
     program.load()
     fd = program.program_fd(loader.PROGRAM)
     flags = libbpf.XDP_FLAGS_SKB_MODE if mode == "generic" else libbpf.XDP_FLAGS_DRV_MODE
@@ -69,7 +69,7 @@ def _attach_trial(mode: str, loaded: ExitStack) -> Attach:
 
 def _attached(pin_path: Path) -> dict[int, int] | None:
     """The program that is attached by the pins of a datapath, by ifindex; None: they may not be read."""
-    from control import loader
+    from control import pinned  # as above
 
     try:
         os.scandir(pin_path).close()
@@ -77,4 +77,4 @@ def _attached(pin_path: Path) -> dict[int, int] | None:
         return {}
     except PermissionError:
         return None
-    return {link.ifindex: link.program_id for link in loader.attached(pin_path)}
+    return {link.ifindex: link.program_id for link in pinned.attached(pin_path)}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from prometheus_client.core import Metric
 
-from control import loader
+from control import pinned
 from control.attempts import RESULTS
 from control.loader import Loaded
 from control.metrics import catalogue
@@ -39,7 +39,7 @@ class DaemonCollector:
         ago = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - program.loaded_ns
         yield catalogue.PROGRAM_LOADED.one(time.time() - ago / 1e9)
         config = self._reloader.config
-        links = {(link.ifindex, link.program_id) for link in loader.attached(config.pin_path)}
+        links = {(link.ifindex, link.program_id) for link in pinned.attached(config.pin_path)}
         yield catalogue.PROGRAM_ATTACHED.of(
             {(name,): float((_index(name), program.id) in links) for name in config.interfaces}
         )

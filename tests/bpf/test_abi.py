@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from control import abi, loader
+from control import abi, pinned
 from control.abi import Reason
 from control.reasons import EXPLAINED, is_loss, readme_rows
 
@@ -23,7 +23,7 @@ HEADER = (ROOT / "bpf" / "abi.h").read_text()
 def generated() -> str:
     """What bpf/generate_abi.py makes of the object, as it is formatted."""
     made = subprocess.run(
-        [sys.executable, str(ROOT / "bpf" / "generate_abi.py"), str(loader.object_path())],
+        [sys.executable, str(ROOT / "bpf" / "generate_abi.py"), str(pinned.object_path())],
         capture_output=True,
         text=True,
         check=True,

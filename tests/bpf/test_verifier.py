@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from control import fdinfo, loader
+from control import fdinfo, loader, pinned
 from control.libbpf import BpfObject
 
 pytestmark = pytest.mark.root
@@ -19,7 +19,7 @@ INSTRUCTIONS_MAX = 100_000
 
 
 def test_the_verifier_is_done_long_before_it_gives_up() -> None:
-    with BpfObject(loader.object_path()) as program:
+    with BpfObject(pinned.object_path()) as program:
         program.load()
         instructions = {
             name: int(fdinfo.read(program.program_fd(name))["verified_insns"])
@@ -36,7 +36,7 @@ STACK_MAX, STACK_UNIT = 512, 32
 
 def test_no_chain_of_calls_takes_more_stack_than_the_oldest_kernel_has() -> None:
     listing = subprocess.run(
-        ["llvm-objdump-19", "-d", "-r", "--no-show-raw-insn", str(loader.object_path())],
+        ["llvm-objdump-19", "-d", "-r", "--no-show-raw-insn", str(pinned.object_path())],
         capture_output=True,
         text=True,
         check=True,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from control import loader
+from control import pinned
 from control.abi import Way
 from tests.lab.calls import wait_for
 from tests.lab.relay_client import RelayClient
@@ -38,7 +38,7 @@ def packets(site: Site) -> Path:
 
 def timed(site: Site) -> int:
     """How many flows there have been whose client has answered its transceiver."""
-    datapath = loader.open_pinned(site.lab.pins)
+    datapath = pinned.open_pinned(site.lab.pins)
     trips = datapath.quality["trips"]["microseconds"][:, Way.DOWN]
     count = int(np.count_nonzero(trips))
     del trips

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from control import abi, libbpf, loader
+from control import abi, libbpf, pinned
 from control.hmac_keys import key_states
 from control.map_types import HIDDEN, MAP_TYPES
 from tests.lab.calls import STUN_PWD, Call, call
@@ -47,7 +47,7 @@ def bound() -> Iterator[Bound]:
 
 
 def test_the_types_are_those_of_the_object() -> None:
-    with libbpf.BpfObject(loader.object_path()) as program:
+    with libbpf.BpfObject(pinned.object_path()) as program:
         shapes = {shape.name: shape for shape in program.map_shapes()}
     assert set(shapes) <= set(MAP_TYPES)
     for name, shape in shapes.items():
@@ -71,7 +71,7 @@ def test_list(bound: Bound) -> None:
 def test_every_map_can_be_dumped_and_none_shows_a_secret(bound: Bound) -> None:
     inner, outer = key_states([STUN_PWD.encode()])
     secrets = [str(int(word)) for word in (*inner[0], *outer[0])]
-    with libbpf.BpfObject(loader.object_path()) as program:
+    with libbpf.BpfObject(pinned.object_path()) as program:
         names = list(program.map_names())
     for name in names:
         said = earshot(bound.site, "map", "dump", name, "-o", "json")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from control.loader import open_pinned
+from control.pinned import open_pinned
 from tests.lab.calls import RTP, Call, call, payload
 from tests.lab.services import endpoint
 from tests.lab.terminal import Terminal

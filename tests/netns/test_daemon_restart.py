@@ -17,8 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from control import abi, libbpf
 from control.abi import FlowState
-from control.loader import open_pinned
 from control.maps import HashMap
+from control.pinned import open_pinned
 from control.records import ufrag_keys
 from tests.lab.calls import RTP, payload, wait_for
 from tests.lab.netns import Lab

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 import numpy as np
 import pytest
 
-from control import abi, hostlinks, loader
+from control import abi, hostlinks, loader, pinned
 from control.abi import FlowState, Reason
 from control.addresses import parse_endpoint, to_bytes
 from control.config import Config, PortRange
@@ -81,8 +81,8 @@ def test_nothing_is_bound_at_them(host: tuple[Host, Config]) -> None:
         assert (datapath.present, datapath.foreign) == ({0: OWN, 1: OTHERS[0]}, {1})
         assert (offered(datapath), datapath.capacity(), datapath.leaving) == ({0}, SPAN, {})
         assert enter(loaded, 1, 3, 4) == [Reason.FORWARD_BOUND] * 2
-    with closing(loader.open_pinned(config.pin_path)) as pinned:
-        assert (pinned.capacity(), live_at(pinned, 1)) == (SPAN, [3, 4])
+    with closing(pinned.open_pinned(config.pin_path)) as there:
+        assert (there.capacity(), live_at(there, 1)) == (SPAN, [3, 4])
     with closing(loader.open_datapath(config)) as loaded:
         assert (offered(loaded.datapath), live_at(loaded.datapath, 1)) == ({0}, [3, 4])
         # One more, in larger maps, to which the flows go over; and the program that enters is theirs.

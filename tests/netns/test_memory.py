@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from control import fdinfo, fitting, libbpf, loader
+from control import fdinfo, fitting, libbpf, pinned
 from control.memory import map_bytes
 from tests.lab.netns import Lab
 from tests.lab.services import BIN, start_relay
@@ -31,7 +31,7 @@ def bare_site() -> Iterator[Site]:
 def test_maps_take_what_was_foretold(bare_site: Site, sessions: int) -> None:
     config = replace(config_of(bare_site), max_sessions=sessions)
     cpus = libbpf.possible_cpus()
-    with libbpf.BpfObject(loader.object_path()) as program:
+    with libbpf.BpfObject(pinned.object_path()) as program:
         for name, entries in fitting.map_sizes(config, fitting.wanted_layout(config)).items():
             program.set_max_entries(name, entries)
         shapes = program.map_shapes()

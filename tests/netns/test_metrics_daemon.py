@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from control import libbpf, loader
+from control import libbpf, pinned
 from tests.lab import scraping
 from tests.lab.calls import wait_for
 from tests.lab.netns import Lab, stop
@@ -95,7 +95,7 @@ def packets(site: Site) -> Iterator[None]:
 
 def test_the_program_that_runs(relay: Relay) -> None:
     values = relay.metrics()
-    links = loader.attached(relay.site.lab.pins)
+    links = pinned.attached(relay.site.lab.pins)
     (tag,) = (key[1] for key in values if key[0] == "earshot_program_info")
     shown = json.loads(
         subprocess.run(

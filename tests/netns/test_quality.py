@@ -11,7 +11,7 @@ import pytest
 from aioice import stun
 from earshot.relay.v1 import relay_pb2 as pb
 
-from control import loader, quality
+from control import pinned, quality
 from control.abi import FlowState
 from control.datapath import Datapath
 from control.flows import in_state
@@ -52,7 +52,7 @@ def attachment(site: Site) -> Iterator[Attachment]:
 
 @pytest.fixture
 def datapath(site: Site) -> Iterator[Datapath]:
-    opened = loader.open_pinned(site.lab.pins)
+    opened = pinned.open_pinned(site.lab.pins)
     yield opened
     opened.close()
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from control import abi, libbpf, loader
+from control import abi, libbpf, loader, pinned
 from control.maps import MappedArray
 from control.taps.tap import LEASE
 from tests.lab.calls import (
@@ -276,9 +276,9 @@ def test_what_there_was_no_room_for_is_said(bare: Site) -> None:
 
 def test_it_follows_an_upgrade_and_ends_with_the_program() -> None:
     with site_with_program() as upgraded, looking(upgraded, "trace", "-o", "json") as trace:
-        first, program = send(upgraded), loader.attached(upgraded.lab.pins)[0].program_id
+        first, program = send(upgraded), pinned.attached(upgraded.lab.pins)[0].program_id
         load(upgraded).close()
-        assert loader.attached(upgraded.lab.pins)[0].program_id != program
+        assert pinned.attached(upgraded.lab.pins)[0].program_id != program
         second = send(upgraded)
         loader.remove(upgraded.lab.pins)
         out, err = trace.end(number=0, status=4)

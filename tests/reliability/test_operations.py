@@ -12,7 +12,7 @@ import pytest
 from earshot.relay.v1 import relay_pb2 as pb
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from control import loader
+from control import pinned
 from control.cli.daemon_client import connected
 from control.requests import Code
 from tests.lab.calls import RTP, binding_request, call, payload, wait_for
@@ -45,7 +45,7 @@ def stage(module_stage: Stage) -> Stage:
 
 def program_ids(stage: Stage) -> tuple[int, ...]:
     """The program of each link."""
-    return tuple(link.program_id for link in loader.attached(stage.lab.pins))
+    return tuple(link.program_id for link in pinned.attached(stage.lab.pins))
 
 
 def reload(stage: Stage, **changes: object) -> Said:

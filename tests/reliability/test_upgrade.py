@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from control import loader
+from control import pinned
 from tests.lab import release
 from tests.lab.calls import RTP, call, payload
 from tests.lab.netns import Lab
@@ -159,7 +159,7 @@ def test_a_larger_relay_takes_the_calls_over(
     stage = own_stage
     added = ("--relay-address=10.20.0.2", "--relay-address=fd00:20::2", "--max-sessions=100000")
     stage.site.relay.ip("address add 10.20.0.2/24 dev transceiver")
-    before = loader.open_pinned(stage.lab.pins)
+    before = pinned.open_pinned(stage.lab.pins)
     capacity = before.capacity()
     before.close()
     name, line = DEATHS["a pin is moved"]
@@ -174,7 +174,7 @@ def test_a_larger_relay_takes_the_calls_over(
         with stage.attached() as attachment:
             assert attachment.welcome.sessions == len(stage.crowd.members)
             stage.traffic.wait_for_rounds(10)
-        after = loader.open_pinned(stage.lab.pins)
+        after = pinned.open_pinned(stage.lab.pins)
         assert after.capacity() == 2 * capacity
         after.close()
         assert stage.live_flows() == len(stage.crowd.members)
@@ -193,11 +193,11 @@ def test_a_program_that_does_not_load_changes_nothing(
     own_stage: Stage, broken: Path, record_property: Record
 ) -> None:
     stage = own_stage
-    running = {link.program_id for link in loader.attached(stage.lab.pins)}
+    running = {link.program_id for link in pinned.attached(stage.lab.pins)}
     with stage.flowing(record_property) as phase:
         stage.end()
         assert stage.popen(broken).wait(30) == 1
-        assert {link.program_id for link in loader.attached(stage.lab.pins)} == running
+        assert {link.program_id for link in pinned.attached(stage.lab.pins)} == running
         said = stage.log().splitlines()[-1]
         assert "event=failed" in said
         assert "the kernel refused the BPF object" in said
@@ -217,16 +217,16 @@ def test_a_program_that_does_not_load_is_refused_by_the_running_daemon(
     with stage.flowing(record_property) as phase:
         stage.end()
         stage.start_release(good)
-        running = {link.program_id for link in loader.attached(stage.lab.pins)}
+        running = {link.program_id for link in pinned.attached(stage.lab.pins)}
         with stage.attached():
             kept = program.read_bytes()
             program.write_bytes((broken.parent / "control" / "relay.bpf.o").read_bytes())
             said = stage.earshot("datapath", "upgrade")
             assert (said.status, "invalid mem access" in said.err) == (1, True), said.err
-            assert {link.program_id for link in loader.attached(stage.lab.pins)} == running
+            assert {link.program_id for link in pinned.attached(stage.lab.pins)} == running
             program.write_bytes(kept)
             assert stage.earshot("datapath", "upgrade").status == 0
-            assert not {link.program_id for link in loader.attached(stage.lab.pins)} & running
+            assert not {link.program_id for link in pinned.attached(stage.lab.pins)} & running
             stage.traffic.wait_for_rounds(5)
     assert_whole(phase)
 
