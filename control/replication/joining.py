@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import NamedTuple
 
 from control.config import Config
 from control.directory.link import Link
@@ -18,18 +17,9 @@ from control.replication.group import Group
 from control.replication.lease import Leases, unfence
 
 
-class Membership(NamedTuple):
-    """What a daemon has of its group. `leases`: None where addresses are not taken over."""
-
-    group: Group
-    leases: Leases | None
-
-
 @contextlib.asynccontextmanager
-async def joined(
-    config: Config, loaded: Loaded, relay: Relay, hops: NextHops
-) -> AsyncIterator[Membership | None]:
-    """This relay is one of a group while the block runs; None: the configuration names no group.
+async def joined(config: Config, loaded: Loaded, relay: Relay, hops: NextHops) -> AsyncIterator[None]:
+    """This relay is one of a group while the block runs, if the configuration names one.
 
     Raises:
         ConfigError: the directory's password or certificates cannot be read.
@@ -37,7 +27,7 @@ async def joined(
     target = config.directory_target
     if target is None or not config.group_relay_addresses:
         unfence(loaded.datapath)
-        yield None
+        yield
         return
     async with contextlib.AsyncExitStack() as stack:
         link, sealer = Link(target), Sealer(loaded.datapath.fleet_keys)
@@ -54,7 +44,6 @@ async def joined(
             config.flow_idle_seconds,
         )
         relay.group = group
-        leases = None
         if config.group_takeover:
 
             def is_fit() -> bool:
@@ -64,10 +53,9 @@ async def joined(
             # A connection of its own: a list of flows that is being sent must not hold up a lease.
             leasing = Link(target)
             stack.push_async_callback(leasing.close)
-            leases = Leases(loaded.datapath, leasing, sealer.instance, announcer, is_fit)
-            group.leases = leases
-            await stack.enter_async_context(leases.running())
+            group.leases = Leases(loaded.datapath, leasing, sealer.instance, announcer, is_fit)
+            await stack.enter_async_context(group.leases.running())
         else:
             unfence(loaded.datapath)
         await stack.enter_async_context(group.running())
-        yield Membership(group, leases)
+        yield

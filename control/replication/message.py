@@ -109,7 +109,7 @@ class Message:
 
     @classmethod
     def decode(cls, raw: bytes) -> Message:
-        """Raises MessageError. What a row refers to may still not be there: `fault_of` tells."""
+        """Raises MessageError, also if a row refers to what is not there."""
         length = int.from_bytes(raw[:_LENGTH], "big")
         try:
             head: dict[str, Any] = json.loads(raw[_LENGTH : _LENGTH + length])
