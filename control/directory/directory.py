@@ -20,9 +20,10 @@ from control.directory.errors import AwayError, Refusal, Refusals
 from control.directory.homes import Home, Homes
 from control.directory.journal import Journal, Message
 from control.directory.link import Link
-from control.directory.members import BEAT_SECONDS, Members, Seen
+from control.directory.members import BEAT_SECONDS, Members
 from control.directory.mirrors import Mirror, Mirrors
 from control.directory.presence import Presence
+from control.directory.replays import Replays
 from control.directory.replica import Stamper
 from control.directory.seal import Sealer
 from control.directory.store import KEPT_SECONDS, SessionStore
@@ -68,6 +69,7 @@ class Directory:
         self.sealer = Sealer(keys)
         self.refusals = Refusals()
         self.journal = Journal(self.link, self.sealer, self.refusals, "sessions")
+        self._replays = Replays(self.journal, self.refusals)
         self.members = Members(self.sealer.instance)
         self.presence = Presence(self.link, name, self.sealer.instance)
         self.is_draining: Callable[[], bool] = lambda: False
@@ -328,11 +330,7 @@ class Directory:
 
     def _entry(self, message: Message) -> pb.Entry | None:
         """A message of another's, or a beat of our own."""
-        seen = self.members.look(message)
-        if seen is Seen.REPLAYED:
-            where = f"{self.journal.key} {message.position}"
-            self.refusals.add(Refusal.REPLAYED, where, f"was said by {message.instance.hex()} before")
-        if seen is not Seen.NEW:
+        if not self._replays.is_new(message):
             return None
         if message.instance == self.sealer.instance:
             self.members.heard_self(message.counter, time.monotonic())

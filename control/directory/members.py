@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from enum import Enum, auto
 
 from earshot.directory.v1 import directory_pb2 as pb
-
-from control.directory.journal import Message, place_of
 
 BEAT_SECONDS = 1.0
 # A relay that was not heard for so long does not speak for its transceivers any more.
@@ -22,15 +19,6 @@ SILENCE_SECONDS = 10.0
 _MOST_SECONDS = 3 * BEAT_SECONDS
 # What is known of relays and daemons that are no more is given up.
 _FORGET_SECONDS = 3600.0
-_DAEMONS = 4096
-
-
-class Seen(Enum):
-    """What a message is to who has read those before it."""
-
-    NEW = auto()
-    AGAIN = auto()  # the same one
-    REPLAYED = auto()  # one that says what was said before
 
 
 @dataclass(slots=True)
@@ -64,23 +52,6 @@ class Members:
         self._sent: dict[int, float] = {}
         self._began = time.monotonic()
         self._heard_at: float | None = None
-        self._last: dict[bytes, tuple[int, tuple[int, int]]] = {}  # counter and place, by daemon
-
-    def look(self, message: Message) -> Seen:
-        """What a message is; every later one of a daemon has a higher counter.
-
-        Read again, where an older copy of Redis has taken over, it stands where it stood.
-        """
-        place = place_of(message.position)
-        counter, last = self._last.pop(message.instance, (0, (0, 0)))
-        is_new = message.counter > counter
-        # At the end: the first ones are forgotten first.
-        self._last[message.instance] = (message.counter, place) if is_new else (counter, last)
-        if len(self._last) > _DAEMONS:
-            del self._last[next(iter(self._last))]
-        if is_new:
-            return Seen.NEW
-        return Seen.AGAIN if place <= last else Seen.REPLAYED
 
     def sent(self, counter: int, now: float) -> None:
         """A beat of our own goes out, at this time of CLOCK_MONOTONIC."""

@@ -21,8 +21,8 @@ from control.batches import clock
 from control.datapath import Datapath
 from control.directory.errors import AwayError, Refusal, Refusals
 from control.directory.journal import Journal
-from control.directory.journal import Message as Sealed
 from control.directory.link import Link
+from control.directory.replays import Replays
 from control.directory.seal import Sealer
 from control.flows import Clock
 from control.foreign import Entering
@@ -91,6 +91,7 @@ class Group:
         self._sealer = sealer
         self._refusals = Refusals()
         self._journal = Journal(link, sealer, self._refusals, STREAM)
+        self._replays = Replays(self._journal, self._refusals)
         self._datapath = datapath
         self._turns = turns
         self._outgoing = Outgoing(datapath, registry, name, secrets.randbits(52))
@@ -106,7 +107,6 @@ class Group:
         self._must_list = True
         self._telling, self._sending = asyncio.Lock(), asyncio.Lock()
         self._acknowledged: dict[str, tuple[int, int]] = {}  # run and sequence of ours, by who has said so
-        self._counters: dict[bytes, int] = {}  # the last one of each daemon
         self._asked: dict[str, float] = {}
         self.set_idle_seconds(idle_seconds)
 
@@ -213,7 +213,7 @@ class Group:
         self._listening.set()
         async for messages in self._journal.tail(begin):
             for one in messages:
-                if one.instance == self._sealer.instance or not self._is_new(one):
+                if one.instance == self._sealer.instance or not self._replays.is_new(one):
                     continue
                 try:
                     message = Message.decode(one.payload)
@@ -224,15 +224,6 @@ class Group:
                     self._hear(message, clock())
             await self._ask(clock())
             await self._acknowledge()
-
-    def _is_new(self, sealed: Sealed) -> bool:
-        """Whether a daemon has not said this before: somebody may have copied it."""
-        if sealed.counter <= self._counters.get(sealed.instance, 0):
-            where = f"{self._journal.key} {sealed.position}"
-            self._refusals.add(Refusal.REPLAYED, where, "was said before")
-            return False
-        self._counters[sealed.instance] = sealed.counter
-        return True
 
     def _hear(self, message: Message, now: Clock) -> None:
         if message.kind is Kind.WANT:
