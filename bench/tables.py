@@ -12,7 +12,7 @@ import numpy as np
 from control import abi, fitting, flow_index, libbpf, loader, pinned
 from control.addresses import Endpoint, IPAddress, to_bytes
 from control.datapath import Datapath
-from control.foreign import Entering
+from control.foreign import FlowEntering
 from control.hmac_keys import key_states
 from control.hostlinks import HostLink
 from control.layout import Layout
@@ -125,7 +125,7 @@ class Table:
             program.load()
             self.datapath = Datapath({name: os.dup(program.map_fd(name)) for name in program.map_names()})
             self.program_fd = os.dup(program.program_fd(loader.PROGRAM))
-            self.entering = Entering(os.dup(program.program_fd(loader.ENTERING)))
+            self.entering = FlowEntering(os.dup(program.program_fd(loader.ENTERING)))
         plan = PLANS[shape.family]
         relays = {number: plan.relay + number for number in range(shape.relays)}
         self.datapath.set_addresses({0: Endpoint(plan.vip, VIP_PORT)}, relays)

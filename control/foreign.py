@@ -22,8 +22,8 @@ _PACKET_MIN = 14
 THERE = (Reason.FORWARD_BOUND, Reason.FORWARD_REBOUND, Reason.FORWARD_TO_TRANSCEIVER)
 
 
-class Entering:
-    """The program, in one datapath's hands."""
+class FlowEntering:
+    """The program that enters them, in one datapath's hands."""
 
     def __init__(self, fd: int) -> None:
         """Takes the descriptor over."""

@@ -35,7 +35,7 @@ from control.addresses import Endpoint
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import DatapathError
-from control.foreign import Entering
+from control.foreign import FlowEntering
 from control.hostlinks import HostLink
 from control.libbpf import BpfObject
 from control.pinned import LINK_PIN, attached, explain, object_path
@@ -55,7 +55,7 @@ class Loaded:
     datapath: Datapath
     program_fd: int
     xdp_mode: str
-    entering: Entering
+    entering: FlowEntering
     _lock: ExitStack
     _replacing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -215,7 +215,7 @@ def open_datapath(config: Config) -> Loaded:
             for name in carry.obsolete():
                 (config.pin_path / name).unlink(missing_ok=True)
             plan.close()
-            entering = Entering(os.dup(program.program_fd(ENTERING)))
+            entering = FlowEntering(os.dup(program.program_fd(ENTERING)))
         except OSError as error:
             raise DatapathError(explain(error)) from error
         undo.pop_all()

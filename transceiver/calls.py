@@ -51,6 +51,11 @@ class Limits:
     relay: float = 5.0
     shutdown: float = 8.0
 
+    @property
+    def answer(self) -> float:
+        """How long a worker or a peer has to answer a request: what its relay has, and some more."""
+        return self.relay + 10.0
+
 
 class Calls:
     """The calls of this process, by id; an id ends in `suffix`, which names the process."""

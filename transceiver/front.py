@@ -36,7 +36,6 @@ from transceiver.stopping import Stop
 from transceiver.whip import MAX_OFFER, RETRY_AFTER, SESSION, peer_of
 from transceiver.workers import Workers
 
-GRACE = 10.0  # seconds that a worker has to answer, beyond what its relay has
 STATUS_SECONDS = 2.0
 LOOK_TIMEOUT = aiohttp.ClientTimeout(total=2.0)  # for metrics and health
 
@@ -60,7 +59,7 @@ async def serve_front(
         )
         stop = Stop(workers.hurry)
         stop.listen()
-        timeout = settings.limits.relay + GRACE
+        timeout = settings.limits.answer
         peers = Peers(settings.name, settings.web.peers, timeout)
         front = Front(sockets, workers, timeout, settings.web.origins, peers)
         runner = await listening(front.app, settings.http, settings.web)

@@ -41,7 +41,6 @@ from transceiver.workers import READY, orphaned
 
 RELAY_STOP_TIMEOUT = 2.0
 STATUS_SECONDS = 2.0
-GRACE = 10.0  # seconds that another transceiver has to answer, beyond what its relay has
 
 
 async def serve(settings: Settings, manager: Manager, parent: Connection | None = None) -> None:
@@ -104,7 +103,7 @@ async def _serve(
             limits = settings.limits
             admission = Admission(limits.calls, limits.load, limits.setups, missing)
             mint = fleet.mint() if fleet else None
-            peers = Peers(settings.name, settings.web.peers, limits.relay + GRACE)
+            peers = Peers(settings.name, settings.web.peers, limits.answer)
             calls = Calls(
                 *(relays, ingresses, ports, converse, admission, limits),
                 *(tally, traffic, settings.suffix, traces, mint),

@@ -25,7 +25,7 @@ from control.directory.link import Link
 from control.directory.replays import Replays
 from control.directory.seal import Sealer
 from control.flows import Clock
-from control.foreign import Entering
+from control.foreign import FlowEntering
 from control.logs import event
 from control.reaper import Reaper
 from control.replication.activity import Activity
@@ -79,7 +79,7 @@ class Group:
         registry: Registry,
         reaper: Reaper,
         turns: Turns,
-        entering: Entering,
+        entering: FlowEntering,
         link: Link,
         sealer: Sealer,
         idle_seconds: float,

@@ -19,7 +19,7 @@ from control.abi import FlowState, Reason
 from control.addresses import Endpoint, IPAddress
 from control.datapath import Datapath
 from control.flows import Clock, Numbers
-from control.foreign import THERE, Entering
+from control.foreign import THERE, FlowEntering
 from control.model import Session, SessionName
 from control.places import is_derived
 from control.replication.message import Kind, Message
@@ -54,7 +54,7 @@ class Incoming:
         waiting: how many are to be entered yet.
     """
 
-    def __init__(self, datapath: Datapath, registry: Registry, entering: Entering, end: End) -> None:
+    def __init__(self, datapath: Datapath, registry: Registry, entering: FlowEntering, end: End) -> None:
         """`end` ends flows: they are DEAD when it returns, and FREE in due time."""
         self.counts = Counter[str]()
         self._datapath = datapath
