@@ -25,15 +25,23 @@ def call(pair: Pair, port: int, result: Path, seconds: int = 2) -> dict[str, Any
     return dict(outcome)
 
 
+def assert_whole(outcome: dict[str, Any]) -> None:
+    assert outcome["error"] is None
+    assert outcome["audio_verified"]
+    assert outcome["data_channel_verified"]
+
+
+def since(before: list[int], relays: list[RelayClient]) -> list[int]:
+    """Packets of media at each relay since then."""
+    return [after - earlier for earlier, after in zip(before, media(relays), strict=True)]
+
+
 def test_media_takes_the_nearest_and_both_know_the_call(
     pair: Pair, relays: list[RelayClient], tmp_path: Path
 ) -> None:
     before = media(relays)
-    outcome = call(pair, HTTP_PORT, tmp_path / "result")
-    assert outcome["error"] is None
-    assert outcome["audio_verified"]
-    assert outcome["data_channel_verified"]
-    near, far = (after - earlier for earlier, after in zip(before, media(relays), strict=True))
+    assert_whole(call(pair, HTTP_PORT, tmp_path / "result"))
+    near, far = since(before, relays)
     assert near > 80, "two seconds of sound"
     assert far < near / 4, "checks alone"
     assert [relay.sessions() for relay in relays] == [[], []]
@@ -48,10 +56,8 @@ def test_it_takes_the_other_where_the_nearest_cannot_be_reached(
         outcome = call(pair, HTTP_PORT, tmp_path / "result")
     finally:
         pair.mend()
-    assert outcome["error"] is None
-    assert outcome["audio_verified"]
-    assert outcome["data_channel_verified"]
-    near, far = (after - earlier for earlier, after in zip(before, media(relays), strict=True))
+    assert_whole(outcome)
+    near, far = since(before, relays)
     assert (near, far > 80) == (0, True)
 
 
@@ -60,9 +66,6 @@ def test_an_ingress_forwards_to_an_owner_in_another_region(
 ) -> None:
     """The transceiver is where the first relay is; clients are placed where the second one is."""
     before = media(relays)
-    outcome = call(pair, AWAY_PORT, tmp_path / "result")
-    assert outcome["error"] is None
-    assert outcome["audio_verified"]
-    assert outcome["data_channel_verified"]
-    near, far = (after - earlier for earlier, after in zip(before, media(relays), strict=True))
+    assert_whole(call(pair, AWAY_PORT, tmp_path / "result"))
+    near, far = since(before, relays)
     assert (near, far > 80) == (0, True)

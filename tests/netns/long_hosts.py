@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.lab.netns import Lab, stop
+from tests.lab.netns import stop
 from tests.lab.services import relay_command, start, start_relay
-from tests.lab.topology import Site, two_armed
-from tests.netns.test_bad_input import check, is_refused_beside_another, own_network_works
+from tests.lab.topology import Site
+from tests.netns import test_bad_input
+from tests.netns.test_bad_input import check, is_refused_beside_another
 from tests.netns.test_hosts import calls_go, checked, goes_by_generic, moved_to
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
@@ -19,12 +18,7 @@ pytestmark = [pytest.mark.root, pytest.mark.netns]
 WITHOUT_BPFFS = ("unshare", "-m", "sh", "-ec", 'umount -l /sys/fs/bpf; exec "$@"', "sh")
 
 
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Lab() as lab:
-        made = two_armed(lab)
-        yield made
-        own_network_works(made)
+site = test_bad_input.site  # the fixture
 
 
 def test_a_macvlan(site: Site) -> None:
