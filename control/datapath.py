@@ -15,12 +15,13 @@ from ipaddress import IPv4Network, IPv6Network
 import numpy as np
 
 from control import abi, flow_index, libbpf, local_table
-from control.addresses import Endpoint, IPAddress, from_bytes, to_bytes
+from control.addresses import Endpoint, IPAddress, to_bytes
 from control.errors import DatapathError
 from control.free_lists import FreeLists
 from control.layout import FAMILIES, Layout
 from control.libbpf import Array
 from control.maps import ArrayMap, HashMap, MappedArray, PerCpuArray, Queue
+from control.records import relays_of, vips_of
 from control.routable import key_record
 from fleet.key import FleetKey
 
@@ -151,10 +152,8 @@ class Datapath:
         return dict(self._served_vips), dict(self.present), self.foreign
 
     def _read_addresses(self) -> None:
-        vips = [vip for vip in self._vips.read() if vip["port"]]
-        relays = [relay for relay in self._relays.read() if any(relay["addr"].tobytes())]
-        self.vips = [Endpoint(from_bytes(vip["addr"].tobytes()), int(vip["port"])) for vip in vips]
-        self.relays = [from_bytes(relay["addr"].tobytes()) for relay in relays]
+        self.vips = vips_of(self._vips.read())
+        self.relays = relays_of(self._relays.read())
         table = self._locals.get(0)
         self.present = local_table.relays_in(table)
         self.foreign = local_table.foreign_in(table)

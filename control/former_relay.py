@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from control import abi, carry, libbpf
-from control.addresses import Endpoint, IPAddress, from_bytes
+from control.addresses import Endpoint
 from control.errors import OtherVersionError
 from control.layout import Layout
 from control.libbpf import Array
 from control.maps import ArrayMap, DType, HashMap
+from control.records import relays_of, vips_of
 
 # What flows and sessions are described by. They have not changed since the first version, or are not shown.
 _DESCRIBING: dict[str, DType] = {
@@ -48,16 +49,8 @@ class FormerRelay:
         """
         with ExitStack() as undo:
             found = {name: self._open(pin_path / name, value, undo) for name, value in _DESCRIBING.items()}
-            self.vips = [
-                Endpoint(from_bytes(vip["addr"].tobytes()), int(vip["port"]))
-                for vip in ArrayMap(found["vips_v1"], abi.VIP).read()
-                if vip["port"]
-            ]
-            self.relays: list[IPAddress] = [
-                from_bytes(relay["addr"].tobytes())
-                for relay in ArrayMap(found["relays_v1"], abi.RELAY).read()
-                if any(relay["addr"].tobytes())
-            ]
+            self.vips = vips_of(ArrayMap(found["vips_v1"], abi.VIP).read())
+            self.relays = relays_of(ArrayMap(found["relays_v1"], abi.RELAY).read())
             self._owners = ArrayMap(found["owners_v1"], abi.OWNER).read()
             self._sessions = HashMap(found["sessions_v1"], abi.UFRAG_KEY, abi.SESSION)
             self.backends = _read_array(found["backends_v1"], abi.BACKEND)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from control import abi
-from control.addresses import Endpoint, from_bytes, to_bytes
+from control.addresses import Endpoint, IPAddress, from_bytes, to_bytes
 from control.backends import Backend
 from control.hmac_keys import STATE_WORDS
 from control.model import Owner, Session, UfragKey
@@ -115,18 +115,26 @@ def owners_of(records: Records) -> list[tuple[int, str]]:
     return [(number, _text(name)) for number, name in enumerate(records["name"]) if name]
 
 
+def vips_of(records: Records) -> list[Endpoint]:
+    """What vips_v1 holds, in the order of their numbers."""
+    return [endpoint_of(record) for record in records if record["port"]]
+
+
+def relays_of(records: Records) -> list[IPAddress]:
+    """What relays_v1 holds, in the order of their numbers."""
+    return [from_bytes(bytes(record["addr"])) for record in records if any(bytes(record["addr"]))]
+
+
 def backends_of(records: Records) -> list[Backend]:
     """What backends_v1 holds, without users: those follow from the sessions."""
     used = np.flatnonzero(records["port"])
     return [
-        Backend(number, backend_endpoint(records[number]), is_entered=True)
-        for number in used.tolist()
-        if number
+        Backend(number, endpoint_of(records[number]), is_entered=True) for number in used.tolist() if number
     ]
 
 
-def backend_endpoint(record: np.void) -> Endpoint:
-    """Where a backend's media goes."""
+def endpoint_of(record: np.void) -> Endpoint:
+    """A VIP, or where a backend's media goes."""
     return Endpoint(from_bytes(bytes(record["addr"])), int(record["port"]))
 
 

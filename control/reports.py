@@ -26,7 +26,7 @@ from control.flows import (
     milliseconds_of,
 )
 from control.model import Session, SessionName
-from control.records import backend_endpoint
+from control.records import endpoint_of
 from control.sessions import Registry
 from control.streams import Streams
 from control.sweep import Snapshot, parts
@@ -100,7 +100,7 @@ def flow_messages(
 
     @cache
     def backend(number: int) -> pb.Endpoint:
-        return endpoint_message(backend_endpoint(table.backends[number]))
+        return endpoint_message(endpoint_of(table.backends[number]))
 
     records = table.flows[numbers]
     vips = dict(enumerate(map(endpoint_message, table.vips)))

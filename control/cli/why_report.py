@@ -16,7 +16,7 @@ from control.errors import DatapathError
 from control.flows import flow_id
 from control.frames import FrameFault, Packet
 from control.live_program import LiveProgram
-from control.records import backend_endpoint
+from control.records import endpoint_of
 from control.rehearsal import Rehearsal, Verdict
 
 
@@ -150,7 +150,7 @@ def _facts(
         facts["flow"] = f"record {verdict.had_flow}, {state}"
         backend = datapath.backends[int(record["backend"])]
         if backend["port"]:
-            facts["backend"] = str(backend_endpoint(backend))
+            facts["backend"] = str(endpoint_of(backend))
     if verdict.made:
         facts["flow"] = f"a new one, at {datapath.relay_endpoint(verdict.record or 0)}"
     if leaves is not None:

@@ -17,7 +17,7 @@ from control.datapath import Datapath
 from control.flows import Clock, Numbers
 from control.model import SessionName
 from control.places import is_derived
-from control.records import backend_endpoint
+from control.records import endpoint_of
 from control.replication.message import ROW, ROWS_MAX, Kind, Message, Rows
 from control.sessions import Registry
 from control.sweep import STATE_MASK, parts
@@ -172,7 +172,7 @@ class Outgoing:
         return rows
 
     def _backend(self, number: int) -> Endpoint:
-        return backend_endpoint(self._datapath.backends[number])
+        return endpoint_of(self._datapath.backends[number])
 
 
 def _live(words: Numbers) -> Numbers:

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from control import abi, libbpf
-from control.addresses import Endpoint, from_bytes
 from control.errors import DatapathError
 from control.maps import MappedArray
+from control.records import endpoint_of
 from control.taps.filters import Filter
 from control.taps.packets import Packet, decode
 
@@ -165,7 +165,7 @@ class Tap:
         for number in range(abi.VIP_MAX):
             raw = libbpf.lookup(self._fds["vips_v1"], np.uint32(number).tobytes(), abi.VIP.itemsize)
             vip = np.frombuffer(raw or bytes(abi.VIP.itemsize), abi.VIP)[0]
-            if Endpoint(from_bytes(vip["addr"].tobytes()), int(vip["port"])) == self._wanted.vip:
+            if endpoint_of(vip) == self._wanted.vip:
                 return number
         raise LookupError(f"{self._wanted.vip} is no VIP of this relay; see: earshot vip list")
 
