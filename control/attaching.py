@@ -21,7 +21,7 @@ from control.errors import DatapathError
 from control.hostlinks import HostLink
 from control.logs import event
 from control.pinned import LINK_PIN
-from control.xdp_modes import ANEW, COST, is_by_driver
+from control.xdp_modes import ANEW, COST, detach, is_by_driver
 
 _FLAGS = {"native": libbpf.XDP_FLAGS_DRV_MODE, "generic": libbpf.XDP_FLAGS_SKB_MODE}
 _log = logging.getLogger(__name__)
@@ -139,11 +139,7 @@ def _say_what_stays(running: str, wanted: str) -> None:
 def _explain(error: OSError, mode: str) -> str:
     why = str(error.strerror)
     if error.errno in (errno.EBUSY, errno.EEXIST):
-        return (
-            "another XDP program is attached: detach it (ip link set dev NAME xdp off; if that is busy, by "
-            "whatever has attached it: another earshotd's by earshot datapath remove, with its --pin-path), "
-            "or use another link"
-        )
+        return f"another XDP program is attached: {detach('NAME')}"
     if mode == "native":
         return f"cannot attach in native mode ({why}): try xdp_mode = 'auto'; see: earshot check"
     return f"cannot attach ({why})"

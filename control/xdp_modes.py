@@ -12,6 +12,14 @@ ANEW = "when no calls are there: stop earshotd, earshot datapath remove, start i
 _OTHERS = frozenset({errno.EPERM, errno.EACCES, errno.EBUSY, errno.EEXIST, errno.ENODEV})
 
 
+def detach(interface: str) -> str:
+    """What to do where another program is attached."""
+    return (
+        f"detach it (ip link set dev {interface} xdp off; if that is busy, by whatever has attached it: "
+        "another earshotd's by earshot datapath remove, with its --pin-path), or use another link"
+    )
+
+
 def is_by_driver(error: OSError) -> bool:
     """Whether it may be the mode that a link does not take."""
     return error.errno not in _OTHERS

@@ -104,11 +104,7 @@ def _attached(name: str, link: Link, our_program: int | None, wanted: str) -> Fi
     if our_program is None:
         return warning(name, f"an {found}, and whose cannot be told", "check with earshotd's privileges")
     if program != our_program:
-        cure = (
-            f"detach it (ip link set dev {link.name} xdp off; if that is busy, by whatever has attached it: "
-            "another earshotd's by earshot datapath remove, with its --pin-path), or use another link"
-        )
-        return failed(name, f"another {found}", cure)
+        return failed(name, f"another {found}", xdp_modes.detach(link.name))
     if wanted not in ("auto", mode):
         return warning(name, f"earshotd's {found}, though xdp_mode is {wanted}", xdp_modes.ANEW)
     if mode == "generic" and wanted == "auto":
