@@ -27,7 +27,9 @@ from tests.lab.redis import RedisServer, redis_server
 
 # Minutes: for scripts/nightly.
 collect_ignore = (
-    [] if os.environ.get("EARSHOT_FLEET_LONG") else ["test_directory_long.py", "test_group_nightly.py"]
+    []
+    if os.environ.get("EARSHOT_FLEET_LONG")
+    else ["test_directory_long.py", "test_group_nightly.py", "test_calls_nightly.py"]
 )
 
 
