@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from control import loader
 from tests.lab.calls import wait_for
 from tests.lab.crowd import Crowd
 from tests.lab.group import INNER, OUTER, STORE, Group, Member
@@ -70,6 +71,20 @@ def come_back(group: Group, member: Member, talk: Talk) -> None:
     member.set_links("up", OUTER, INNER, STORE)
     member.start()
     wait_for_return(group, member, held)
+    talk()
+
+
+def start_anew(group: Group, member: Member, talk: Talk) -> None:
+    """A host that has died is there again, and has lost its maps. It has its flows before its addresses."""
+    loader.remove(member.pins)
+    held, recalled = count([member], "relay_addresses_held"), count([member], "own_flows_recalled")
+    group.spread(*group.others(member))  # its health check says nothing yet
+    member.set_links("up", OUTER, INNER, STORE)
+    member.start()
+    # Its sessions come by the directory.
+    wait_for(lambda: count([member], "own_flows_recalled") == recalled + 1, "its flows are back", 60)
+    wait_for_return(group, member, held)
+    group.spread(*group.members)
     talk()
 
 

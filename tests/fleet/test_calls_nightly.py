@@ -24,6 +24,7 @@ from tests.fleet.events import (
     hand_over,
     mend,
     restart,
+    start_anew,
     take_back,
 )
 from tests.fleet.gaps import Gaps, gaps_of
@@ -134,3 +135,11 @@ def test_a_dead_host(group: Group, under: Under) -> None:
     gaps = under("dead", lambda talk: die(group, second, talk))
     assert gaps.p99 <= MOST_SECONDS
     assert under("and back", lambda talk: come_back(group, second, talk)).lost == 0
+
+
+def test_a_host_starts_anew(group: Group, under: Under) -> None:
+    """It has lost its maps, and gets them from the others."""
+    third = group.members[2]
+    gaps = under("dead, with its maps", lambda talk: die(group, third, talk))
+    assert gaps.p99 <= MOST_SECONDS
+    assert under("started anew", lambda talk: start_anew(group, third, talk)).lost == 0

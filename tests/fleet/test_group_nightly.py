@@ -8,11 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from control import loader
 from tests.fleet.events import (
     Record,
     assert_well,
-    count,
     cut,
     die,
     hand_over,
@@ -21,12 +19,12 @@ from tests.fleet.events import (
     report,
     restart,
     rounds,
+    start_anew,
     take_back,
-    wait_for_return,
 )
 from tests.lab.calls import wait_for
 from tests.lab.crowd import Crowd
-from tests.lab.group import INNER, OUTER, STORE, Group, Member, serving_group
+from tests.lab.group import OUTER, STORE, Group, Member, serving_group
 from tests.lab.traffic import UP, Traffic
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
@@ -91,25 +89,16 @@ def test_a_daemon_is_restarted(group: Group, traffic: Traffic, record_property: 
 
 
 def test_a_host_starts_anew(group: Group, traffic: Traffic, record_property: Record) -> None:
-    """All that it knew is gone. It has its flows again before it has its addresses."""
-    first, *others = group.members
-    owned, recalled = first.owns(), count([first], "own_flows_recalled")
-    held = count([first], "relay_addresses_held")
+    """All that it knew is gone, and comes back before its addresses do."""
+    first = group.members[0]
+    owned = first.owns()
     with traffic.flowing() as phase:
         die(group, first, rounds(traffic, 10))
-        loader.remove(first.pins)
     report(phase, record_property, "dead")
     with traffic.flowing() as phase:
-        group.spread(*others)  # its health check says nothing yet
-        first.set_links("up", OUTER, INNER, STORE)
-        first.start()
-        # Its sessions come by the directory.
-        wait_for(lambda: count([first], "own_flows_recalled") == recalled + 1, "its flows are back", 60)
-        assert first.owns() == owned
-        wait_for_return(group, first, held)
-        group.spread(first, *others)
-        traffic.wait_for_rounds(10)
+        start_anew(group, first, rounds(traffic, 10))
     report(phase, record_property, "started anew")
+    assert first.owns() == owned
     assert phase.is_whole(), phase
     assert_well(traffic)
 
