@@ -17,7 +17,6 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +38,9 @@ class Talker:
     line: Line
 
     def send(self) -> None:
-        number = self.script.sent
-        with suppress(ConnectionError):  # it has failed, and `state` says so
+        """The next packet, unless the call is over."""
+        if self.line.state == "connected":
+            number = self.script.sent
             self.line.send(number, FRAME_SAMPLES, self.script.next())
 
     async def close(self, http: aiohttp.ClientSession) -> None:
