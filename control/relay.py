@@ -11,12 +11,14 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
+from earshot.relay.v1 import admin_pb2
 from earshot.relay.v1 import relay_pb2 as pb
 
 from control.access import Grant
 from control.batches import SLICE, Batches, HopResolver, Speaker, Wish, clock
 from control.config import Config
 from control.datapath import Datapath
+from control.directory import report
 from control.directory.directory import Directory
 from control.directory.entering import Entering
 from control.drain import Drain
@@ -131,6 +133,14 @@ class Relay:
     def draining_since(self) -> int | None:
         """Since which second of CLOCK_MONOTONIC no new session is taken; None if they are."""
         return self._drain.since
+
+    def fleet(self) -> admin_pb2.GetFleetResponse:
+        """The relays that are heard, this one first, and their transceivers."""
+        if self.directory is not None:
+            return report.of(self.directory, self.registry)
+        return report.alone(
+            self.name, self.region, self.draining_since is not None, self.datapath.fleet_keys, self.registry
+        )
 
     def own_sessions(self) -> int:
         """Those that were registered here, and not at another relay of the region."""
