@@ -7,6 +7,8 @@ the registry changes, and what changed is applied to the maps before anyone else
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -40,6 +42,8 @@ from telemetry.tracing import Tracing
 MAX_BATCH = 1000
 # A sweep that comes later than this finds that the daemon had no turn, and that nobody could be heard.
 STALL_SECONDS = 2.0
+# So long a caller may wait for what the directory is, if this relay has just been started.
+DIRECTORY_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -148,16 +152,36 @@ class Relay:
             return self.registry.session_count()
         return sum(len(home.owner.sessions) for home in list(self.directory.homes.by_name.values()))
 
+    async def settled(self) -> None:
+        """Returns once it is known what directory there is, or is not to be had within a moment."""
+        if self.directory is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DIRECTORY_SECONDS):
+                    await self.directory.identity.known.wait()
+
+    @property
+    def directory_ids(self) -> list[str]:
+        """Of the directory that this relay shares its sessions by; empty without one."""
+        return self.directory.ids() if self.directory is not None else []
+
     def drain(self, now: float) -> None:
         """No new sessions from now on; what is there lives on."""
         self._drain.begin(now)
         self.registry.draining = True
+        self._tell_draining()
         event(_log, logging.INFO, "draining", sessions=self.own_sessions())
 
     def undrain(self) -> None:
         self._drain.end()
         self.registry.draining = False
+        self._tell_draining()
         event(_log, logging.INFO, "undrained", sessions=self.registry.session_count())
+
+    def _tell_draining(self) -> None:
+        """Transceivers that know another relay of the directory may go there before they are refused."""
+        draining = pb.AttachResponse(draining=pb.Draining(draining=self.registry.draining))
+        for owner in self.registry.owners():
+            self.streams.publish(owner.number, draining)
 
     def reconfigure(self, config: Config) -> None:
         """Takes over a configuration that the datapath has already."""
@@ -211,6 +235,8 @@ class Relay:
             max_batch=MAX_BATCH,
             sessions=len(self.registry.owner_of(attachment).sessions),
             region=self._config.region,
+            directories=self.directory_ids,
+            draining=self.registry.draining,
         )
         outbox.offer(pb.AttachResponse(welcome=welcome))
         event(

@@ -63,7 +63,14 @@ class RelayClient:
 
 
 class Attachment:
-    """A transceiver's stream, as a context manager: it ends with the block."""
+    """A transceiver's stream, as a context manager: it ends with the block.
+
+    Attributes:
+        welcome: what the relay has said first.
+        told_draining: what it has said of that since, as far as `events` has come; None: nothing.
+    """
+
+    told_draining: bool | None = None
 
     def __init__(
         self,
@@ -134,12 +141,16 @@ class Attachment:
     def events(self) -> Iterator[pb.AttachResponse]:
         """FlowBound and FlowEnded in their order, as they come; waits for the next one."""
         while True:
-            yield self._events.pop(0) if self._events else next(self._responses)
+            response = self._events.pop(0) if self._events else next(self._responses)
+            if response.HasField("draining"):
+                self.told_draining = response.draining.draining
+            else:
+                yield response
 
     def seen_events(self) -> list[pb.AttachResponse]:
         """Those that came before the answers so far, without waiting."""
         seen, self._events = self._events, []
-        return seen
+        return [response for response in seen if not response.HasField("draining")]
 
     def _send(self, request: pb.AttachRequest) -> None:
         self._requests.put(request)
