@@ -45,12 +45,14 @@ class Identity:
         self.known = asyncio.Event()
         self._link = link
         self._agree: Any = link.redis.register_script(_AGREE)
-        self._number = secrets.token_bytes(ID_BYTES)
+        self._number = secrets.token_hex(ID_BYTES).encode()
         self._former: bytes | None = None  # the one before: others may not have heard of this one
 
     async def keep(self) -> None:
         """Reads it, or puts it there. Raises AwayError."""
-        found: bytes = await self._link.call(lambda _: self._agree(keys=[KEY], args=[self._number, ID_BYTES]))
+        found: bytes = await self._link.call(
+            lambda _: self._agree(keys=[KEY], args=[self._number, 2 * ID_BYTES])
+        )
         if found != self._number:
             self._former = self._number if self.known.is_set() else None
             self._number = found
