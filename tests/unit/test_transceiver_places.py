@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from earshot.relay.v1 import relay_pb2 as pb
 
-from tests.unit.test_transceiver_relays import SDP, candidates
+from tests.unit.test_transceiver_relays import SDP, Named, candidates
 from tests.unit.test_transceiver_sdp import OFFER
 from tests.unit.transceiver_client import calling
 from tests.unit.transceiver_world import (
@@ -23,7 +23,7 @@ from tests.unit.transceiver_world import (
     running_relay,
     running_transceiver,
 )
-from transceiver import places
+from transceiver import places, relays
 from transceiver.errors import RefusedError, RelayAwayError, RelayError
 from transceiver.ingresses import Ingresses, RegionsFile
 from transceiver.places import Places
@@ -177,6 +177,29 @@ async def test_where_one_leads_the_vips_of_those_that_stand_by_lead_too(world: W
         for relay in world.relays[:2]:
             relay.refuse = pb.OperationResult(code=3, message="no such thing")
         assert await world.all.register(pb.Session(session_id="s3"), DEADLINE, vips=vips) == vips[2:]
+
+
+async def test_of_a_names_relays_too_one_is_attached_to(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relays, "LOOK_UP_SECONDS", 0.01)
+    Relay.share("d", *world.relays)
+    by_target = {client.target: client for client in world.clients}
+    monkeypatch.setattr(Named, "stands_for", list(by_target))
+    world.all = Relays([], [Named("relays.example", 1, next(iter(by_target)))], by_target.__getitem__)
+    async with world.running():
+        (first,) = await world.until(1, 3)
+        assert world.count() == 1
+        # One that stands by is kept as long as it answers, whatever the name says; then it is let go.
+        gone = next(relay for relay in world.relays if relay is not first)
+        left = [one for one in by_target if str(one) != gone.target]
+        monkeypatch.setattr(Named, "stands_for", left)
+        await asyncio.sleep(0.2)
+        await world.until(1, 3)
+        await gone.stop_grpc()
+        await eventually(lambda: {client.target for client in world.all.clients} == set(left))
+        assert world.attached == [first]
+        await gone.start()
 
 
 async def test_relays_without_a_directory_are_all_attached_to(world: World) -> None:
