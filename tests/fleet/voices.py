@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real calls by a group of relays: four transceivers that echo, clients of aiortc and of libnice.
 
-A transceiver is told one name of its relay, which leads to a relay that is there, as a name in DNS or a load
-balancer does; here it is a link in the file system. Clients tell themselves how their calls fare (`script`),
-and the kernels of both ends what arrived when (`heard`).
+Transceivers know all relays of the group, and each is attached to one of them. Clients tell themselves how
+their calls fare (`script`), and the kernels of both ends what arrived when (`heard`).
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import sys
 import time
@@ -35,6 +35,7 @@ BIT_RATE = 20_000
 FIRST_MEDIA_PORT = 40000
 SETUP_SECONDS = 400.0
 SECOND = 17  # packets
+_ATTACHED = re.compile(r"event=relay_attached .*?\brelay=(\S+)")
 
 
 def libnice_among(calls: int) -> int:
@@ -66,24 +67,10 @@ class Voices:
     transceivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
 
-    def lead(self, number: int, member: Member) -> None:
-        """From now on that transceiver attaches to this relay. What it is attached to stays."""
-        name = self._name(number)
-        new = name.with_suffix(".new")
-        new.symlink_to(member.socket)
-        new.replace(name)
-
-    def lead_away(self) -> None:
-        """Names that lead to a relay without a daemon lead to another one."""
-        alive = [one for one in self.group.members if one.daemon is not None and one.daemon.poll() is None]
-        for number in range(TRANSCEIVERS):
-            if self._name(number).readlink() not in [Path(one.socket) for one in alive]:
-                self.lead(number, alive[number % len(alive)])
-
-    def talk(self, seconds: float = 2.0) -> None:
-        """Calls go on."""
-        self.lead_away()
-        time.sleep(seconds)
+    def busiest(self) -> Member:
+        """The relay that most transceivers are attached to."""
+        relays = [self._attached_to(number) for number in range(TRANSCEIVERS)]
+        return max(self.group.members, key=lambda member: relays.count(member.name))
 
     @contextmanager
     def heard(self) -> Iterator[Hearing]:
@@ -127,8 +114,10 @@ class Voices:
             refused.close()
             return False
 
-    def _name(self, number: int) -> Path:
-        return self.group.lab.dir / f"relay-of-{number}.sock"
+    def _attached_to(self, number: int) -> str:
+        """Where that transceiver attached last."""
+        said = self.group.lab.log(_log_name(number)).read_text()
+        return _ATTACHED.findall(said)[-1]
 
     def _start_transceivers(self) -> None:
         group = self.group
@@ -138,19 +127,18 @@ class Voices:
             group.site.transceiver.ip(
                 f"address add {media[0]}/24 dev fabric", f"address add {media[1]}/64 dev fabric nodad"
             )
-            self.lead(number, group.members[number % len(group.members)])
             self.transceivers.append(
                 start(
                     group.lab,
                     group.site.transceiver,
                     str(BIN / "earshot-transceiver"),
                     f"--name=voice-{number}",
-                    f"--relay=unix:{self._name(number)}",
+                    *(f"--relay=unix:{member.socket}" for member in group.members),
                     f"--http={endpoint(SIGNALLING_TRANSCEIVER, HTTP_PORT + number)}",
                     *(f"--media-address={address}" for address in media),
                     f"--media-port={FIRST_MEDIA_PORT + number}",
                     *("--max-load=1", "--max-setups=100"),
-                    name=f"earshot-transceiver-{number}",
+                    name=_log_name(number),
                 )
             )
 
@@ -183,6 +171,15 @@ class Voices:
         told = lab.dir / f"{name}.json"
         running = lab.popen(self.group.site.client, *argv, f"{told_flag}{told}", log=name)
         self.processes.append(Process(running, lab.log(name), told, calls))
+
+
+def pause(seconds: float = 2.0) -> None:
+    """Calls go on."""
+    time.sleep(seconds)
+
+
+def _log_name(number: int) -> str:
+    return f"earshot-transceiver-{number}"
 
 
 @contextmanager
