@@ -59,6 +59,7 @@ class Way:
         repeated: those that arrived more than once.
         gap: the longest time without a packet where they arrive, in seconds.
         pause: the same where they are sent.
+        slowest: the longest that a packet took from there to here.
     """
 
     sent: int
@@ -66,6 +67,7 @@ class Way:
     repeated: int
     gap: float
     pause: float
+    slowest: float
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ def _way(sent: Stream, came: Stream, began: float, ended: float) -> Way:
         repeated=came.again,
         gap=_widest(came, began, ended),
         pause=_widest(sent, began, ended),
+        slowest=max((came.at[number] - sent.at[number] for number in due & came.at.keys()), default=0.0),
     )
 
 

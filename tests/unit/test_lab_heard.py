@@ -113,8 +113,8 @@ def test_losses_and_gaps_of_both_ways_are_read_from_captures(tmp_path: Path, cli
     assert all(isinstance(stream, Stream) for one in streams for stream in one.values())
     (found,) = heard._calls(*streams, began=100.0, ended=102.0).items()
     assert found[0] == (client, 50000)
-    assert rounded(found[1].up) == Way(sent=15, lost=1, repeated=0, gap=0.2, pause=0.1)
-    assert rounded(found[1].down) == Way(sent=15, lost=3, repeated=1, gap=0.4, pause=0.1)
+    assert rounded(found[1].up) == Way(sent=15, lost=1, repeated=0, gap=0.2, pause=0.1, slowest=0.01)
+    assert rounded(found[1].down) == Way(sent=15, lost=3, repeated=1, gap=0.4, pause=0.1, slowest=0.01)
 
 
 def test_a_call_that_is_not_heard_at_all_is_missing(tmp_path: Path) -> None:
@@ -124,4 +124,5 @@ def test_a_call_that_is_not_heard_at_all_is_missing(tmp_path: Path) -> None:
 
 
 def rounded(way: Way) -> Way:
-    return Way(way.sent, way.lost, way.repeated, round(way.gap, 2), round(way.pause, 2))
+    times = (round(seconds, 2) for seconds in (way.gap, way.pause, way.slowest))
+    return Way(way.sent, way.lost, way.repeated, *times)
