@@ -30,7 +30,7 @@ class Row:
         return (
             f"  {self.kind:7} {self.way:4} {self.calls:3} calls, {self.lost:,} of {self.sent:,} lost; silence"
             f" p50 {self.p50:.0f}, p99 {self.p99:.0f}, max {self.longest:.0f} ms (senders {self.pause:.0f});"
-            f" slowest {self.slowest:.0f}"
+            f" slowest {self.slowest:.1f}"
         )
 
 
@@ -84,5 +84,5 @@ def _row(kind: str, name: str, ways: list[Way]) -> Row:
         p99=round(float(np.percentile(gaps, 99)), 1),
         longest=round(float(gaps.max()), 1),
         pause=round(max(way.pause for way in ways) * 1e3, 1),
-        slowest=round(max(way.slowest for way in ways) * 1e3, 1),
+        slowest=round(max(way.slowest for way in ways) * 1e3, 2),
     )

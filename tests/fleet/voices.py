@@ -54,9 +54,14 @@ class Process:
 
     def scripts(self, since: float = 0.0) -> list[Script]:
         """Its calls, as they were at that time or later; none if it has not said so yet."""
-        assert self.running.poll() is None, self.log.read_text()[-3000:]
+        assert self.running.poll() is None, self._last_words()
         at, scripts = read(self.told)
         return scripts if at > since else []
+
+    def _last_words(self) -> str:
+        """Why it has ended, as far as it says so: the trace, and not what its calls say after it."""
+        before, trace, after = self.log.read_text().partition("Traceback")
+        return f"{before[-1000:]}{trace}{after[:3000]}"
 
 
 @dataclass
