@@ -29,6 +29,7 @@ from control.foreign import FlowEntering
 from control.logs import event
 from control.reaper import Reaper
 from control.replication.activity import Activity
+from control.replication.direct import Direct
 from control.replication.incoming import Incoming
 from control.replication.lease import Leases
 from control.replication.message import Kind, Message, MessageError
@@ -69,6 +70,7 @@ class Group:
         told: messages sent, by kind.
         incoming: flows of others.
         leases: of our addresses, where the group takes them over from each other.
+        direct: the way to the others without the directory; likewise.
         is_recovered: whether our addresses have the flows that others know; until then they are not held.
     """
 
@@ -87,6 +89,7 @@ class Group:
         self.heard: dict[str, Heard] = {}
         self.told = Counter[Kind]()
         self.leases: Leases | None = None
+        self.direct: Direct | None = None
         self.link = link
         self._sealer = sealer
         self._refusals = Refusals()
