@@ -13,7 +13,7 @@ import logging
 import secrets
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 from control.addresses import IPAddress
@@ -36,6 +36,7 @@ from control.replication.message import Kind, Message, MessageError
 from control.replication.outgoing import Outgoing
 from control.sessions import Registry
 from control.turns import Turns
+from fleet.key import FleetKey
 
 STREAM = "flows"
 TELL_SECONDS = 0.1  # how often own flows are looked at
@@ -115,6 +116,10 @@ class Group:
 
     def set_idle_seconds(self, seconds: float) -> None:
         self._active_seconds = min(ACTIVE_MOST, seconds / ACTIVE_PARTS)
+
+    def set_keys(self, keys: Mapping[int, FleetKey]) -> None:
+        """Other keys from now on; the first one seals."""
+        self._sealer.set_keys(keys)
 
     def grow(self) -> None:
         """Addresses, and with them the table, may be others."""
