@@ -26,13 +26,19 @@ def test_a_relay_dies_while_the_store_is_away(group: Group, crowd: Crowd) -> Non
     to be free. When the store is back, it does; and when the relay is back, each promises again."""
     first, second = group.members
     held, taken = count([first], "relay_addresses_held"), count([second], "relay_address_taken")
+    expired = second.log().count("event=relay_addresses_lease_expired")
     more = Crowd(group.site, 2, media_port=43000, client_port=33000)
     with group.registered(more, "late"):
         with group.talking(crowd) as traffic, traffic.flowing() as phase:
             group.redis.kill()
             first.end(signal.SIGKILL)
             group.spread(second)
-            wait_for(lambda: _is_refused(group, second, more), "a new call is refused", 20)
+            wait_for(
+                lambda: second.log().count("event=relay_addresses_lease_expired") > expired, "no lease", 20
+            )
+            refused = _refused(second)
+            _ask(group, more)
+            wait_for(lambda: _refused(second) > refused, "a new call is refused", 20)
             assert count([second], "relay_address_taken") == taken
             with taken_over([second]):
                 group.redis.start()
@@ -47,12 +53,10 @@ def test_a_relay_dies_while_the_store_is_away(group: Group, crowd: Crowd) -> Non
     group.wait_for_flows(CALLS)
 
 
-def _is_refused(group: Group, member: Member, crowd: Crowd) -> bool:
-    """Whether a client's first request is, for want of a lease."""
+def _refused(member: Member) -> int:
+    """New flows, for want of a lease."""
     with RelayClient(f"unix:{member.socket}") as client:
-        before = client.counters()["drop_lease_expired"]
-        _ask(group, crowd)
-        return client.counters()["drop_lease_expired"] > before
+        return client.counters()["drop_lease_expired"]
 
 
 def _is_bound(group: Group, member: Member, crowd: Crowd) -> bool:

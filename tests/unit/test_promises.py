@@ -169,6 +169,24 @@ def test_who_is_about_to_take_an_address_does_not_promise_it() -> None:
     simulate(play())
 
 
+@pytest.mark.parametrize("tenths", range(10))
+def test_an_answer_that_was_long_under_way_is_no_longer_promise(tenths: int) -> None:
+    """It counts from before it was asked for."""
+
+    async def play() -> None:
+        world = World(tenths)
+        first, *others = world.relays
+        async with world.running():
+            await settled(world)
+            first.is_cut_off, world.delay = True, 0.3
+            await asyncio.sleep(2 + tenths / 10)
+            await first.kill()
+            await until(lambda: any(one.answers_for(first.address) for one in others))
+        assert not world.faults, world.faults
+
+    simulate(play())
+
+
 def test_a_relay_does_not_bind_without_the_word_of_each_other_one() -> None:
     async def play() -> None:
         world = World()
