@@ -104,6 +104,11 @@ class RelayClient:
         return self._places.holder(self)
 
     @property
+    def approaching(self) -> bool:
+        """Whether it is not attached to, and may be in a moment."""
+        return self._places is not None and not self.attached and self._places.is_near(self)
+
+    @property
     def fit(self) -> bool:
         """Whether it takes new sessions, as far as is known."""
         return not self._draining and asyncio.get_running_loop().time() >= self._unfit_until

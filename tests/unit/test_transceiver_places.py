@@ -110,7 +110,9 @@ async def test_the_next_takes_the_place_of_one_that_breaks_which_stands_by_when_
     async with world.running():
         (first,) = await world.until(1, 3)
         await first.stop_grpc()
-        await eventually(lambda: bool(world.attached) and world.attached != [first])
+        await eventually(lambda: world.attached != [first])
+        await world.all.settle(DEADLINE)  # as offers do
+        assert len(world.attached) == 1
         (second,) = await world.until(1, 2)
         assert set(second.sessions) == {"s1"}
         await first.start()
