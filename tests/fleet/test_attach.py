@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from control.cli.daemon_client import connected
 from tests.fleet.relays import FLAGS, RELAYS, SECONDS, Relays
 from tests.lab.calls import wait_for
 from tests.lab.fleet import TRANSCEIVERS, Fleet
@@ -36,11 +37,10 @@ def attachments(fleet: Fleet) -> int:
 
 def holder(fleet: Fleet, asked: int) -> int | None:
     """The relay that it is attached to, as one has heard."""
-    status = fleet.earshot(asked, "fleet", "status", "-o", "json", f"--socket={fleet.socket(asked)}")
-    for row in json.loads(status)["transceivers"]:
-        if row["transceiver"] == NAME and row["state"] == "attached":
-            return int(row["relay"].removeprefix("relay-"))
-    return None
+    with connected(fleet.socket(asked)) as daemon:
+        known = daemon.fleet().transceivers
+    at = [one.relay for one in known if one.transceiver == NAME and one.attached]
+    return int(at[0].removeprefix("relay-")) if at else None
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +111,10 @@ def test_it_goes_to_the_next_relay_in_a_call_and_never_round(
     assert attachments(fleet) == 2
     relays.agree(NAME)
 
-    fleet.earshot(second, "drain", "--deadline=0", f"--socket={fleet.socket(second)}")
-    wait_for(lambda: holder(fleet, first) not in (second, None), "left the one that drains", SECONDS)
-    fleet.earshot(second, "undrain", f"--socket={fleet.socket(second)}")
+    with connected(fleet.socket(second)) as daemon:
+        daemon.drain()
+        wait_for(lambda: holder(fleet, first) not in (second, None), "left the one that drains", SECONDS)
+        daemon.undrain()
     assert log(fleet).count("event=relay_left") == 1
     assert attachments(fleet) == 3
     assert transceiver.poll() is None
