@@ -4,6 +4,7 @@
 people   sessions and clients
 twists   what is odd about a packet
 steps    packets as recipes
+acts     what is no packet: the fleet changes, flows of other relays are entered, sessions end
 cases    hypothesis' strategies for all of these
 stored   the model's objects as the maps have them
 twin     program and model side by side

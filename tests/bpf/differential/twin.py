@@ -11,10 +11,12 @@ from enum import Enum
 import numpy as np
 
 from control import abi
+from control import flows as selection
+from control.abi import FlowState
 from control.addresses import IPAddress, to_bytes
 from control.libbpf import Array
 from tests.bpf import world
-from tests.bpf.differential.steps import Fleet
+from tests.bpf.differential.acts import Act, Ending, Entering, Fleet, Lease, Rest
 from tests.bpf.differential.stored import (
     NOT_SEEN,
     RESOLVED,
@@ -23,12 +25,14 @@ from tests.bpf.differential.stored import (
     peek,
     read_fib,
     read_record,
+    stored_foreign,
     stored_key,
     stored_sessions,
     used_rows,
 )
-from tests.bpf.rig import Rig, earliest
+from tests.bpf.rig import Rig, earliest, latest
 from tests.model.budget import SECOND, Budget, prefix_of
+from tests.model.daemon import Daemon, Told
 from tests.model.relay import ROUTABLE_BUDGETS, THIS_CPU, Decision, Relay
 from tests.model.state import Backend, Endpoint, Hop, Life, Link, Record, Session, State
 
@@ -135,6 +139,7 @@ class Twin:
             is_full=start.index is Room.NONE,
             is_locked=start.is_locked,
             is_lease_over=start.is_lease_over,
+            foreign=datapath.foreign,
             budget_of=lambda source: self.rig.cell(source.network_address),
             clock=earliest,
         )
@@ -147,7 +152,8 @@ class Twin:
             self.rig.entries.lock()
         self._put_budgets(start)
         self.put_fleet(start.fleet)
-        self.relay = Relay(self.state)
+        self.relay, self.daemon = Relay(self.state), Daemon(self.state)
+        self._removed = 0
         self._counters = self._read_counters()
         return self.state
 
@@ -201,32 +207,109 @@ class Twin:
 
     def send(self, frame: bytes, link: str) -> Decision:
         """Lets a frame come in by a link of both; AssertionError if they differ in anything."""
+        self._forget_when_seen()
+        said = self.relay.handle(frame, link)
+        began = earliest()
+        ran = self.rig.send(frame, link)
+        self._date(began, latest())
+        self._compare(
+            f"on a frame that came by {link}:\n  {frame.hex()}",
+            f"{said.action}, {said.reason}; {'; '.join(said.changes) or 'no change of state'}",
+            {
+                "action": said.action,
+                "counted": f"{said.reason}: 1 packet, {said.counted} bytes",
+                "frame": said.frame.hex(),
+            },
+            {"action": ran.action, "counted": self._newly_counted(), "frame": ran.data.hex()},
+        )
+        return said
+
+    def _forget_when_seen(self) -> None:
         flows = self.rig.datapath.flows
         flows["last_seen"][flows["state"] != 0] = NOT_SEEN
-        said = self.relay.handle(frame, link)
-        ran = self.rig.send(frame, link)
-        expected: Facts = {
-            "action": said.action,
-            "counted": f"{said.reason}: 1 packet, {said.counted} bytes",
-            "frame": said.frame.hex(),
-            **self._model_facts(),
-        }
-        actual: Facts = {
-            "action": ran.action,
-            "counted": self._newly_counted(),
-            "frame": ran.data.hex(),
-            **self._program_facts(),
-        }
-        differences = list(_differences(expected, actual))
+
+    def _date(self, began: int, ended: int) -> None:
+        """Tells the model when a packet came that has bound a flow: between these times, in ns."""
+        for number, record in enumerate(self.state.records):
+            if record.second is None:
+                second = int(self.rig.datapath.flows["state"][number]) >> abi.FLOW_STATE_BITS
+                assert began // SECOND <= second <= ended // SECOND
+                record.second = second
+
+    # ---- what is no packet ---------------------------------------------------------------
+
+    def do(self, act: Act) -> list[str]:
+        """The same with both; AssertionError if they differ. What became of flows that are entered."""
+        match act:
+            case Fleet():
+                self.put_fleet(act)
+            case Lease():
+                self.state.is_lease_over = act.is_over
+                self.rig.datapath.lease["until"] = int(act.is_over)
+            case Entering():
+                return self._enter([one.told(self.state) for one in act.flows])
+            case Ending():
+                self._end(act)
+            case Rest():
+                self._rest()
+        return []
+
+    def _enter(self, told: Sequence[Told]) -> list[str]:
+        self._forget_when_seen()
+        said = self.daemon.enter(told)
+        outcomes = self.rig.entering.enter(stored_foreign(told))
+        self._compare(
+            "\n  ".join(["on flows of other relays:", *map(str, told)]),
+            ", ".join(said),
+            {"outcomes": said, "counted": ""},
+            {
+                "outcomes": [abi.Reason(one).name.lower() for one in outcomes.tolist()],
+                "counted": self._newly_counted(),
+            },
+        )
+        return said
+
+    def _end(self, ending: Ending) -> None:
+        """As the daemon does, ufrags first."""
+        session = self.state.sessions.get(ending.ufrag)
+        if session is None:
+            return
+        self._forget_when_seen()
+        ufrags = [ufrag for ufrag, one in self.state.sessions.items() if one.number == session.number]
+        said = self.daemon.end_session(session)
+        datapath = self.rig.datapath
+        datapath.delete_sessions(np.array([(ufrag,) for ufrag in ufrags], abi.UFRAG_KEY))
+        held = selection.in_state(
+            datapath.flows["state"], FlowState.LIVE, FlowState.PROVISIONAL, FlowState.SUPERSEDED
+        )
+        backends = session.backends.values()
+        did = selection.of_sessions(datapath.flows, held, [(session.number, one) for one in backends])
+        datapath.end_flows(did)
+        self._removed = sum(self.rig.entries.removed())
+        self._compare(
+            f"on the end of {ending.ufrag!r}", f"ends {said}", {"ended": said}, {"ended": did.tolist()}
+        )
+
+    def _rest(self) -> None:
+        self._forget_when_seen()
+        said = self.daemon.free()
+        datapath = self.rig.datapath
+        dead = selection.in_state(datapath.flows["state"], FlowState.DEAD)
+        datapath.end_flows(dead)  # again: to begin with, some have an entry yet
+        datapath.free_flows(dead)
+        self._removed = sum(self.rig.entries.removed())
+        self._compare("on what has rested", f"frees {said}", {"free": said}, {"free": dead.tolist()})
+
+    def _compare(self, about: str, model: str, said: Facts, did: Facts) -> None:
+        """What the two say of something, and all that they hold after it."""
+        differences = list(_differences(said | self._model_facts(), did | self._program_facts()))
         if differences:
             heading = [
-                f"the program differs from the model, on a frame that came by {link}:",
-                f"  {frame.hex()}",
+                f"the program differs from the model, {about}",
                 f"hash key: {self.rig.datapath.layout.hash_key}",
-                f"model: {said.action}, {said.reason}; {'; '.join(said.changes) or 'no change of state'}",
+                f"model: {model}",
             ]
             raise AssertionError("\n".join([*heading, *differences]))
-        return said
 
     # ---- what the model holds, and what the maps hold ------------------------------------
 
@@ -235,7 +318,7 @@ class Twin:
         facts: Facts = {
             "index": sorted(state.entered),
             "locked": state.is_locked,
-            "counted by the daemon": 0,
+            "counted by the daemon": self._removed,
             "hop index": {
                 (to_bytes(address), link): number for (address, link), number in state.hop_index.items()
             },
