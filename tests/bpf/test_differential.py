@@ -22,8 +22,9 @@ from control.abi import Reason
 from tests.bpf.differential.acts import Act
 from tests.bpf.differential.cases import cases
 from tests.bpf.differential.people import SESSIONS
+from tests.bpf.differential.starts import Start
 from tests.bpf.differential.steps import Step
-from tests.bpf.differential.twin import Start, Twin
+from tests.bpf.differential.twin import Twin
 from tests.bpf.rig import Rig
 
 EVERYDAY_CASES = 2000

@@ -32,6 +32,7 @@ from tests.bpf.differential.people import (
     USUAL_CLIENTS,
     captured_sessions,
 )
+from tests.bpf.differential.starts import WHOLE_FLEET, Given, Room, Start
 from tests.bpf.differential.steps import (
     FINGERPRINTS,
     INTEGRITIES,
@@ -43,7 +44,6 @@ from tests.bpf.differential.steps import (
     Step,
     transaction,
 )
-from tests.bpf.differential.twin import WHOLE_FLEET, Given, Room, Start
 from tests.bpf.differential.twists import (
     Balanced,
     ComesBy,

@@ -4,27 +4,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from control import abi
 from control import flows as selection
 from control.abi import FlowState
-from control.addresses import IPAddress, to_bytes
 from control.libbpf import Array
 from tests.bpf import world
 from tests.bpf.differential.acts import Act, Ending, Entering, Fleet, Lease, Rest
+from tests.bpf.differential.held import differences, model_facts, program_facts, read_hop
+from tests.bpf.differential.starts import Given, Room, Start
 from tests.bpf.differential.stored import (
     NOT_SEEN,
-    RESOLVED,
     Facts,
     as_stored,
-    peek,
     read_fib,
-    read_record,
     stored_foreign,
     stored_key,
     stored_sessions,
@@ -34,48 +31,9 @@ from tests.bpf.rig import Rig, earliest, latest
 from tests.model.budget import SECOND, Budget, prefix_of
 from tests.model.daemon import Daemon, Told
 from tests.model.relay import ROUTABLE_BUDGETS, THIS_CPU, Decision, Relay
-from tests.model.state import Backend, Endpoint, Hop, Life, Link, Record, Session, State
+from tests.model.state import Backend, Endpoint, Link, Record, Session, State
 
 LONG = 600 * SECOND
-WHOLE_FLEET = Fleet({number: key.secret for number, key in world.FLEET_KEYS.items()}, world.FLEET_OWNERS)
-
-
-@dataclass(frozen=True)
-class Given:
-    """A flow that is there before the first packet."""
-
-    number: int
-    record: Record
-    indexed: bool = True
-
-
-class Room(Enum):
-    """How many slots of the index are empty; those that are not lead nowhere."""
-
-    MUCH = "all"
-    # Only every fourth bucket is open, so that most flows are entered away from home; each has more slots
-    # than a case has flows.
-    LITTLE = "a quarter"
-    NONE = "none"
-
-
-@dataclass(frozen=True)
-class Start:
-    """The state in which packets begin to arrive, where it is not that of the world."""
-
-    flows: Sequence[Given] = ()
-    free4: Sequence[int] = world.V4.free
-    free6: Sequence[int] = world.V6.free
-    free_hops: Sequence[int] = world.FREE_HOPS
-    sessions: Mapping[bytes, Session] = field(default_factory=dict)  # beside the usual ones
-    tokens: Mapping[bytes, int] = field(default_factory=dict)  # left of sessions' budgets, by ufrag
-    routable_tokens: Mapping[int, int] = field(default_factory=dict)  # and of routable ones, by number
-    fleet: Fleet = WHOLE_FLEET
-    spent_sources: Sequence[IPAddress] = ()
-    is_cpu_spent: bool = False
-    index: Room = Room.MUCH
-    is_lease_over: bool = False  # else there is none
-    is_locked: bool = False  # all of the index, by a CPU that never lets go
 
 
 class Twin:
@@ -130,7 +88,9 @@ class Twin:
                 for number, endpoint in world.BACKEND_ENDPOINTS.items()
             },
             hops={
-                number: self._read_hop(datapath.hops[number]) for number in used_rows(datapath.hops) if number
+                number: read_hop(datapath.hops[number], self._names)
+                for number in used_rows(datapath.hops)
+                if number
             },
             hops_max=abi.HOP_MAX,
             records=[Record() for _ in datapath.flows],
@@ -302,83 +262,15 @@ class Twin:
 
     def _compare(self, about: str, model: str, said: Facts, did: Facts) -> None:
         """What the two say of something, and all that they hold after it."""
-        differences = list(_differences(said | self._model_facts(), did | self._program_facts()))
-        if differences:
+        holds, held = model_facts(self.state, self._removed), program_facts(self.rig, self._names)
+        found = list(differences(said | holds, did | held))
+        if found:
             heading = [
                 f"the program differs from the model, {about}",
                 f"hash key: {self.rig.datapath.layout.hash_key}",
                 f"model: {model}",
             ]
-            raise AssertionError("\n".join([*heading, *differences]))
-
-    # ---- what the model holds, and what the maps hold ------------------------------------
-
-    def _model_facts(self) -> Facts:
-        state = self.state
-        facts: Facts = {
-            "index": sorted(state.entered),
-            "locked": state.is_locked,
-            "counted by the daemon": self._removed,
-            "hop index": {
-                (to_bytes(address), link): number for (address, link), number in state.hop_index.items()
-            },
-            "free records 4": list(state.free_records[4]),
-            "free records 6": list(state.free_records[6]),
-            "free hops": list(state.free_hops),
-        }
-        facts["sources"] = dict.fromkeys(state.source_budget.buckets, "charged")
-        # Tokens that are missing: each takes minutes to come back.
-        facts["session budgets"] = {
-            str(ufrag): round(bucket.tokens - bucket.credit / bucket.interval)
-            for ufrag, bucket in state.session_budget.buckets.items()
-            if bucket.credit < (bucket.tokens - 0.5) * bucket.interval
-        }
-        for number, record in enumerate(state.records):
-            if record.key is not None or record.life is not Life.FREE:
-                facts[f"record {number}"] = as_stored(state, number, record) | {"seen": record.seen}
-        for number, hop in state.hops.items():
-            facts[f"hop {number}"] = hop
-        return facts
-
-    def _program_facts(self) -> Facts:
-        datapath = self.rig.datapath
-        hop_keys, hop_numbers = datapath.hop_index.read()
-        facts: Facts = {
-            "index": [number for number in self.rig.entries.read() if number != world.ABSENT_RECORD],
-            "locked": bool(self.rig.entries.locked()),
-            "counted by the daemon": sum(self.rig.entries.removed()),
-            "hop index": {
-                (key["neighbour"].tobytes(), self._names[int(key["ifindex"])]): int(number)
-                for key, number in zip(hop_keys, hop_numbers, strict=True)
-            },
-            "free records 4": datapath.free.waiting(4).tolist(),
-            "free records 6": datapath.free.waiting(6).tolist(),
-            "free hops": peek(datapath.free_hops),
-        }
-        facts["sources"] = dict.fromkeys(self.rig.sources(), "charged")
-        now = earliest()
-        facts["session budgets"] = {
-            str(bytes(key["ufrag"])): round((int(session["full_at"]) - now) / world.SESSION_INTERVAL)
-            for key, session in zip(*datapath.read_sessions(), strict=True)
-            if session["full_at"] > now
-        } | {
-            str(cell): round((full_at - now) / world.SESSION_INTERVAL)
-            for cell, full_at in self.rig.derived().items()
-            if full_at > now
-        }
-        flows = datapath.flows
-        for number in used_rows(flows):
-            facts[f"record {number}"] = read_record(flows[number])
-        for number in used_rows(datapath.hops):
-            if not number:
-                continue  # no hop
-            facts[f"hop {number}"] = self._read_hop(datapath.hops[number])
-        return facts
-
-    def _read_hop(self, row: np.void) -> Hop:
-        link = self._names.get(int(row["ifindex"]), "")
-        resolved = next(mine for mine, stored in RESOLVED.items() if stored == row["resolved"])
-        return Hop(link, row["smac"].tobytes(), row["dmac"].tobytes(), int(row["mtu"]), resolved)
+            raise AssertionError("\n".join([*heading, *found]))
 
     def _newly_counted(self) -> str:
         new = self._read_counters()
@@ -393,13 +285,3 @@ class Twin:
         """Packets and bytes by reason."""
         reasons = self.rig.datapath.reasons()
         return np.stack((reasons["packets"], reasons["bytes"]), axis=1).astype(np.int64)
-
-
-def _differences(expected: Facts, actual: Facts, of: str = "") -> Iterator[str]:
-    """Of all facts that are not the same, one entry each."""
-    for name in expected | actual:
-        said, did = expected.get(name, "none"), actual.get(name, "none")
-        if isinstance(said, dict) and isinstance(did, dict):
-            yield from _differences(said, did, f"{of}{name}, ")
-        elif said != did:
-            yield f"  {of}{name}:\n    model:   {said}\n    program: {did}"
