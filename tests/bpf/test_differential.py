@@ -26,6 +26,7 @@ from tests.bpf.differential.starts import Start
 from tests.bpf.differential.steps import Step
 from tests.bpf.differential.twin import Twin
 from tests.bpf.rig import Rig
+from tests.model.relay import Decision
 
 EVERYDAY_CASES = 2000
 CASES = int(os.environ.get("EARSHOT_DIFFERENTIAL_CASES", EVERYDAY_CASES))
@@ -52,6 +53,15 @@ class Tellings:
         self.cases = 0
         self.reasons: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()  # of flows of other relays
+        self.by_foreign: Counter[str] = Counter()  # reasons of packets that went by those, or that ended one
+
+    def count(self, decision: Decision, before: set[int], after: set[int]) -> None:
+        """Before and after: the flows of other relays."""
+        self.reasons[decision.reason] += 1
+        if decision.record in after:
+            self.by_foreign[decision.reason] += 1
+        elif before - after:
+            self.by_foreign[f"{decision.reason}, away from one"] += 1
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +81,9 @@ def tellings() -> Iterator[Tellings]:
     print(f"{made.outcomes.total()} flows of other relays")
     for outcome, count in made.outcomes.most_common():
         print(f"  {count:8} {outcome}")
+    print(f"{made.by_foreign.total()} packets by them, or away from them")
+    for reason, count in made.by_foreign.most_common():
+        print(f"  {count:8} {reason}")
 
 
 @seed(SEED)
@@ -90,7 +103,8 @@ def test_program_and_model_agree(twin: Twin, tellings: Tellings, case: Case) -> 
         twin.prepare(start)
         for step in steps:
             if isinstance(step, Step):
-                tellings.reasons[twin.send(*step.frame(twin.relay)).reason] += 1
+                before = twin.foreign_flows()
+                tellings.count(twin.send(*step.frame(twin.relay)), before, twin.foreign_flows())
             else:
                 tellings.outcomes.update(twin.do(step))
 
@@ -102,3 +116,11 @@ def test_the_cases_reach_every_reason(tellings: Tellings) -> None:
 
 def test_the_cases_reach_every_outcome(tellings: Tellings) -> None:
     assert tellings.outcomes.keys() == OUTCOMES
+    # Clients' and transceivers' packets by such flows; clients that ask for another session, or whose
+    # transceiver confirms what they have asked before.
+    assert tellings.by_foreign.keys() >= {
+        "forward_to_transceiver",
+        "forward_to_client",
+        "forward_rebound, away from one",
+        "forward_to_client, away from one",
+    }

@@ -30,6 +30,7 @@ class Decision:
     reason: str
     counted: int  # bytes
     changes: tuple[str, ...]
+    record: int | None = None  # by which it is forwarded
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ class Relay(Table):
         super().__init__(state)
         self._link = ""  # by which the packet came
         self._frame = b""
+        self._by: int | None = None  # the record that it is forwarded by
 
     def handle(self, frame: bytes, link: str) -> Decision:
         """Lets a frame come in by a link."""
-        self._frame, self._link = frame, link
+        self._frame, self._link, self._by = frame, link, None
         self._begin()
         action, out = "", frame
         try:
@@ -65,7 +67,7 @@ class Relay(Table):
             action = reason.partition("_")[0].upper()
         counted = wire.counted_bytes(frame)
         self.state.counters.setdefault(reason, Tally()).count(counted)
-        return Decision(action, out, reason, counted, tuple(self._changes))
+        return Decision(action, out, reason, counted, tuple(self._changes), self._by)
 
     def preview(self, frame: bytes, link: str) -> Decision:
         """What handle() would say, without changing the state."""
@@ -243,14 +245,18 @@ class Relay(Table):
         record = self._record(number)
         backend = self._backend(record.backend)
         source = self.state.relay_endpoint(number)
-        return self._forward(packet, source, backend.endpoint, backend.hop, record, record.up, reason)
+        forwarded = self._forward(packet, source, backend.endpoint, backend.hop, record, record.up, reason)
+        self._by = number
+        return forwarded
 
     def _to_client(self, packet: Packet, number: int) -> tuple[str, bytes, str]:
         record = self._record(number)
         assert record.key is not None
         source = self.state.vips[record.key.vip]
         reason = "forward_to_client"
-        return self._forward(packet, source, record.key.client, record.hop, record, record.down, reason)
+        forwarded = self._forward(packet, source, record.key.client, record.hop, record, record.down, reason)
+        self._by = number
+        return forwarded
 
     def _forward(
         self,

@@ -64,7 +64,7 @@ from tests.model.state import Endpoint, FlowKey, Life, Record, Tally
 
 T = TypeVar("T")
 
-STEPS_MAX = 6
+STEPS_MAX = 7
 
 
 def often(usual: T, *others: T, times: int = 3) -> st.SearchStrategy[T]:
@@ -79,7 +79,7 @@ def weighted(*parts: tuple[int, st.SearchStrategy[T]]) -> st.SearchStrategy[T]:
 
 families = st.sampled_from([4, 6])
 usual_clients = st.sampled_from([0, 0, 0, *range(USUAL_CLIENTS)])
-any_client = st.integers(0, max(map(len, CLIENTS.values())) - 1)
+any_client = st.sampled_from(range(max(map(len, CLIENTS.values()))))
 clients = weighted((4, usual_clients), (1, any_client))
 attribute_kinds = st.sampled_from([0x0006, 0x0008, 0x8028, 0x0024, 0x802A, 0xC057, 0x0000, 0xFFFF])
 attributes = st.lists(
@@ -130,6 +130,7 @@ twists: st.SearchStrategy[Twist] = st.one_of(
     st.builds(Field, st.just("tos"), st.integers(0, 255)),
     st.builds(Field, st.just("flow_label"), st.integers(0, 0xFFFFF)),
     st.builds(Field, st.just("checksum"), st.just(0)),
+    st.just(Field("checksum", 0)),
     st.builds(Field, st.just("options"), st.integers(1, 10).map(lambda words: bytes([1]) * 4 * words)),
     st.builds(Field, st.just("fragment"), st.sampled_from([0, 0x8000, 0x2000, 1, 0x1FFF, 0x2001])),
     st.builds(Field, st.just("padding"), st.binary(min_size=1, max_size=8)),
@@ -179,6 +180,7 @@ requests = st.builds(
     st.lists(flaws, max_size=2),
 )
 odd_requests = st.builds(Request, families, clients, ufrags, twists=few_twists)
+strangers = st.builds(Request, families, any_client, st.sampled_from(everyday_ufrags))
 routables = st.sampled_from([*ROUTABLES, ROUTABLES[0], ROUTABLES[1]])
 
 
@@ -238,7 +240,7 @@ good_requests = st.builds(
     usual_clients,
     st.sampled_from([*everyday_ufrags, *(one.ufrag for one in ROUTABLES[:2])]),
 )
-openings: st.SearchStrategy[list[Step | Act]] = st.lists(
+usual_openings: st.SearchStrategy[list[Step | Act]] = st.lists(
     weighted((3, good_requests), (1, good_enterings)), max_size=3
 )
 media = st.builds(Media, families, clients, st.sampled_from(sorted(MEDIA)), twists=few_twists)
@@ -250,12 +252,35 @@ answers = st.builds(
         (1, st.just("success")), (1, st.sampled_from(["success", "failure", "question", *sorted(MEDIA)]))
     ),
     weighted((2, st.none()), (1, st.integers(0, 11))),
-    often(None, *world.BACKEND_ENDPOINTS, times=1),
+    weighted((2, st.none()), (1, st.sampled_from(sorted(world.BACKEND_ENDPOINTS)))),
     often(0, 1, -1, times=6),
     twists=few_twists,
 )
+
+
+@st.composite
+def visits(draw: st.DrawFn) -> list[Step | Act]:
+    """The client of another relay's flow comes by, or its transceiver does."""
+    told = draw(good_tellings)
+    family, client = st.just(told.family), st.just(told.client)
+    later = st.sampled_from([-3, -1, 0, 1, 3])
+    following: st.SearchStrategy[Step | Act] = weighted(
+        (2, st.builds(Media, family, client, st.sampled_from(sorted(MEDIA)))),
+        (3, st.builds(Answer, family, st.integers(0, 1), st.sampled_from(["success", "rtp"]))),
+        (3, st.builds(Request, family, client, st.sampled_from([*everyday_ufrags, b"carol", b"dave"]))),
+        (1, later.map(lambda seconds: Entering((replace(told, pick=told.pick + 1, later=seconds),)))),
+    )
+    return [Entering((told,)), *draw(st.lists(following, min_size=1, max_size=4))]
+
+
 steps: st.SearchStrategy[Step | Act] = weighted(
-    (6, requests), (3, odd_requests), (3, media), (3, answers), (2, routable_requests()), (3, acts)
+    (6, requests),
+    (3, odd_requests),
+    (1, strangers),
+    (3, media),
+    (3, answers),
+    (2, routable_requests()),
+    (3, acts),
 )
 
 
@@ -309,7 +334,7 @@ def starts(draw: st.DrawFn) -> Start:
         flows[place] = Given(place, record, indexed)
     return Start(
         tuple(flows.values()),
-        draw(often(world.V4.free, (), (3,), (9, 3), (42, 42, 3), (59, 60), times=4)),
+        draw(often(world.V4.free, (), (3,), (9, 3), (42, 42, 3), (59, world.RECORDS), times=4)),
         draw(often(world.V6.free, (), (23,), (29, 23), (24, 24, 23), times=4)),
         draw(often(world.FREE_HOPS, (), (20,), (16383,), times=4)),
         tokens=draw(tokens),
@@ -336,7 +361,8 @@ def cases(draw: st.DrawFn) -> tuple[Start, list[Step | Act]]:
     start = draw(starts())
     name = draw(st.sampled_from([*CAPTURE_NAMES, *[None] * 10]))
     if name is None:
-        return start, [*draw(openings), *draw(st.lists(steps, min_size=1, max_size=STEPS_MAX))]
+        opening = draw(weighted((3, usual_openings), (1, visits())))
+        return start, [*opening, *draw(st.lists(steps, min_size=1, max_size=STEPS_MAX))]
     start = replace(start, sessions=captured_sessions(name))
     packets = st.builds(Captured, st.just(name), st.integers(0, 199), twists=few_twists)
     return start, draw(st.lists(packets, min_size=1, max_size=STEPS_MAX))

@@ -31,7 +31,7 @@ from tests.bpf.rig import Rig, earliest, latest
 from tests.model.budget import SECOND, Budget, prefix_of
 from tests.model.daemon import Daemon, Told
 from tests.model.relay import ROUTABLE_BUDGETS, THIS_CPU, Decision, Relay
-from tests.model.state import Backend, Endpoint, Link, Record, Session, State
+from tests.model.state import Backend, Endpoint, Life, Link, Record, Session, State
 
 LONG = 600 * SECOND
 
@@ -195,6 +195,15 @@ class Twin:
                 second = int(self.rig.datapath.flows["state"][number]) >> abi.FLOW_STATE_BITS
                 assert began // SECOND <= second <= ended // SECOND
                 record.second = second
+
+    def foreign_flows(self) -> set[int]:
+        """The records of flows at other relays' addresses."""
+        span = len(self.state.ports)
+        return {
+            number
+            for number, record in enumerate(self.state.records)
+            if record.life is Life.LIVE and number // span in self.state.foreign
+        }
 
     # ---- what is no packet ---------------------------------------------------------------
 
