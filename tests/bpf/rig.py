@@ -559,7 +559,8 @@ def loaded_rig() -> Iterator[Rig]:
         config = Config(
             interfaces=(world.CLIENTS, world.BACKENDS),
             vips=world.VIPS,
-            relay_addresses=world.RELAYS,
+            relay_addresses=world.OWN_RELAYS,
+            group_relay_addresses=tuple(world.FOREIGN_RELAYS.values()),
             relay_ports=world.PORTS,
             pin_path=lab.pins / "relay",
             max_sessions=64,
