@@ -15,15 +15,16 @@ from control import pinned
 from tests.lab import release
 from tests.lab.calls import RTP, call, payload
 from tests.lab.netns import Lab
+from tests.lab.nightly import NIGHTLY
 from tests.lab.relay_client import RelayClient
 from tests.lab.release import Edit
 from tests.lab.services import BIN, relay_command, relay_target, start_relay
 from tests.lab.topology import two_armed
-from tests.reliability.stage import LONG, Record, Stage, assert_whole, set_up
+from tests.reliability.stage import Record, Stage, assert_whole, set_up
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
-KILLS = 40 if LONG else 3
+KILLS = 40 if NIGHTLY else 3
 # A record of twice the size, in a map of another name, and how it is made of today's.
 NEWER = (
     Edit("bpf/*.h", "} flows_v2", "} flows_v3"),
