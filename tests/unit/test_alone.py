@@ -79,7 +79,7 @@ def assert_alone(ran: list[Ran]) -> None:
 
 
 SHARED = [f"tests/unit/test_{letter}.py" for letter in "abcdef"]
-LONELY = ["tests/e2e/test_calls.py", "tests/netns/test_bench_x.py"]
+LONELY = ["tests/e2e/test_calls.py", "tests/netns/test_bench_path.py"]
 
 
 def test_alone_comes_last_and_in_one_process(tmp_path: Path) -> None:
