@@ -57,7 +57,7 @@ def test_calls_do_not_notice_that_the_daemon_is_killed(site: Site) -> None:
     start_transceiver(site, [4, 6])
     result = site.lab.dir / "calls.json"
     with RelayClient(relay_target(site)) as relay:
-        caller = start_calls(site, CALLS, 6, result)
+        caller = start_calls(site, CALLS, 4, result)
         wait_for_calls(relay)
         daemon.kill()
         daemon.wait(5)
