@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -387,6 +388,12 @@ class Rig:
             backends["hop"][number] = world.BACKEND_HOPS[number]
 
     def _put_sessions(self) -> None:
+        keys, values = self._sessions
+        assert self.datapath.put_sessions(keys, values) == len(keys)
+
+    @cached_property
+    def _sessions(self) -> tuple[Array, Array]:
+        """Those of the world, as the program has them: their keys' states take long to compute."""
         keys = np.array([(ufrag,) for ufrag in world.SESSIONS], abi.UFRAG_KEY)
         values = np.zeros(len(keys), abi.SESSION)
         sessions = list(world.SESSIONS.values())
@@ -396,11 +403,13 @@ class Rig:
         values["inner"], values["outer"] = key_states([session.pwd or b"" for session in sessions])
         values["inner"][values["flags"] & abi.SessionFlag.HAS_PWD == 0] = 0
         values["outer"][values["flags"] & abi.SessionFlag.HAS_PWD == 0] = 0
-        assert self.datapath.put_sessions(keys, values) == len(keys)
+        return keys, values
 
     def put_fleet(self, keys: Mapping[int, bytes], owners: Mapping[int, tuple[int, int]]) -> None:
         """The fleet's keys, 32 bytes each, and its transceivers' backends (IPv4, IPv6; 0: none)."""
-        self.datapath.set_fleet_keys({number: FleetKey.of(secret) for number, secret in keys.items()})
+        wanted = {number: FleetKey.of(secret) for number, secret in keys.items()}
+        if self.datapath.fleet_keys != wanted:  # their states take long to compute
+            self.datapath.set_fleet_keys(wanted)
         places = {number: Place(number, 0, backends) for number, backends in owners.items()}
         self.datapath.fleet_owners[:] = np.zeros(1, abi.FLEET_OWNER)[0]
         write_places(self.datapath.fleet_owners, places)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import Browser, Page, Playwright
+from playwright.sync_api import Browser, Page, Playwright, expect
 
 from tests.lab.host import Host, LabError
 from tests.lab.signals import RATE, Samples
 
-TIMEOUT = 15_000.0  # milliseconds; of whatever a page is waited for
+TIMEOUT = 40_000.0  # milliseconds; of whatever a page is waited for, on a machine that has other work
+expect.set_options(timeout=TIMEOUT)
 _FLAGS = (
     "--use-fake-ui-for-media-stream",  # the question for the microphone is answered with yes
     "--autoplay-policy=no-user-gesture-required",
@@ -90,7 +91,7 @@ def chromium(
         flags.append(f"--unsafely-treat-insecure-origin-as-secure={origin}")
     if wav is not None:
         flags.append(f"--use-file-for-fake-audio-capture={wav}")
-    browser = playwright.chromium.launch(executable_path=str(script), args=flags, timeout=2 * TIMEOUT)
+    browser = playwright.chromium.launch(executable_path=str(script), args=flags, timeout=TIMEOUT)
     try:
         yield browser
     finally:
