@@ -49,14 +49,24 @@ static __always_inline __u32 binding_of(__u32 state, enum way way)
 }
 
 /*
+ * When a packet came that may be RTP, ns of CLOCK_MONOTONIC; 0: nobody needs to know. The one clock
+ * that is fine enough is a call, hence for RTP alone (clock.h). It also waits until all that was begun
+ * before is done: so it is asked before a flow is looked for, and nothing is on its way.
+ */
+static __always_inline __u64 arrival_of(const struct packet *p)
+{
+	return settings.quality && p->first >= RTP_FIRST ? bpf_ktime_get_ns() : 0;
+}
+
+/*
  * Where RTP of a flow is counted; NULL for all else. Asks for the line that it will
  * most likely need, so that this comes while the flow's own is on its way.
  */
-static __always_inline struct quality *expect_rtp(const struct packet *p, __u32 number, enum way way)
+static __always_inline struct quality *expect_rtp(__u64 arrival, __u32 number, enum way way)
 {
 	struct quality *quality;
 
-	if (!settings.quality || p->first < RTP_FIRST)
+	if (!arrival)
 		return NULL;
 	quality = bpf_map_lookup_elem(&quality_v1, &number);
 	if (quality)
@@ -121,13 +131,12 @@ static __always_inline void begin_stream(struct stream *stream, __u64 identity, 
  * that has been silent longest, if long enough. Its number | FLOW_STREAMS if this
  * packet began it, or -1 where there is no place.
  */
-__noinline int place_stream(struct quality *quality, __u64 identity, __u64 now, __u32 timestamp, __u32 sequence)
+static __always_inline int place_stream(struct quality *quality, __u64 identity, __u64 now, __u32 timestamp,
+					__u16 sequence)
 {
 	__u32 flow = binding_of(identity, 0), way = identity & 1, i, at, chosen = FLOW_STREAMS;
 	__u64 silence, longest = REPLACE_NS;
 
-	if (!quality)
-		return -1;
 	for (i = 0; i < FLOW_STREAMS; i++)
 		if (quality->streams[i].identity == identity)
 			return i;
@@ -155,7 +164,7 @@ __noinline int place_stream(struct quality *quality, __u64 identity, __u64 now, 
 	return chosen | FLOW_STREAMS;
 }
 
-/* What a packet that is not the next one is to its stream. */
+/* What a packet is to its stream. */
 enum step {
 	STEP_STRAY, /* not of it, as far as can be told */
 	STEP_KNOWN,
@@ -163,17 +172,13 @@ enum step {
 };
 
 /*
- * A packet that is not the next one (RFC 3550, A.1). A number far from the others is
+ * Counts a packet, whatever its number is (RFC 3550, A.1). One far from the others is
  * the stream's only once the one after it has come, too.
  */
-__noinline int out_of_step(struct stream *stream, __u32 sequence)
+static __always_inline enum step count_packet(struct stream *stream, __u16 sequence)
 {
-	__u16 ahead, behind;
+	__u16 ahead = sequence - stream->highest, behind = stream->highest - sequence;
 
-	if (!stream)
-		return STEP_STRAY;
-	ahead = sequence - stream->highest;
-	behind = stream->highest - sequence;
 	if (ahead && ahead < MAX_DROPOUT) {
 		stream->window = ahead < WINDOW_BITS ? stream->window << ahead | 1 : 1;
 		stream->highest = sequence;
@@ -198,7 +203,7 @@ __noinline int out_of_step(struct stream *stream, __u32 sequence)
 			stream->lost--;
 		return STEP_KNOWN;
 	}
-	if (stream->suspect != (__u16)sequence) {
+	if (stream->suspect != sequence) {
 		stream->suspect = sequence + 1;
 		return STEP_STRAY;
 	}
@@ -242,42 +247,58 @@ static __always_inline void add_jitter(struct stream *stream, __u64 spacing, __u
 		stream->peak_jitter = peak > 0xffff ? 0xffff : peak;
 }
 
+/*
+ * A packet that is not the next one of a stream in its first place, or comes after a
+ * gap. A function of its own, which takes all that is left to do: so the usual packet
+ * keeps nothing for after a call.
+ */
+__noinline int measure_unusual(struct quality *quality, __u64 identity, __u64 now, __u32 timestamp, __u32 sequence)
+{
+	struct stream *stream;
+	enum step step;
+	__u64 spacing;
+	int at;
+
+	if (!quality)
+		return 0;
+	at = place_stream(quality, identity, now, timestamp, sequence);
+	if (at < 0 || at & FLOW_STREAMS)
+		return 0;
+	stream = &quality->streams[at & (FLOW_STREAMS - 1)];
+	spacing = now - stream->arrival;
+	if ((__s64)spacing < 0) /* of two CPUs */
+		spacing = 0;
+	step = count_packet(stream, sequence);
+	if (step == STEP_STRAY)
+		return 0;
+	if (spacing > GAP_NS)
+		add_gap(stream, spacing);
+	if (spacing < SPACING_MAX && step == STEP_KNOWN)
+		add_jitter(stream, spacing, timestamp);
+	stream->arrival = now;
+	stream->timestamp = timestamp;
+	return 0;
+}
+
 static __always_inline void measure_rtp(struct xdp_md *ctx, const struct packet *p, struct quality *quality,
-					__u32 state, enum way way)
+					__u32 state, enum way way, __u64 now)
 {
 	struct stream *stream = &quality->streams[way];
-	enum step step = STEP_KNOWN;
-	__u64 identity, now, spacing;
+	__u64 identity, spacing = now - stream->arrival;
 	struct rtp rtp;
-	int at;
 
 	if (!read_rtp(ctx, p, &rtp))
 		return;
 	identity = (__u64)rtp.ssrc << 32 | binding_of(state, way);
-	/* The one clock that is fine enough: a call, hence for RTP alone (clock.h). */
-	now = bpf_ktime_get_ns();
-	if (stream->identity != identity) {
-		at = place_stream(quality, identity, now, rtp.timestamp, rtp.sequence);
-		if (at < 0 || at & FLOW_STREAMS)
-			return;
-		stream = &quality->streams[at & (FLOW_STREAMS - 1)];
+	/* Of two CPUs, spacing may be negative, which is a very long one here. */
+	if (stream->identity != identity || rtp.sequence != (__u16)(stream->highest + 1) || spacing > GAP_NS) {
+		measure_unusual(quality, identity, now, rtp.timestamp, rtp.sequence);
+		return;
 	}
-	spacing = now - stream->arrival;
-	if ((__s64)spacing < 0) /* of two CPUs */
-		spacing = 0;
-	if (rtp.sequence == (__u16)(stream->highest + 1)) {
-		stream->highest = rtp.sequence;
-		stream->window = stream->window << 1 | 1;
-		stream->received++;
-	} else {
-		step = out_of_step(stream, rtp.sequence);
-		if (step == STEP_STRAY)
-			return;
-	}
-	if (spacing > GAP_NS)
-		add_gap(stream, spacing);
-	if (spacing < SPACING_MAX && step == STEP_KNOWN)
-		add_jitter(stream, spacing, rtp.timestamp);
+	stream->highest = rtp.sequence;
+	stream->window = stream->window << 1 | 1;
+	stream->received++;
+	add_jitter(stream, spacing, rtp.timestamp);
 	stream->arrival = now;
 	stream->timestamp = rtp.timestamp;
 }
@@ -319,15 +340,15 @@ __noinline int time_trip(struct xdp_md *ctx, const struct packet *p, __u32 numbe
 
 /*
  * A packet of a flow that may pass. `quality`: as expect_rtp() said; `state`: the flow's;
- * `stun_type`: 0 where it is not STUN.
+ * `stun_type`: 0 where it is not STUN; `arrival`: as arrival_of() said.
  */
 static __always_inline void measure(struct xdp_md *ctx, const struct packet *p, struct quality *quality,
-				    __u32 number, __u32 state, enum way way, __u16 stun_type)
+				    __u32 number, __u32 state, enum way way, __u16 stun_type, __u64 arrival)
 {
 	if (!settings.quality)
 		return;
 	if (quality)
-		measure_rtp(ctx, p, quality, state, way);
+		measure_rtp(ctx, p, quality, state, way, arrival);
 	else if (stun_type == STUN_BINDING_REQUEST || stun_type == STUN_BINDING_SUCCESS)
 		time_trip(ctx, p, number, state, way << 16 | stun_type);
 }
