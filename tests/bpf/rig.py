@@ -217,6 +217,7 @@ class Rig:
         datapath = self.datapath
         datapath.flows[:] = np.zeros(1, abi.FLOW)[0]
         datapath.quality[:] = np.zeros(1, abi.QUALITY)[0]
+        datapath.quality_more[:] = np.zeros(1, abi.QUALITY_MORE)[0]
         datapath.lease["until"] = 0
         datapath.delete_sessions(datapath.read_sessions()[0])
         self.entries.clear()
