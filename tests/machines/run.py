@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.host import LabError, run
-from tests.machines import acts, browser, quickstart
+from tests.machines import acts, quickstart
 from tests.machines.machine import Image, site
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,6 @@ def main() -> int:
     parser.add_argument("--image", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--package", type=Path, required=True, help="by default it is built")
     parser.add_argument("--relays", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--browser", action="store_true", help="call from Chromium, too")
     parser.add_argument("--no-quickstart", action="store_true", help="what scripts/provision does alone")
     parser.add_argument("--log", type=Path, default=CHECKOUT / "build/machines/log", metavar="FOLDER")
     options = parser.parse_args()
@@ -84,7 +83,7 @@ def perform(image: Image, options: argparse.Namespace, figures: dict[str, Any]) 
         client = machines[-1]["provision"]["relay"]
         if not options.no_quickstart:
             with act("quickstart", figures):
-                figures["quickstart"] = quickstart.follow(CHECKOUT, hosts, HANDOVER / PACKAGE, client)
+                figures["quickstart"] = quickstart.follow(hosts, HANDOVER / PACKAGE, options.log)
             with act("purge after the quickstart", figures):
                 hosts["transceiver"].run("DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq earshot 2>&1")
                 acts.purge(hosts["relay"], hosts["client"], links["relay"]["clients"])
@@ -99,9 +98,6 @@ def perform(image: Image, options: argparse.Namespace, figures: dict[str, Any]) 
         for name in relays:
             figures[name] = acts.inspect_relay(hosts[name], figures["calls"])
         figures["transceiver"] = acts.inspect_transceiver(hosts["transceiver"])
-        if options.browser:
-            with act("browser", figures):
-                figures["browser"] = browser.call(hosts["client"], hosts["relay"], options.log)
         with act("restarts in a call", figures):
             figures["restarts"] = acts.restart_in_call(hosts["relay"], hosts["client"], client)
         with act("purge", figures):
