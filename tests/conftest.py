@@ -7,9 +7,12 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
+from xdist.remote import Producer
 
+from tests import alone
 from tests.lab.leftovers import sweep
 from tests.lab.netns import Lab
+from tests.lab.nightly import NIGHTLY
 
 LOG_TAIL = 6000
 
@@ -20,8 +23,21 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         sweep()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without root, what needs it is skipped; CI is root, and fails if anything was skipped."""
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> alone.Scheduling:
+    """Where tests run in several processes (scripts/test)."""
+    return alone.Scheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves to the night what is of the night; puts last what is to be alone.
+
+    Without root, what needs it is skipped; CI is root, and fails if anything was skipped.
+    """
+    if not NIGHTLY:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("nightly")])
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+    alone.order(items)
     if os.geteuid() == 0:
         return
     for item in items:

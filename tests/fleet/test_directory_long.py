@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relays that die, and a Redis that goes: with real daemons, real times, and EARSHOT_FLEET_LONG=1."""
+"""Relays that die, and a Redis that goes: with real daemons and real times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fleet.relays import FLAGS, RELAYS, SECONDS, Relays, session
 from tests.lab.calls import wait_for
 from tests.lab.fleet import Fleet
 
-pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.nightly]
 
 
 def test_no_session_is_lost_where_a_transceivers_relay_dies(fleet: Fleet, relays: Relays) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What takes longer of a group of relays: scripts/nightly runs it (EARSHOT_FLEET_LONG)."""
+"""What takes longer of a group of relays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.lab.crowd import Crowd
 from tests.lab.group import INNER, OUTER, STORE, Group, Member, serving_group
 from tests.lab.traffic import UP, Traffic
 
-pytestmark = [pytest.mark.root, pytest.mark.netns]
+pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.nightly]
 
 CALLS = 300
 

@@ -16,6 +16,7 @@ from control import pinned
 from control.cli.daemon_client import connected
 from control.requests import Code
 from tests.lab.calls import RTP, binding_request, call, payload, wait_for
+from tests.lab.nightly import NIGHTLY
 from tests.lab.services import BIN, endpoint, relay_target
 from tests.lab.topology import IPV4, VIP_PORT
 from tests.netns.command import Said
@@ -24,7 +25,7 @@ from tests.reliability.stage import Record, Stage, assert_whole, set_up
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
-UPGRADES = 50
+UPGRADES = 50 if NIGHTLY else 10
 
 
 @pytest.fixture(scope="module")
@@ -180,16 +181,19 @@ def test_drain(stage: Stage, record_property: Record) -> None:
             Code.UNAVAILABLE,
             "the relay is draining: it takes no new sessions",
         )
+        assert attachment.told_draining is True, "before it was refused"
         # What is there may be replaced, and comes back by a snapshot.
         assert attachment.add_session(stage.crowd.members[0].session).code == 0
         stage.end(signal.SIGKILL)
         stage.start()
         assert health(stage) == serving.NOT_SERVING
         with stage.attached() as attachment:
+            assert attachment.welcome.draining
             assert attachment.add_session(new.session).code == Code.UNAVAILABLE
             assert stage.earshot("undrain").status == 0
             assert health(stage) == serving.SERVING
             assert attachment.add_session(new.session).code == 0
+            assert attachment.told_draining is False
             assert attachment.remove(new.session.session_id).code == 0
         stage.traffic.wait_for_rounds(5)
     assert_whole(phase)
