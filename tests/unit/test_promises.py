@@ -20,12 +20,12 @@ from control.directory.errors import Refusal, SealError
 from control.directory.seal import Opened
 from control.replication.promises import PROMISE_MS, SLACK_NS, Promises
 from control.replication.question import Answer, Question, decode
+from tests.lab.nightly import NIGHTLY
 from tests.unit.promise_world import RELAYS, Relay, World, address_of, each, simulate
 
 SETTLE = 6.0  # daemons that have just been started promise nothing
 AWAY = 5.0
-EVERYDAY_CASES = 30
-CASES = int(os.environ.get("EARSHOT_PROMISE_CASES", EVERYDAY_CASES))
+CASES = int(os.environ.get("EARSHOT_PROMISE_CASES", "2000" if NIGHTLY else "30"))
 STEP = 0.02
 ALL = tuple(range(RELAYS))
 
@@ -292,7 +292,7 @@ async def happen_to(relay: Relay, what: str) -> None:
             relay.leases.is_leaving = not relay.leases.is_leaving
 
 
-@pytest.mark.timeout(120 if CASES <= EVERYDAY_CASES else 0)
+@pytest.mark.timeout(120 if CASES <= 30 else 0)
 @settings(max_examples=CASES, deadline=None)
 @given(
     st.integers(0, 3),
