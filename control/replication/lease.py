@@ -43,7 +43,7 @@ _FOREVER = 0
 _SHUT = 1  # ns of CLOCK_MONOTONIC: long ago
 
 # For each address: takes or keeps it if it is nobody else's, and asks for it otherwise. Returns who has each.
-_HOLD = """
+HOLD = """
 local holders = {}
 for i, key in ipairs(KEYS) do
     local holder = redis.call('GET', key)
@@ -61,7 +61,7 @@ return holders
 # For each address of others: gives it to its own relay if that asks; keeps it if we answer for it
 # (ARGV[4 + i] is 2) and nobody else has it; takes it if it is nobody's, we may (1), and what we wrote last is
 # there still (ARGV[3], under the last key, for a lease's time). Returns who has each, and whether it was.
-_WATCH = """
+WATCH = """
 local thread = KEYS[#KEYS]
 local is_whole = redis.call('GET', thread) == ARGV[3]
 redis.call('SET', thread, ARGV[4], 'PX', ARGV[2])
@@ -85,7 +85,7 @@ end
 holders[#KEYS] = is_whole and '1' or '0'
 return holders
 """
-_LEAVE = """
+LEAVE = """
 for _, key in ipairs(KEYS) do
     if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end
 end
@@ -136,9 +136,9 @@ class Leases:
             self.taken.holds,
         )
         self._instance = instance.hex().encode()
-        self._hold = link.redis.register_script(_HOLD)
-        self._watch = link.redis.register_script(_WATCH)
-        self._leave = link.redis.register_script(_LEAVE)
+        self._hold = link.redis.register_script(HOLD)
+        self._watch = link.redis.register_script(WATCH)
+        self._leave = link.redis.register_script(LEAVE)
         self._began = now()
         self._until = 0  # ns of CLOCK_MONOTONIC: our lease, as far as we may count on it
         self._answered = 0  # likewise: when what the directory has answered last was asked
@@ -185,7 +185,7 @@ class Leases:
             # Others may have had them since, and given them back before we could ask.
             self.is_held = False
             event(_log, logging.WARNING, "relay_addresses_lease_expired")
-        keys, lease = [_key(address) for address in self._own_addresses()], int(LEASE_SECONDS * 1000)
+        keys, lease = [key_of(address) for address in self._own_addresses()], int(LEASE_SECONDS * 1000)
         holders: list[bytes] = await self._link.call(
             lambda _: self._hold(keys=keys, args=[self._instance, lease]), LEASE_SECONDS
         )
@@ -228,7 +228,7 @@ class Leases:
 
     async def others_have_ours(self) -> None:
         """Returns when others answer for all our addresses. Raises AwayError."""
-        keys = [_key(address) for address in self._own_addresses()]
+        keys = [key_of(address) for address in self._own_addresses()]
         while True:
             holders: list[bytes | None] = await self._link.call(lambda redis: redis.mget(keys))
             if all(holders):
@@ -245,7 +245,7 @@ class Leases:
         own = self._own_addresses()
         self._end()
         event(_log, logging.WARNING, "relay_addresses_let_go", addresses=",".join(map(str, own)))
-        keys = [_key(address) for address in own]
+        keys = [key_of(address) for address in own]
         await self._link.call(lambda _: self._leave(keys=keys, args=[self._instance]))
 
     # ---- while the directory is away -------------------------------------------------------
@@ -299,7 +299,7 @@ class Leases:
         asked = self._now()
         wishes = [self._wish(address, asked) for address in foreign]
         self._turns += 1
-        keys = [*map(_key, foreign), f"{PREFIX}:watch:{self._instance.decode()}"]
+        keys = [*map(key_of, foreign), f"{PREFIX}:watch:{self._instance.decode()}"]
         turns = [self._written, self._turns]
         args = [self._instance, int(LEASE_SECONDS * 1000), *turns, *wishes]
         *holders, is_whole = await self._link.call(lambda _: self._watch(keys=keys, args=args), LEASE_SECONDS)
@@ -337,5 +337,6 @@ def unfence(datapath: Datapath) -> None:
     datapath.lease["until"] = _FOREVER
 
 
-def _key(address: IPAddress) -> str:
+def key_of(address: IPAddress | str) -> str:
+    """Where the lease of an address is."""
     return f"{PREFIX}:address:{address}"

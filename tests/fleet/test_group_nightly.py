@@ -151,6 +151,32 @@ def test_a_host_starts_anew(group: Group, traffic: Traffic, record_property: Rec
     assert_well(traffic)
 
 
+def test_another_key_is_taken_over_by_a_reload(group: Group, crowd: Crowd) -> None:
+    """Where one relay was restarted since: what it is told of flows is sealed with the key that it has."""
+    first, *others = group.members
+    key = group.lab.dir / "fleet.key"
+    known, held = key.read_text(), count([first], "relay_addresses_held")
+    more = Crowd(group.site, 6, media_port=45000, client_port=35000)
+    try:
+        key.write_text("8" * 64 + "\n")
+        for member in others:
+            assert member.earshot("datapath", "reload").returncode == 0
+        first.end(signal.SIGTERM)
+        first.start()
+        wait_for_return(group, first, held)
+        flows = first.live_flows()
+        with group.registered(more, "another-key"):
+            group.spread(*others)
+            more.bind()
+            group.wait_for_flows(flows + 6)
+    finally:
+        key.write_text(known)
+        for member in group.members:
+            assert member.earshot("datapath", "reload").returncode == 0
+    group.wait_for_flows(flows)
+    group.spread(first, *others)
+
+
 def test_a_relay_comes_late(group: Group, crowd: Crowd) -> None:
     """It is told of everything there is, and of what has ended while it was away."""
     first, second, *_ = group.members

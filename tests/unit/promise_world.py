@@ -2,8 +2,8 @@
 """Relays of a group, their store and the network between them, in simulated time.
 
 The leases and promises are those of earshotd. What is simulated is what they stand on: the store with its
-three scripts (which tests/fleet runs in a real one), datagrams, the kernel's clock, and addresses on links. A
-relay whose daemon is frozen gets no answers, and no datagrams, before it goes on.
+three scripts (tests/fleet/test_leases.py holds them against a real one), datagrams, the kernel's clock, and
+addresses on links. A relay whose daemon is frozen gets no answers, and no datagrams, before it goes on.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Store:
         if not self.is_there or life != self._life:
             raise OSError("away")
         given = [str(one).encode() if isinstance(one, int) else one for one in args]
-        return {lease._HOLD: self._hold, lease._WATCH: self._watch, lease._LEAVE: self._leave}[script](
+        return {lease.HOLD: self._hold, lease.WATCH: self._watch, lease.LEAVE: self._leave}[script](
             keys, given
         )
 
