@@ -203,7 +203,9 @@ def test_refused_of_the_directory(change: dict[str, object], field: str) -> None
 
 
 GROUP = {
-    **{"directory": "redis://h", "fleet_keys": ["1=/k"], "group_takeover": True},
+    "directory": "redis://h",
+    "fleet_keys": ["1=/k"],
+    "group_takeover": True,
     "group_relay_addresses": ["10.20.0.2"],
 }
 
