@@ -21,6 +21,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Removes what dead processes have left: once, not by each process that runs a part of the tests."""
     if os.geteuid() == 0 and not hasattr(session.config, "workerinput"):
         sweep()
+        if session.config.getoption("dist", "no") != "no":
+            with Lab() as lab:  # the first one mounts what there is once on a machine
+                lab.host("first")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> alone.Scheduling:
