@@ -15,7 +15,6 @@ from earshot.relay.v1 import admin_pb2_grpc
 from control import abi
 from control.access import Caller
 from control.batches import clock
-from control.directory import report
 from control.relay import Relay
 from control.replication.handover import HandoverError, hand_over
 from control.requests import Code, RequestError
@@ -90,9 +89,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def GetFleet(self, request: pb.GetFleetRequest, context: Any) -> pb.GetFleetResponse:
         self._admit(context)
-        if self._relay.directory is None:
-            raise RequestError(Code.FAILED_PRECONDITION, "this relay has no directory")
-        return report.of(self._relay.directory, self._relay.registry)
+        return self._relay.fleet()
 
     def _admit(self, context: Any) -> None:
         caller = self._caller_of(context)

@@ -7,16 +7,20 @@ the registry changes, and what changed is applied to the maps before anyone else
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
 
+from earshot.relay.v1 import admin_pb2
 from earshot.relay.v1 import relay_pb2 as pb
 
 from control.access import Grant
 from control.batches import SLICE, Batches, HopResolver, Speaker, Wish, clock
 from control.config import Config
 from control.datapath import Datapath
+from control.directory import report
 from control.directory.directory import Directory
 from control.directory.entering import Entering
 from control.drain import Drain
@@ -38,6 +42,8 @@ from telemetry.tracing import Tracing
 MAX_BATCH = 1000
 # A sweep that comes later than this finds that the daemon had no turn, and that nobody could be heard.
 STALL_SECONDS = 2.0
+# So long a caller may wait for what the directory is, if this relay has just been started.
+DIRECTORY_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -132,22 +138,50 @@ class Relay:
         """Since which second of CLOCK_MONOTONIC no new session is taken; None if they are."""
         return self._drain.since
 
+    def fleet(self) -> admin_pb2.GetFleetResponse:
+        """The relays that are heard, this one first, and their transceivers."""
+        if self.directory is not None:
+            return report.of(self.directory, self.registry)
+        return report.alone(
+            self.name, self.region, self.draining_since is not None, self.datapath.fleet_keys, self.registry
+        )
+
     def own_sessions(self) -> int:
         """Those that were registered here, and not at another relay of the region."""
         if self.directory is None:
             return self.registry.session_count()
         return sum(len(home.owner.sessions) for home in list(self.directory.homes.by_name.values()))
 
+    async def settled(self) -> None:
+        """Returns once it is known what directory there is, or is not to be had within a moment."""
+        if self.directory is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DIRECTORY_SECONDS):
+                    await self.directory.identity.known.wait()
+
+    @property
+    def directory_ids(self) -> list[str]:
+        """Of the directory that this relay shares its sessions by; empty without one."""
+        return self.directory.ids() if self.directory is not None else []
+
     def drain(self, now: float) -> None:
         """No new sessions from now on; what is there lives on."""
         self._drain.begin(now)
         self.registry.draining = True
+        self._tell_draining()
         event(_log, logging.INFO, "draining", sessions=self.own_sessions())
 
     def undrain(self) -> None:
         self._drain.end()
         self.registry.draining = False
+        self._tell_draining()
         event(_log, logging.INFO, "undrained", sessions=self.registry.session_count())
+
+    def _tell_draining(self) -> None:
+        """Transceivers that know another relay of the directory may go there before they are refused."""
+        draining = pb.AttachResponse(draining=pb.Draining(draining=self.registry.draining))
+        for owner in self.registry.owners():
+            self.streams.publish(owner.number, draining)
 
     def reconfigure(self, config: Config) -> None:
         """Takes over a configuration that the datapath has already."""
@@ -201,6 +235,8 @@ class Relay:
             max_batch=MAX_BATCH,
             sessions=len(self.registry.owner_of(attachment).sessions),
             region=self._config.region,
+            directories=self.directory_ids,
+            draining=self.registry.draining,
         )
         outbox.offer(pb.AttachResponse(welcome=welcome))
         event(

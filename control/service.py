@@ -114,10 +114,13 @@ class RelayService(relay_pb2_grpc.RelayServiceServicer):
 
     async def ListVips(self, request: pb.ListVipsRequest, context: Any) -> pb.ListVipsResponse:
         self._reader(context)
+        await self._relay.settled()
         return pb.ListVipsResponse(
             vips=map(endpoint_message, self._relay.vips),
             relay=self._relay.name,
             region=self._relay.region,
+            directories=self._relay.directory_ids,
+            draining=self._relay.draining_since is not None,
         )
 
     async def GetCounters(self, request: pb.GetCountersRequest, context: Any) -> pb.GetCountersResponse:

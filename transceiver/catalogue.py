@@ -17,7 +17,8 @@ RELAY_ATTACHED = Declared(_GAUGE, f"{_P}_relay_attached", "1 while attached to a
 RELAY_UP = Declared(
     _GAUGE,
     f"{_P}_relay_up",
-    "1 while attached to this relay, by what --relay has, and the region that it has said.",
+    "1 while attached to this relay, or to another one that it stands by for; by what --relay has, and the "
+    "region that it has said.",
     ("relay", "region"),
 )
 PLACED = Declared(

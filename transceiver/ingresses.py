@@ -132,7 +132,7 @@ class Ingresses:
         table = self._file.now()
         home = table.default or self._own_region()
         order = list(dict.fromkeys((*table.after(region), *table.after(home))))
-        by_region = self._attached()
+        by_region = self._by_region()
         order += [other for other in by_region if other not in order]
         vips = [
             vip for name in order for vip in table.regions.get(name, NOWHERE).vips or by_region.get(name, ())
@@ -148,13 +148,13 @@ class Ingresses:
         attached = self._relays.attached
         return self._region or (attached[0].region if attached else "")
 
-    def _attached(self) -> dict[str, list[Endpoint]]:
-        """VIPs of attached relays by region; relays of the same region come first by turns.
+    def _by_region(self) -> dict[str, list[Endpoint]]:
+        """VIPs of relays that serve, by region; relays of the same region come first by turns.
 
         Of a relay, the first of each family: what else it has is for others to tell of.
         """
         found: dict[str, list[list[Endpoint]]] = {}
-        for client in self._relays.attached:
+        for client in self._relays.serving:
             first = [vip for version in (6, 4) for vip in _of_family(client.vips, version)[:1]]
             found.setdefault(client.region, []).append(first)
         turn = next(self._turn)
@@ -164,10 +164,10 @@ class Ingresses:
         }
 
     def _away(self) -> frozenset[Endpoint]:
-        """VIPs of relays that are away, and of none that is attached."""
-        attached = [client.vips_known for client in self._relays.attached]
+        """VIPs of relays that are away, and of none that serves."""
+        serving = [client.vips_known for client in self._relays.serving]
         known = [client.vips_known for client in self._relays.clients]
-        return frozenset[Endpoint]().union(*known) - frozenset[Endpoint]().union(*attached)
+        return frozenset[Endpoint]().union(*known) - frozenset[Endpoint]().union(*serving)
 
 
 def _of_family(vips: Sequence[Endpoint], version: int) -> list[Endpoint]:

@@ -72,8 +72,9 @@ class FleetCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield catalogue.RELAY_ATTACHED.one(int(bool(self._relays.attached)))
+        serving = self._relays.serving
         yield catalogue.RELAY_UP.of(
-            {(str(one.target), one.region): int(one.attached) for one in self._relays.clients}
+            {(str(one.target), one.region): int(one in serving) for one in self._relays.clients}
         )
         yield catalogue.PLACED.of(dict(sorted(self._ingresses.placed.items())))
 

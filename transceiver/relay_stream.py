@@ -24,13 +24,20 @@ Waiter = tuple[pb.Operation, asyncio.Future[pb.OperationResult]]
 class RelayStream:
     """The stream, from Hello until it breaks; then `abandon` it."""
 
-    def __init__(self, call: Any, on_flow: Callable[[pb.AttachResponse], None]) -> None:
+    def __init__(
+        self,
+        call: Any,
+        on_flow: Callable[[pb.AttachResponse], None],
+        on_draining: Callable[[bool], None] = lambda _: None,
+    ) -> None:
+        """`on_draining`: whether the relay takes no new sessions from now on."""
         self._call = call
         self._on_flow = on_flow
+        self._on_draining = on_draining
         self._max_batch = DEFAULT_BATCH
         self._outbox: list[Waiter] = []
         self._wake = asyncio.Event()
-        self._stalled = False
+        self._end: RelayAwayError | None = None
         self._pending: dict[int, tuple[list[Waiter], asyncio.TimerHandle]] = {}
 
     async def greet(
@@ -80,11 +87,16 @@ class RelayStream:
             while True:
                 self._take(await self._read())
         except asyncio.CancelledError:
-            if self._stalled:
-                raise RelayAwayError(f"no result of a batch within {STALL_TIMEOUT:g} s") from None
+            if self._end is not None:
+                raise self._end from None
             raise
         finally:
             writer.cancel()
+
+    def end(self, why: RelayAwayError) -> None:
+        """Has `run` raise this, which goes on or is just about to."""
+        self._end = why
+        self._call.cancel()  # the reader then sees a cancellation, and why
 
     def abandon(self) -> None:
         """Whoever still waits for a result is told that none will come."""
@@ -115,8 +127,7 @@ class RelayStream:
                 return  # the reader meets the same break, and says why
 
     def _stall(self) -> None:
-        self._stalled = True
-        self._call.cancel()  # the reader then sees a cancellation, and `_stalled`
+        self.end(RelayAwayError(f"no result of a batch within {STALL_TIMEOUT:g} s"))
 
     async def _read(self) -> pb.AttachResponse:
         response: pb.AttachResponse = await self._call.read()
@@ -139,6 +150,8 @@ class RelayStream:
             self._on_flow(response)
         elif kind == "batch_result":
             self._settle(response.batch_result)
+        elif kind == "draining":
+            self._on_draining(response.draining.draining)
         else:
             event(logging.DEBUG, "message_ignored", kind=kind)  # of a newer relay
 

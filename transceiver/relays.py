@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """All relays that a transceiver is attached to, as its calls see them.
 
-Every relay is told of every session. A call waits for those alone whose VIPs its client is told; what the
-others do, and whether they are there at all, does not concern it.
+Every relay that is attached to is told of every session: of those that share a directory, one. A call waits
+for those alone whose VIPs its client is told; what the others do, and whether they are there at all, does not
+concern it. A relay that stands by knows what the one is told that it stands by for.
 """
 
 from __future__ import annotations
@@ -53,9 +54,27 @@ class Relays:
         """Those that take operations now."""
         return [client for client in self.clients if client.attached]
 
+    @property
+    def serving(self) -> Sequence[RelayClient]:
+        """Those by which clients can reach a call: attached to, or standing by for one that is."""
+        attached = self.attached
+        return [one for one in self.clients if one.attached or one.stands_for in attached]
+
     async def wait_attached(self) -> None:
         """Returns when one is, or has been; the caller sets the deadline."""
         await self._any.wait()
+
+    async def settle(self, seconds: float) -> None:
+        """While it goes from one relay to another: returns when it is there, or after so long."""
+        approaching = [one for one in self.clients if one.approaching]
+        if self.attached or not approaching:
+            return
+        waiting = [asyncio.create_task(one.wait_attached()) for one in approaching]
+        try:
+            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
 
     async def run(self) -> None:
         """Keeps all attached; runs until cancelled."""
@@ -84,7 +103,7 @@ class Relays:
                         known[target] = running.create_task(self._attach(self._found[target]))
                 # No answer is no reason to leave, nor is one that misses a relay which is there.
                 for target in [gone for gone in known if targets and gone not in targets]:
-                    if not self._found[target].attached:
+                    if self._found[target] not in self.serving:
                         known.pop(target).cancel()
                         del self._found[target]
                 await asyncio.sleep(LOOK_UP_SECONDS)
@@ -102,7 +121,7 @@ class Relays:
             RefusedError: one refused, and none took it.
         """
         asked = self._ask(session, timeout, traceparent)
-        behind = [task for client, task in asked.items() if not client.vips_known.isdisjoint(vips)]
+        behind = [task for client, task in asked.items() if not self._reach(client).isdisjoint(vips)]
         await _settled(behind, LAG)
         if not any(_took(task) for task in behind):
             await _settled([task for task in asked.values() if task not in behind], 0.0)
@@ -143,9 +162,13 @@ class Relays:
                 detail=str(error),
             )
 
+    def _reach(self, client: RelayClient) -> frozenset[Endpoint]:
+        """The VIPs that lead to what a relay knows: its own, and those of relays that stand by for it."""
+        return client.vips_known.union(*(one.vips_known for one in self.clients if one.stands_for is client))
+
     def _leads(self, vip: Endpoint, asked: _Asked) -> bool:
         """Whether a relay behind it took the session; a VIP that is nobody's is believed."""
-        behind = [task for client, task in asked.items() if vip in client.vips_known]
+        behind = [task for client, task in asked.items() if vip in self._reach(client)]
         return not behind or any(map(_took, behind))
 
 

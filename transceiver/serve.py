@@ -27,6 +27,7 @@ from transceiver.media import Traffic
 from transceiver.metrics import CallCollector, FleetCollector, SpeechCollector, Tally
 from transceiver.mux import media_ports
 from transceiver.peers import Peers
+from transceiver.places import Places
 from transceiver.relay_client import RelayClient
 from transceiver.relay_target import RelayName, RelayTarget
 from transceiver.relays import Relays
@@ -70,6 +71,8 @@ async def _serve(
     traffic, tally, spoken = Traffic(), Tally(), SpeechTally()
     fleet = settings.fleet
     place = settings.place
+    is_one = len(settings.relays) == 1 and isinstance(settings.relays[0], RelayTarget)
+    places = None if is_one else Places(name)
 
     def client_of(target: RelayTarget) -> RelayClient:
         return RelayClient(
@@ -81,6 +84,7 @@ async def _serve(
             tracing=traces,
             routable=lambda: fleet.place([port.endpoint for port in ports]) if fleet else None,
             region=place.region,
+            places=places,
         )
 
     relays = Relays(
@@ -169,6 +173,8 @@ async def _tell(manager: Manager, relays: Relays, calls: Calls) -> None:
         attached, all_of_them = len(relays.attached), len(relays.clients)
         if all_of_them > 1:
             how = f"attached to {attached} of {all_of_them} relays"
+            if standing_by := len(relays.serving) - attached:
+                how += f", {standing_by} standing by"
         else:
             how = "attached to the relay" if attached else "not attached to the relay"
         manager.status(f"{how}, {calls.count()} calls")

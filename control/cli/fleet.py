@@ -22,6 +22,7 @@ _DIRECTORY_COLUMNS = (
     Column("Not told yet", "directory", lambda one: f"{one['queued']} sessions"),
     Column("Refused", "directory", lambda one: _refused(one["refused"])),
 )
+_NO_DIRECTORY = (Column("Directory", "directory"),)
 _RELAY_COLUMNS = (
     Column("RELAY", "relay"),
     Column("REGION", "region"),
@@ -53,9 +54,9 @@ def fleet() -> None:
 def status(form: str, socket_path: Path) -> None:
     """Show relays, transceivers, delays and keys, as this relay has heard of them.
 
-    The first relay is this one. KEYS: the fleet key that it seals with, then the others that it can open.
-    PENDING: sessions of other relays that it could not enter. A transceiver is silent if the relay that it
-    was attached to is not heard any more.
+    The first relay is this one, and the only one where there is no directory. KEYS: the fleet key that it
+    seals with, then the others that it can open. PENDING: sessions of other relays that it could not enter. A
+    transceiver is silent if the relay that it was attached to is not heard any more.
 
     \b
     Examples:
@@ -66,8 +67,9 @@ def status(form: str, socket_path: Path) -> None:
         found = daemon.fleet()
     relays = [_relay(one) for one in found.relays]
     transceivers = [_transceiver(one) for one in found.transceivers]
-    row: Row = {"directory": _directory(found.directory), "relays": relays, "transceivers": transceivers}
-    write_one(row, _DIRECTORY_COLUMNS, form)
+    directory = _directory(found.directory) if found.HasField("directory") else None
+    row: Row = {"directory": directory, "relays": relays, "transceivers": transceivers}
+    write_one(row, _DIRECTORY_COLUMNS if directory else _NO_DIRECTORY, form)
     if form == "json":
         return
     click.echo()
@@ -92,7 +94,7 @@ def _relay(found: pb.FleetRelay) -> Row:
     state = "silent" if found.silent else "draining" if found.draining else "serving"
     return {
         "relay": found.relay,
-        "daemon": found.daemon,
+        "daemon": found.daemon or None,
         "this": found.is_this,
         "region": found.region or None,
         "state": state,
@@ -100,7 +102,7 @@ def _relay(found: pb.FleetRelay) -> Row:
         "transceivers": found.transceivers,
         "sessions": found.sessions,
         "pending": found.pending,
-        "keys": [found.key, *(key for key in found.keys if key != found.key)],
+        "keys": sorted(found.keys, key=lambda key: key != found.key),
         "version": found.version,
     }
 

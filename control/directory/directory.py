@@ -18,6 +18,7 @@ from control.batches import clock
 from control.directory.entering import Entering
 from control.directory.errors import AwayError, Refusal, Refusals
 from control.directory.homes import Home, Homes
+from control.directory.identity import Identity
 from control.directory.journal import Journal, Message
 from control.directory.link import Link
 from control.directory.members import BEAT_SECONDS, Members
@@ -47,7 +48,7 @@ class Directory:
     """One relay's part in it.
 
     Attributes:
-        link, journal, refusals, members, homes, mirrors, presence: what it is made of.
+        link, journal, refusals, members, homes, mirrors, presence, identity: what it is made of.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Directory:
         self._replays = Replays(self.journal, self.refusals)
         self.members = Members(self.sealer.instance)
         self.presence = Presence(self.link, name, self.sealer.instance)
+        self.identity = Identity(self.link)
         self.is_draining: Callable[[], bool] = lambda: False
         self.region = ""  # of this relay, for operators
         self._registry = registry
@@ -107,6 +109,10 @@ class Directory:
         return self._keys[self.sealer.number]
 
     # ---- what happens at this relay -------------------------------------------------------
+
+    def ids(self) -> list[str]:
+        """What others may know of which directory this is; empty while this relay does not know it."""
+        return self.identity.told(self._keys.values())
 
     def adopt(self) -> None:
         """Transceivers that a former daemon has left are kept until it is heard whose they are."""
@@ -226,6 +232,7 @@ class Directory:
         while True:
             try:
                 now = time.monotonic()
+                await self.identity.keep()
                 await self.presence.keep(now)
                 await self.homes.check()
                 await self._say_beat(now)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 
 from earshot.directory.v1 import directory_pb2
 from earshot.relay.v1 import admin_pb2 as pb
@@ -24,6 +25,36 @@ def of(directory: Directory, registry: Registry) -> pb.GetFleetResponse:
         relays=[_this(directory, registry), *(_relay(directory.members, one) for one in members)],
         transceivers=transceivers,
     )
+
+
+def alone(
+    name: str, region: str, is_draining: bool, keys: Iterable[int], registry: Registry
+) -> pb.GetFleetResponse:
+    """Without a directory: this relay, and who is attached to it. `keys`: the numbers of its fleet keys."""
+    numbers = list(keys)
+    this = pb.FleetRelay(
+        relay=name,
+        is_this=True,
+        sessions=registry.session_count(),
+        transceivers=sum(1 for _ in registry.owners()),
+        version=version("earshot"),
+        key=numbers[0] if numbers else 0,
+        keys=numbers,
+        draining=is_draining,
+        region=region,
+    )
+    transceivers = [
+        pb.FleetTransceiver(
+            transceiver=owner.name,
+            relay=name,
+            attached=owner.attached,
+            sessions=len(owner.sessions),
+            region=owner.region,
+        )
+        for owner in registry.owners()
+    ]
+    transceivers.sort(key=_name)
+    return pb.GetFleetResponse(relays=[this], transceivers=transceivers)
 
 
 def _name(transceiver: pb.FleetTransceiver) -> str:

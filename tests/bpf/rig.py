@@ -217,6 +217,7 @@ class Rig:
         datapath = self.datapath
         datapath.flows[:] = np.zeros(1, abi.FLOW)[0]
         datapath.quality[:] = np.zeros(1, abi.QUALITY)[0]
+        datapath.quality_more[:] = np.zeros(1, abi.QUALITY_MORE)[0]
         datapath.lease["until"] = 0
         datapath.delete_sessions(datapath.read_sessions()[0])
         self.entries.clear()
@@ -568,7 +569,8 @@ def loaded_rig() -> Iterator[Rig]:
         config = Config(
             interfaces=(world.CLIENTS, world.BACKENDS),
             vips=world.VIPS,
-            relay_addresses=world.RELAYS,
+            relay_addresses=world.OWN_RELAYS,
+            group_relay_addresses=tuple(world.FOREIGN_RELAYS.values()),
             relay_ports=world.PORTS,
             pin_path=lab.pins / "relay",
             max_sessions=64,

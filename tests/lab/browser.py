@@ -61,7 +61,7 @@ _RECORD = """
 @contextlib.contextmanager
 def chromium(
     playwright: Playwright,
-    host: Host,
+    host: Host | None,
     folder: Path,
     *,
     origin: str = "",
@@ -72,7 +72,7 @@ def chromium(
 
     Args:
         playwright: of which there may be only one in a thread (`sync_playwright`).
-        host: where it runs.
+        host: where it runs; None: here.
         folder: for the script that starts it.
         origin: of plain HTTP, and to be trusted like HTTPS all the same.
         wav: what the microphone hears, again and again, instead of Chromium's own beeps.
@@ -81,8 +81,9 @@ def chromium(
     program = shutil.which("chromium")
     if program is None:
         raise LabError("chromium is not installed (Debian's package has that name)")
+    command = [program] if host is None else host.command(program)
     script = folder / "chromium"
-    script.write_text(f'#!/bin/sh\nexec {shlex.join(host.command(program))} "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
     script.chmod(0o755)
     flags = [*_FLAGS]
     if microphone:
@@ -99,11 +100,14 @@ def chromium(
 
 
 @contextlib.contextmanager
-def open_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
-    """A page in a context of its own. Fails at its end if the page has thrown something."""
+def open_page(browser: Browser, url: str, *, timeout: float = TIMEOUT, **context: Any) -> Iterator[Page]:
+    """A page in a context of its own, with a time in ms for whatever it is waited for.
+
+    Fails at its end if the page has thrown something.
+    """
     opened = browser.new_context(**context)
     try:
-        opened.set_default_timeout(TIMEOUT)
+        opened.set_default_timeout(timeout)
         page = opened.new_page()
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))

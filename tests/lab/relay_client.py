@@ -63,7 +63,14 @@ class RelayClient:
 
 
 class Attachment:
-    """A transceiver's stream, as a context manager: it ends with the block."""
+    """A transceiver's stream, as a context manager: it ends with the block.
+
+    Attributes:
+        welcome: what the relay has said first.
+        told_draining: whether it said since that it drains, or does not any more; None: nothing.
+    """
+
+    told_draining: bool | None = None
 
     def __init__(
         self,
@@ -92,7 +99,7 @@ class Attachment:
     def finish(self) -> None:
         """Ends the stream and waits until the relay has ended it, too."""
         self._requests.put(None)
-        self._events.extend(self._responses)
+        self._events.extend(self._read())
 
     def add(
         self, session_id: str, ufrag: str, endpoints: Sequence[tuple[str, int]], pwd: str = ""
@@ -134,18 +141,25 @@ class Attachment:
     def events(self) -> Iterator[pb.AttachResponse]:
         """FlowBound and FlowEnded in their order, as they come; waits for the next one."""
         while True:
-            yield self._events.pop(0) if self._events else next(self._responses)
+            yield self._events.pop(0) if self._events else next(self._read())
 
     def seen_events(self) -> list[pb.AttachResponse]:
         """Those that came before the answers so far, without waiting."""
         seen, self._events = self._events, []
         return seen
 
+    def _read(self) -> Iterator[pb.AttachResponse]:
+        for response in self._responses:
+            if response.HasField("draining"):
+                self.told_draining = response.draining.draining
+            else:
+                yield response
+
     def _send(self, request: pb.AttachRequest) -> None:
         self._requests.put(request)
 
     def _answer(self, kind: str) -> Any:
-        for response in self._responses:
+        for response in self._read():
             if response.WhichOneof("message") == kind:
                 return getattr(response, kind)
             self._events.append(response)

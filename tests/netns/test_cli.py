@@ -317,6 +317,7 @@ def test_with_a_daemon(family: int) -> None:
             report = earshot_here(site, "stats", "-o", "json").json
             assert report["reasons"]["forward_bound"]["packets"] == 1
             assert report["reasons"]["forward_to_transceiver"]["packets"] == 2
+            assert_knows_itself_and_its_own(site, "voice")
         refused = earshot(site, "datapath", "remove", "--yes")
         assert (refused.status, refused.out) == (1, "")
         assert "is in use" in refused.err
@@ -327,6 +328,27 @@ def test_with_a_daemon(family: int) -> None:
 def loaded_site() -> Iterator[Site]:
     with site_with_program() as site:
         yield site
+
+
+def assert_knows_itself_and_its_own(site: Site, transceiver: str) -> None:
+    """What a relay without a directory has to say of its fleet."""
+    socket = f"--socket={relay_target(site).removeprefix('unix:')}"
+    known = earshot(site, "fleet", "status", "-o", "json", socket).json
+    assert_fits("fleet status", known)
+    assert known["directory"] is None
+    [this] = known["relays"]
+    assert (this["this"], this["state"], this["keys"], this["daemon"]) == (True, "serving", [], None)
+    assert (this["transceivers"], this["sessions"]) == (1, 1)
+    [there] = known["transceivers"]
+    assert (there["transceiver"], there["relay"], there["state"], there["sessions"]) == (
+        transceiver,
+        this["relay"],
+        "attached",
+        1,
+    )
+    table = earshot(site, "fleet", "status", socket).table
+    assert table[0] == ["Directory", "-"]
+    assert [transceiver, "-", this["relay"], "attached", "1"] in table
 
 
 def test_remove_asks_first(loaded_site: Site) -> None:

@@ -181,16 +181,19 @@ def test_drain(stage: Stage, record_property: Record) -> None:
             Code.UNAVAILABLE,
             "the relay is draining: it takes no new sessions",
         )
+        assert attachment.told_draining is True, "before it was refused"
         # What is there may be replaced, and comes back by a snapshot.
         assert attachment.add_session(stage.crowd.members[0].session).code == 0
         stage.end(signal.SIGKILL)
         stage.start()
         assert health(stage) == serving.NOT_SERVING
         with stage.attached() as attachment:
+            assert attachment.welcome.draining
             assert attachment.add_session(new.session).code == Code.UNAVAILABLE
             assert stage.earshot("undrain").status == 0
             assert health(stage) == serving.SERVING
             assert attachment.add_session(new.session).code == 0
+            assert attachment.told_draining is False
             assert attachment.remove(new.session.session_id).code == 0
         stage.traffic.wait_for_rounds(5)
     assert_whole(phase)

@@ -60,7 +60,9 @@ async def open_socket(host: str, received: Callable[[bytes, Address], None]) -> 
 class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
     """Records what it is told, and forwards.
 
-    `refuse` makes it refuse additions with that result, `mute` makes it not answer batches at all.
+    `refuse` makes it refuse additions with that result, `mute` makes it not answer batches at all, `old` not
+    know what is asked before an attachment, and `frozen` not answer that. Relays that share a directory
+    (`share`) have one stream of a transceiver between them, the latest, and tell each other nothing else.
     """
 
     def __init__(self, socket: Path, vip: str, relay: str, region: str) -> None:
@@ -80,7 +82,11 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
         self.media_times: defaultdict[str, list[float]] = defaultdict(list)  # towards a session's client
         self._owners: dict[str, str] = {}
         self._flows: dict[Address, tuple[str, asyncio.DatagramTransport]] = {}
-        self._events: list[asyncio.Queue[pb.AttachResponse]] = []
+        self.directories: list[str] = []
+        self.draining = False
+        self.old = self.frozen = False
+        self._sharing: list[Relay] = [self]
+        self._events: list[asyncio.Queue[pb.AttachResponse | None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -109,18 +115,53 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
         assert self._vip is not None
         return pb.Endpoint(address=self._vip_host, port=self._vip.get_extra_info("sockname")[1])
 
+    @staticmethod
+    def share(directory: str, *relays: Relay) -> None:
+        """They have that directory between them."""
+        for relay in relays:
+            relay.directories, relay._sharing = [directory], list(relays)
+
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._events)
+
+    def drain(self, draining: bool) -> None:
+        """Takes no new sessions, or does again."""
+        self.draining = draining
+        self.refuse = pb.OperationResult(code=14, message="draining") if draining else None
+        for events in self._events:
+            events.put_nowait(pb.AttachResponse(draining=pb.Draining(draining=draining)))
+
+    async def ListVips(self, request: pb.ListVipsRequest, context: Any) -> pb.ListVipsResponse:
+        if self.frozen:
+            await asyncio.Event().wait()
+        if self.old:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "of long ago")
+        return pb.ListVipsResponse(
+            vips=[self.vip],
+            relay="test",
+            region=self.region,
+            directories=self.directories,
+            draining=self.draining,
+        )
+
     async def Attach(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.AttachResponse]:
-        out: asyncio.Queue[pb.AttachResponse] = asyncio.Queue()
+        out: asyncio.Queue[pb.AttachResponse | None] = asyncio.Queue()
+        for relay in self._sharing:
+            for other in relay._events if self.directories else []:
+                other.put_nowait(None)
         self._events.append(out)
         reader = asyncio.create_task(self._read(request_iterator, out))
         try:
-            while True:
-                yield await out.get()
+            while (response := await out.get()) is not None:
+                yield response
+            await context.abort(grpc.StatusCode.ABORTED, "attached to another relay of the region")
         finally:
             self._events.remove(out)
             reader.cancel()
 
-    async def _read(self, requests: Any, out: asyncio.Queue[pb.AttachResponse]) -> None:
+    async def _read(self, requests: Any, out: asyncio.Queue[pb.AttachResponse | None]) -> None:
         name, named = "", list[str]()
         async for request in requests:
             kind = request.WhichOneof("message")
@@ -133,6 +174,8 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
                     grace_seconds=30,
                     max_batch=self.max_batch,
                     region=self.region,
+                    directories=[] if self.old else self.directories,
+                    draining=self.draining,
                 )
                 out.put_nowait(pb.AttachResponse(welcome=welcome))
             elif kind == "snapshot":
