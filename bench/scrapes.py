@@ -27,19 +27,21 @@ def fill_quality(datapath: Datapath) -> None:
     now = time.monotonic_ns()
     for start in range(0, len(datapath.flows), _PART):
         states = datapath.flows["state"][start : start + _PART]
-        records = np.zeros(len(states), abi.QUALITY)
         binding = states & ~np.uint32((1 << abi.FLOW_STATE_BITS) - 1)
-        records["binding"] = binding
+        records = np.zeros(len(states), abi.QUALITY)
         streams = records["streams"]
         for way in (abi.Way.UP, abi.Way.DOWN):
             ssrc = np.uint64(1 + way) << np.uint64(32)
             streams["identity"][:, way] = ssrc | binding.astype(np.uint64) | np.uint64(way)
         streams["arrival"] = now
-        streams["received"], streams["lost"] = 1000, np.arange(4) * 10
+        streams["received"], streams["lost"] = 1000, np.arange(2) * 10
         streams["jitter"], streams["clock"] = 48 * 256 * 5, 48000 // abi.CLOCK_UNIT
-        records["trips"]["microseconds"] = 20_000
-        records["trips"]["answered_at"] = now >> abi.FLOW_TICK_SHIFT & 0xFFFFFFFF
         datapath.quality[start : start + _PART] = records
+        more = np.zeros(len(states), abi.QUALITY_MORE)
+        more["binding"] = binding
+        more["trips"]["microseconds"] = 20_000
+        more["trips"]["answered_at"] = now >> abi.FLOW_TICK_SHIFT & 0xFFFFFFFF
+        datapath.quality_more[start : start + _PART] = more
 
 
 @contextmanager

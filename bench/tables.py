@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import numpy as np
 
-from control import abi, fitting, flow_index, libbpf, loader, pinned
+from control import abi, carry, fitting, flow_index, libbpf, loader, pinned
 from control.addresses import Endpoint, IPAddress, to_bytes
 from control.datapath import Datapath
 from control.foreign import FlowEntering
@@ -113,7 +113,7 @@ class Table:
             for name, entries in (
                 ("sessions_v1", 16),
                 ("backends_v1", BACKENDS + 1),
-                ("quality_v1", shape.flows if quality else 1),
+                *((name, shape.flows if quality else 1) for name in (carry.QUALITY, carry.QUALITY_MORE)),
                 *layout.sizes().items(),
             ):
                 program.set_max_entries(name, entries)

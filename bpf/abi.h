@@ -351,9 +351,17 @@ struct trip {
 	__u32 answered_at; /* ticks, modulo 2^32 */
 };
 
-/* By number of the flow. A stream's first place is that of its way; further ones are searched. */
+/*
+ * By number of the flow, and apart from all else, so that they are close together: the first place of
+ * each way, where most packets find their stream.
+ */
 struct quality {
-	struct stream streams[FLOW_STREAMS];
+	struct stream streams[2]; /* by way */
+};
+
+/* By number of the flow, too: the places that are searched then, and what is not of one stream. */
+struct quality_more {
+	struct stream streams[FLOW_STREAMS - 2];
 	struct trip trips[2]; /* by the way of the request */
 	__u32 binding;	      /* flow.state, with 0 in place of the state: of trips and all below */
 	__u32 unmeasured;     /* RTP packets for whose SSRC there was no place */
@@ -514,7 +522,8 @@ _Static_assert(sizeof(struct backend) == 32, "backend");
 _Static_assert(sizeof(struct flow) == 64, "one flow, one cache line");
 _Static_assert(sizeof(struct foreign) == 40, "foreign has no padding");
 _Static_assert(sizeof(struct stream) == 64, "one stream, one cache line");
-_Static_assert(sizeof(struct quality) == 320, "five cache lines");
+_Static_assert(sizeof(struct quality) == 128, "two cache lines");
+_Static_assert(sizeof(struct quality_more) == 192, "three cache lines");
 _Static_assert(sizeof(struct flow_key) == 20, "flow_key has no padding");
 _Static_assert(sizeof(struct last_drop) == 16, "last_drop");
 _Static_assert(sizeof(struct tap) == 104, "tap");

@@ -13,6 +13,7 @@ static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *
 					     __u16 stun_type)
 {
 	__u32 number = record_number(local->number, p->dport), backend_number, vip_number;
+	__u64 arrival = arrival_of(p);
 	struct flow *flow = bpf_map_lookup_elem(&flows_v2, &number);
 	const struct backend *backend;
 	const struct vip *vip;
@@ -23,7 +24,7 @@ static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *
 
 	if (!flow)
 		return REASON_ABORTED_BAD_NUMBER;
-	quality = expect_rtp(p, number, WAY_DOWN);
+	quality = expect_rtp(arrival, number, WAY_DOWN);
 	switch (state_before_fields(flow)) {
 	case FLOW_LIVE:
 		break;
@@ -49,7 +50,7 @@ static __always_inline enum reason to_client(struct xdp_md *ctx, struct packet *
 		if (failed != UNDECIDED)
 			return failed;
 	}
-	measure(ctx, p, quality, number, flow->state, WAY_DOWN, stun_type);
+	measure(ctx, p, quality, number, flow->state, WAY_DOWN, stun_type, arrival);
 
 	r.src = &vip->addr;
 	r.dst = &flow->client_addr;

@@ -194,7 +194,7 @@ static __always_inline int prevails(const struct binding *b, const struct flow *
 		return 0;
 	for (i = 0; i < 4; i++)
 		if (ours->addr.words[i] != theirs->addr.words[i])
-			return ours->addr.words[i] > theirs->addr.words[i];
+			return bpf_ntohl(ours->addr.words[i]) > bpf_ntohl(theirs->addr.words[i]);
 	return b->number > live_number;
 }
 

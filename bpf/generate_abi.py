@@ -39,6 +39,7 @@ STRUCTS = (
     "stream",
     "trip",
     "quality",
+    "quality_more",
     "layout",
     "bucket",
     "free_list",

@@ -41,7 +41,7 @@ struct settings {
 	__u64 binding_burst;
 	__u64 session_interval;
 	__u64 session_burst;
-	__u64 quality; /* 0: none is measured, and quality_v1 has one entry, of no use */
+	__u64 quality; /* 0: none is measured, and quality_v2 and quality_more_v1 have one entry, of no use */
 	struct abi_enums enums;
 };
 const volatile struct settings settings = { .jiffy_ns = 1 };
@@ -200,7 +200,16 @@ struct {
 	__type(key, __u32);
 	__type(value, struct quality);
 	__uint(max_entries, 1);
-} quality_v1 SEC(".maps");
+} quality_v2 SEC(".maps");
+
+/* Likewise. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct quality_more);
+	__uint(max_entries, 1);
+} quality_more_v1 SEC(".maps");
 
 /* From a client's 5-tuple to its record. Entered by XDP, removed by the daemon. A bucket for six records. */
 struct {

@@ -49,16 +49,26 @@ static __always_inline __u32 binding_of(__u32 state, enum way way)
 }
 
 /*
+ * When a packet came that may be RTP, ns of CLOCK_MONOTONIC; 0: nobody needs to know. The one clock
+ * that is fine enough is a call, hence for RTP alone (clock.h). It also waits until all that was begun
+ * before is done: so it is asked before a flow is looked for, and nothing is on its way.
+ */
+static __always_inline __u64 arrival_of(const struct packet *p)
+{
+	return settings.quality && p->first >= RTP_FIRST ? bpf_ktime_get_ns() : 0;
+}
+
+/*
  * Where RTP of a flow is counted; NULL for all else. Asks for the line that it will
  * most likely need, so that this comes while the flow's own is on its way.
  */
-static __always_inline struct quality *expect_rtp(const struct packet *p, __u32 number, enum way way)
+static __always_inline struct quality *expect_rtp(__u64 arrival, __u32 number, enum way way)
 {
 	struct quality *quality;
 
-	if (!settings.quality || p->first < RTP_FIRST)
+	if (!arrival)
 		return NULL;
-	quality = bpf_map_lookup_elem(&quality_v1, &number);
+	quality = bpf_map_lookup_elem(&quality_v2, &number);
 	if (quality)
 		*(const volatile __u64 *)&quality->streams[way].identity;
 	return quality;
@@ -80,24 +90,24 @@ static __always_inline int read_rtp(struct xdp_md *ctx, const struct packet *p, 
 }
 
 /* All that is not of one stream, emptied if it is of another flow. */
-static __always_inline void renew_quality(struct quality *quality, __u32 binding, __u16 clock)
+static __always_inline void renew_quality(struct quality_more *more, __u32 binding, __u16 clock)
 {
-	__builtin_memset(quality->trips, 0, sizeof(quality->trips));
-	quality->unmeasured = 0;
-	quality->clock = clock;
-	quality->binding = binding;
+	__builtin_memset(more->trips, 0, sizeof(more->trips));
+	more->unmeasured = 0;
+	more->clock = clock;
+	more->binding = binding;
 }
 
 /* Of a flow that is being bound, to a session with this clock (0: the usual one). */
 static __always_inline void begin_quality(__u32 number, __u32 state, __u16 clock)
 {
-	struct quality *quality;
+	struct quality_more *more;
 
 	if (!settings.quality)
 		return;
-	quality = bpf_map_lookup_elem(&quality_v1, &number);
-	if (quality)
-		renew_quality(quality, binding_of(state, 0), clock ? clock : CLOCK_USUAL);
+	more = bpf_map_lookup_elem(&quality_more_v1, &number);
+	if (more)
+		renew_quality(more, binding_of(state, 0), clock ? clock : CLOCK_USUAL);
 }
 
 static __always_inline void begin_stream(struct stream *stream, __u64 identity, __u16 clock, __u64 now,
@@ -115,47 +125,49 @@ static __always_inline void begin_stream(struct stream *stream, __u64 identity, 
 	stream->received = 1;
 }
 
-/*
- * The place of a stream that is not in its first one, where it need not be
- * known yet: then it is begun in one that is free, else in that of the stream
- * that has been silent longest, if long enough. Its number | FLOW_STREAMS if this
- * packet began it, or -1 where there is no place.
- */
-__noinline int place_stream(struct quality *quality, __u64 identity, __u64 now, __u32 timestamp, __u32 sequence)
+/* The places of a flow, first those of both ways. */
+static __always_inline struct stream *stream_at(struct quality *quality, struct quality_more *more, __u32 place)
 {
-	__u32 flow = binding_of(identity, 0), way = identity & 1, i, at, chosen = FLOW_STREAMS;
-	__u64 silence, longest = REPLACE_NS;
-
-	if (!quality)
-		return -1;
-	for (i = 0; i < FLOW_STREAMS; i++)
-		if (quality->streams[i].identity == identity)
-			return i;
-	if (quality->binding != flow)
-		renew_quality(quality, flow, CLOCK_USUAL);
-	for (i = 0; i < FLOW_STREAMS; i++) {
-		/* From its first place on; that of the other way comes last. */
-		at = i == 0 ? way : i == FLOW_STREAMS - 1 ? !way : i + 1;
-		silence = now - quality->streams[at & (FLOW_STREAMS - 1)].arrival;
-		if (binding_of(quality->streams[at & (FLOW_STREAMS - 1)].identity, 0) != flow) {
-			chosen = at;
-			break;
-		}
-		if ((__s64)silence > (__s64)longest) {
-			longest = silence;
-			chosen = at;
-		}
-	}
-	if (chosen == FLOW_STREAMS) {
-		quality->unmeasured++;
-		return -1;
-	}
-	chosen &= FLOW_STREAMS - 1;
-	begin_stream(&quality->streams[chosen], identity, quality->clock, now, timestamp, sequence);
-	return chosen | FLOW_STREAMS;
+	return place < 2 ? &quality->streams[place] : &more->streams[place & 1];
 }
 
-/* What a packet that is not the next one is to its stream. */
+/* NULL: it has none yet. */
+static __always_inline struct stream *find_stream(struct quality *quality, struct quality_more *more, __u64 identity)
+{
+	__u32 i;
+
+	for (i = 0; i < FLOW_STREAMS; i++)
+		if (stream_at(quality, more, i)->identity == identity)
+			return stream_at(quality, more, i);
+	return NULL;
+}
+
+/*
+ * A place for a new stream: one that is free, else that of the stream that has
+ * been silent longest, if long enough; or NULL.
+ */
+static __always_inline struct stream *find_place(struct quality *quality, struct quality_more *more, __u64 identity,
+						 __u64 now)
+{
+	__u32 flow = binding_of(identity, 0), way = identity & 1, i;
+	struct stream *stream, *chosen = NULL;
+	__s64 silence, longest = REPLACE_NS;
+
+	for (i = 0; i < FLOW_STREAMS; i++) {
+		/* From its first place on; that of the other way comes last. */
+		stream = stream_at(quality, more, i == 0 ? way : i == FLOW_STREAMS - 1 ? !way : i + 1);
+		if (binding_of(stream->identity, 0) != flow)
+			return stream;
+		silence = now - stream->arrival;
+		if (silence > longest) {
+			longest = silence;
+			chosen = stream;
+		}
+	}
+	return chosen;
+}
+
+/* What a packet is to its stream. */
 enum step {
 	STEP_STRAY, /* not of it, as far as can be told */
 	STEP_KNOWN,
@@ -163,17 +175,13 @@ enum step {
 };
 
 /*
- * A packet that is not the next one (RFC 3550, A.1). A number far from the others is
+ * Counts a packet, whatever its number is (RFC 3550, A.1). One far from the others is
  * the stream's only once the one after it has come, too.
  */
-__noinline int out_of_step(struct stream *stream, __u32 sequence)
+static __always_inline enum step count_packet(struct stream *stream, __u16 sequence)
 {
-	__u16 ahead, behind;
+	__u16 ahead = sequence - stream->highest, behind = stream->highest - sequence;
 
-	if (!stream)
-		return STEP_STRAY;
-	ahead = sequence - stream->highest;
-	behind = stream->highest - sequence;
 	if (ahead && ahead < MAX_DROPOUT) {
 		stream->window = ahead < WINDOW_BITS ? stream->window << ahead | 1 : 1;
 		stream->highest = sequence;
@@ -198,7 +206,7 @@ __noinline int out_of_step(struct stream *stream, __u32 sequence)
 			stream->lost--;
 		return STEP_KNOWN;
 	}
-	if (stream->suspect != (__u16)sequence) {
+	if (stream->suspect != sequence) {
 		stream->suspect = sequence + 1;
 		return STEP_STRAY;
 	}
@@ -242,42 +250,67 @@ static __always_inline void add_jitter(struct stream *stream, __u64 spacing, __u
 		stream->peak_jitter = peak > 0xffff ? 0xffff : peak;
 }
 
-static __always_inline void measure_rtp(struct xdp_md *ctx, const struct packet *p, struct quality *quality,
-					__u32 state, enum way way)
+/*
+ * A packet that is not the next one of a stream in its first place, or comes after a
+ * gap. A function of its own, which takes all that is left to do: so the usual packet
+ * keeps nothing for after a call.
+ */
+__noinline int measure_unusual(__u32 number, __u64 identity, __u64 now, __u32 timestamp, __u32 sequence)
 {
-	struct stream *stream = &quality->streams[way];
-	enum step step = STEP_KNOWN;
-	__u64 identity, now, spacing;
-	struct rtp rtp;
-	int at;
+	struct quality_more *more = bpf_map_lookup_elem(&quality_more_v1, &number);
+	struct quality *quality = bpf_map_lookup_elem(&quality_v2, &number);
+	__u32 flow = binding_of(identity, 0);
+	struct stream *stream;
+	enum step step;
+	__u64 spacing;
 
-	if (!read_rtp(ctx, p, &rtp))
-		return;
-	identity = (__u64)rtp.ssrc << 32 | binding_of(state, way);
-	/* The one clock that is fine enough: a call, hence for RTP alone (clock.h). */
-	now = bpf_ktime_get_ns();
-	if (stream->identity != identity) {
-		at = place_stream(quality, identity, now, rtp.timestamp, rtp.sequence);
-		if (at < 0 || at & FLOW_STREAMS)
-			return;
-		stream = &quality->streams[at & (FLOW_STREAMS - 1)];
+	if (!quality || !more)
+		return 0;
+	stream = find_stream(quality, more, identity);
+	if (!stream) {
+		if (more->binding != flow)
+			renew_quality(more, flow, CLOCK_USUAL);
+		stream = find_place(quality, more, identity, now);
+		if (stream)
+			begin_stream(stream, identity, more->clock, now, timestamp, sequence);
+		else
+			more->unmeasured++;
+		return 0;
 	}
 	spacing = now - stream->arrival;
 	if ((__s64)spacing < 0) /* of two CPUs */
 		spacing = 0;
-	if (rtp.sequence == (__u16)(stream->highest + 1)) {
-		stream->highest = rtp.sequence;
-		stream->window = stream->window << 1 | 1;
-		stream->received++;
-	} else {
-		step = out_of_step(stream, rtp.sequence);
-		if (step == STEP_STRAY)
-			return;
-	}
+	step = count_packet(stream, sequence);
+	if (step == STEP_STRAY)
+		return 0;
 	if (spacing > GAP_NS)
 		add_gap(stream, spacing);
 	if (spacing < SPACING_MAX && step == STEP_KNOWN)
-		add_jitter(stream, spacing, rtp.timestamp);
+		add_jitter(stream, spacing, timestamp);
+	stream->arrival = now;
+	stream->timestamp = timestamp;
+	return 0;
+}
+
+static __always_inline void measure_rtp(struct xdp_md *ctx, const struct packet *p, struct quality *quality,
+					__u32 number, __u32 state, enum way way, __u64 now)
+{
+	struct stream *stream = &quality->streams[way];
+	__u64 identity, spacing = now - stream->arrival;
+	struct rtp rtp;
+
+	if (!read_rtp(ctx, p, &rtp))
+		return;
+	identity = (__u64)rtp.ssrc << 32 | binding_of(state, way);
+	/* Of two CPUs, spacing may be negative, which is a very long one here. */
+	if (stream->identity != identity || rtp.sequence != (__u16)(stream->highest + 1) || spacing > GAP_NS) {
+		measure_unusual(number, identity, now, rtp.timestamp, rtp.sequence);
+		return;
+	}
+	stream->highest = rtp.sequence;
+	stream->window = stream->window << 1 | 1;
+	stream->received++;
+	add_jitter(stream, spacing, rtp.timestamp);
 	stream->arrival = now;
 	stream->timestamp = rtp.timestamp;
 }
@@ -290,15 +323,15 @@ static __always_inline void measure_rtp(struct xdp_md *ctx, const struct packet 
 __noinline int time_trip(struct xdp_md *ctx, const struct packet *p, __u32 number, __u32 state, __u32 kind)
 {
 	__u32 type = kind & 0xffff, way = kind >> 16 & 1, binding = binding_of(state, 0);
-	struct quality *quality = bpf_map_lookup_elem(&quality_v1, &number);
+	struct quality_more *more = bpf_map_lookup_elem(&quality_more_v1, &number);
 	__u64 transaction, now, took;
 	struct trip *trip;
 
-	if (!p || !quality || transaction_of(ctx, p, &transaction))
+	if (!p || !more || transaction_of(ctx, p, &transaction))
 		return 0;
-	if (quality->binding != binding)
-		renew_quality(quality, binding, CLOCK_USUAL);
-	trip = &quality->trips[type == STUN_BINDING_REQUEST ? way : !way];
+	if (more->binding != binding)
+		renew_quality(more, binding, CLOCK_USUAL);
+	trip = &more->trips[type == STUN_BINDING_REQUEST ? way : !way];
 	now = bpf_ktime_get_ns();
 	took = now - trip->asked_at;
 	if (type != STUN_BINDING_REQUEST) {
@@ -319,15 +352,15 @@ __noinline int time_trip(struct xdp_md *ctx, const struct packet *p, __u32 numbe
 
 /*
  * A packet of a flow that may pass. `quality`: as expect_rtp() said; `state`: the flow's;
- * `stun_type`: 0 where it is not STUN.
+ * `stun_type`: 0 where it is not STUN; `arrival`: as arrival_of() said.
  */
 static __always_inline void measure(struct xdp_md *ctx, const struct packet *p, struct quality *quality,
-				    __u32 number, __u32 state, enum way way, __u16 stun_type)
+				    __u32 number, __u32 state, enum way way, __u16 stun_type, __u64 arrival)
 {
 	if (!settings.quality)
 		return;
 	if (quality)
-		measure_rtp(ctx, p, quality, state, way);
+		measure_rtp(ctx, p, quality, number, state, way, arrival);
 	else if (stun_type == STUN_BINDING_REQUEST || stun_type == STUN_BINDING_SUCCESS)
 		time_trip(ctx, p, number, state, way << 16 | stun_type);
 }

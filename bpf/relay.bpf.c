@@ -37,8 +37,9 @@ static __always_inline enum reason from_client(struct xdp_md *ctx, struct packet
 	struct flow_key key = { .client_addr = p->src, .client_port = p->sport, .vip = vip };
 	enum reason reason = REASON_FORWARD_TO_TRANSCEIVER;
 	__u32 number = 0;
+	__u64 arrival = arrival_of(p);
 	struct flow *flow = find_live(&key, &number);
-	struct quality *quality = expect_rtp(p, number, WAY_UP);
+	struct quality *quality = expect_rtp(arrival, number, WAY_UP);
 
 	if (is_stun(p->first) && stun_type == STUN_BINDING_REQUEST) {
 		struct binding binding = { .key = key, .live = flow ? (int)number : NOT_FOUND };
@@ -52,7 +53,7 @@ static __always_inline enum reason from_client(struct xdp_md *ctx, struct packet
 	} else if (!flow) {
 		return unclaimed(p, REASON_DROP_NO_FLOW);
 	}
-	measure(ctx, p, quality, number, flow->state, WAY_UP, stun_type);
+	measure(ctx, p, quality, number, flow->state, WAY_UP, stun_type, arrival);
 	return to_transceiver(ctx, p, flow, number, reason);
 }
 

@@ -407,13 +407,20 @@ TRIP = _dtype(
 )
 
 QUALITY = _dtype(
-    320,
+    128,
     [
-        ("streams", (STREAM, (4,)), 0),
-        ("trips", (TRIP, (2,)), 256),
-        ("binding", "<u4", 304),
-        ("unmeasured", "<u4", 308),
-        ("clock", "<u2", 312),
+        ("streams", (STREAM, (2,)), 0),
+    ],
+)
+
+QUALITY_MORE = _dtype(
+    192,
+    [
+        ("streams", (STREAM, (2,)), 0),
+        ("trips", (TRIP, (2,)), 128),
+        ("binding", "<u4", 176),
+        ("unmeasured", "<u4", 180),
+        ("clock", "<u2", 184),
     ],
 )
 

@@ -18,14 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from control import abi, flow_index
+from control import abi, flow_index, former_quality
 from control.datapath import STATE_MASK, Datapath
 from control.former_tables import FormerTable, RingTable, ShiftTable
 from control.layout import Layout
 from control.libbpf import Array
 from control.maps import DType, HashMap, MappedArray
 
-FLOWS, BACKENDS, SESSIONS, QUALITY = "flows_v2", "backends_v1", "sessions_v1", "quality_v1"
+FLOWS, BACKENDS, SESSIONS = "flows_v2", "backends_v1", "sessions_v1"
+QUALITY, QUALITY_MORE = "quality_v2", "quality_more_v1"
 # None of them is of use without the others of the same table.
 TABLE = frozenset({FLOWS, "flow_index_v2", "free_flows_v2", "free_lists_v1", "layout_v1"})
 # Those that stay as large as they are when fewer entries are wanted.
@@ -58,6 +59,10 @@ class Former:
 
 # By the name that a map has today.
 FORMER: dict[str, Former] = {FLOWS: Former("flows_v1", abi.FLOW, table=ShiftTable)}
+FORMER |= {
+    QUALITY: Former(former_quality.NAME, former_quality.RECORD, former_quality.first_streams),
+    QUALITY_MORE: Former(former_quality.NAME, former_quality.RECORD, former_quality.all_else),
+}
 # Maps of former layouts from which nothing is carried.
 LEFT_BEHIND = frozenset(
     {
@@ -77,6 +82,7 @@ _TODAY = {
     BACKENDS: Former(BACKENDS, abi.BACKEND),
     SESSIONS: Former(SESSIONS, abi.SESSION),
     QUALITY: Former(QUALITY, abi.QUALITY),
+    QUALITY_MORE: Former(QUALITY_MORE, abi.QUALITY_MORE),
 }
 
 # All that the configuration sizes: in other sizes they are filled from what is there.
@@ -152,10 +158,11 @@ class Carrier:
         for name, (before, fd) in self._fds.items():
             if name == BACKENDS:
                 _carry_array(fd, before, self._datapath.backends)
-            elif name == QUALITY:
-                _carry_array(fd, before, self._datapath.quality)
+            elif name in (QUALITY, QUALITY_MORE):
+                to = self._datapath.quality if name == QUALITY else self._datapath.quality_more
+                _carry_array(fd, before, to)
                 # What the old program counts from here on is not seen: numbers begin anew, nothing was lost.
-                self._datapath.quality["streams"]["highest"] += np.uint16(1 << 15)
+                to["streams"]["highest"] += np.uint16(1 << 15)
             else:
                 keys, values = HashMap(fd, abi.UFRAG_KEY, before.value).read()
                 self._datapath.put_sessions(keys, before.convert(values))

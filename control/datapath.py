@@ -28,7 +28,8 @@ from fleet.key import FleetKey
 STATE_MASK = (1 << abi.FLOW_STATE_BITS) - 1
 _MAPPED = {
     "flows_v2": abi.FLOW,
-    "quality_v1": abi.QUALITY,
+    "quality_v2": abi.QUALITY,
+    "quality_more_v1": abi.QUALITY_MORE,
     "flow_index_v2": abi.BUCKET,
     "free_flows_v2": abi.FREE_LINE,
     "free_lists_v1": abi.FREE_LIST,
@@ -42,8 +43,8 @@ _MAPPED = {
 class Datapath:
     """The kernel's side as one object.
 
-    flows, quality, index, backends, hops, fleet_owners and lease are the kernel's own memory: reads see
-    what XDP writes, and writes are seen by the next packet.
+    flows, quality, quality_more, index, backends, hops, fleet_owners and lease are the kernel's own memory:
+    reads see what XDP writes, and writes are seen by the next packet.
 
     Attributes:
         vips, relays: by the number that flows and records name them with.
@@ -65,7 +66,7 @@ class Datapath:
             arrays["backends_v1"],
             arrays["hops_v1"],
         )
-        self.quality = arrays["quality_v1"]
+        self.quality, self.quality_more = arrays["quality_v2"], arrays["quality_more_v1"]
         self.index = flow_index.words_of(arrays["flow_index_v2"])
         self.free = FreeLists(arrays["free_lists_v1"], arrays["free_flows_v2"])
         self.sessions = HashMap(fds["sessions_v1"], abi.UFRAG_KEY, abi.SESSION)
@@ -106,8 +107,8 @@ class Datapath:
 
     def close(self) -> None:
         """Lets go of the maps. What is pinned or attached stays."""
-        del self.flows, self.quality, self.index, self.free, self.backends, self.hops, self.fleet_owners
-        del self.lease
+        del self.flows, self.quality, self.quality_more, self.index, self.free, self.backends, self.hops
+        del self.fleet_owners, self.lease
         for mapping in self._mappings.values():
             mapping.close()
         for fd in self._fds.values():

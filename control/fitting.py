@@ -12,7 +12,7 @@ import numpy as np
 
 from control import abi, carry, jiffies, libbpf, local_table, memory, relay_numbers
 from control.addresses import IPAddress, from_bytes
-from control.carry import QUALITY, Flows, Former
+from control.carry import QUALITY, QUALITY_MORE, Flows, Former
 from control.config import Config
 from control.datapath import Datapath
 from control.errors import DatapathError
@@ -235,7 +235,7 @@ def map_sizes(config: Config, layout: Layout) -> dict[str, int]:
         "sessions_v1": config.max_sessions,
         "backends_v1": config.max_backends + 1,  # entry 0 is not used
         **layout.sizes(),
-        QUALITY: layout.records if config.quality else 1,
+        **dict.fromkeys((QUALITY, QUALITY_MORE), layout.records if config.quality else 1),
     }
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from control import abi
+from control import abi, former_quality
 
 # Where nothing of the values is shown: they pass through states of secrets.
 HIDDEN = np.dtype(np.void)
@@ -49,7 +49,8 @@ MAP_TYPES: dict[str, MapType] = {
     "backends_v1": MapType(None, abi.BACKEND, "endpoints of transceivers by number"),
     "flows_v2": MapType(None, abi.FLOW, "flows, a record for each relay port"),
     "flow_index_v2": MapType(None, abi.BUCKET, "numbers of flows, by a hash of the client's 5-tuple"),
-    "quality_v1": MapType(None, abi.QUALITY, "what is measured of each flow, by its number"),
+    "quality_v2": MapType(None, abi.QUALITY, "what is measured of each flow: a stream each way"),
+    "quality_more_v1": MapType(None, abi.QUALITY_MORE, "likewise: its further streams, and round trips"),
     "free_flows_v2": MapType(None, abi.FREE_LINE, "rings of numbers of free flow records"),
     "free_lists_v1": MapType(None, abi.FREE_LIST, "where these rings begin and end, for IPv4 and IPv6"),
     "lease_v1": MapType(None, abi.LEASE, "until when new flows may be bound, ns of the monotonic clock"),
@@ -64,4 +65,5 @@ MAP_TYPES: dict[str, MapType] = {
     "reasons_v1": MapType(None, abi.REASON_COUNTER, "packets and bytes by reason"),
     # Of former layouts, as long as somebody may still have them (control/carry.py).
     "flows_v1": MapType(None, abi.FLOW, "flows of the first layout"),
+    "quality_v1": MapType(None, former_quality.RECORD, "what is measured of each flow, of the first layout"),
 }

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How flows fare, as XDP has measured it (bpf/quality.h): loss, jitter and round trips, by flow.
 
-Pure functions over two arrays, the flow table and quality_v1, which the datapath has as the kernel's own
-memory. docs/quality.md says what each figure means. `of_flow` is for one, `of_flows` for half a million.
+Pure functions over three arrays, the flow table, quality_v2 and quality_more_v1, which the datapath has as
+the kernel's own memory. docs/quality.md says what each figure means. `of_flow` is for one, `of_flows` for
+half a million.
 """
 
 from __future__ import annotations
@@ -140,6 +141,8 @@ class Measured(Protocol):
     def flows(self) -> Records: ...
     @property
     def quality(self) -> Records: ...
+    @property
+    def quality_more(self) -> Records: ...
 
 
 def is_on(datapath: Measured) -> bool:
@@ -186,13 +189,14 @@ def _rows(columns: Streams | Trips) -> Iterator[dict[str, Any]]:
 
 def _chunk(datapath: Measured, numbers: Numbers, now_ns: int) -> tuple[Streams, Trips]:
     # The state after the figures: of a record that is bound anew in between, nothing fits.
-    records = datapath.quality[numbers]
+    more = datapath.quality_more[numbers]
+    streams = np.concatenate((datapath.quality["streams"][numbers], more["streams"]), axis=1)
     binding = datapath.flows["state"][numbers] & _BINDING
-    theirs = records["streams"]["identity"].astype(np.uint32) & _BINDING
+    theirs = streams["identity"].astype(np.uint32) & _BINDING
     holds = (theirs == binding[:, None]) & (binding > 0)[:, None]
     at, place = np.nonzero(holds)
-    return _streams(records["streams"][at, place], numbers[at], now_ns), _trips(
-        records, numbers, records["binding"] == binding, now_ns
+    return _streams(streams[at, place], numbers[at], now_ns), _trips(
+        more, numbers, more["binding"] == binding, now_ns
     )
 
 

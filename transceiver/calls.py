@@ -133,6 +133,7 @@ class Calls:
     async def _set_up(
         self, offer: str, metadata: Mapping[str, str], span: Span, region: str
     ) -> tuple[Call, str]:
+        await self._relays.settle(self._limits.relay)
         refusal = self._admission.refusal(len(self._calls))
         if refusal is not None:
             raise BusyError(refusal)
@@ -186,6 +187,7 @@ class Calls:
         """
         call = self._alive(call_id)
         client = read_credentials(fragment)
+        await self._relays.settle(self._limits.relay)
         async with call.patching:
             check_if_match(if_match, self._alive(call_id).etag)
             if client is None or not call.asks_restart(client):

@@ -65,6 +65,10 @@ class Places:
         """Whether it has answered, and another one has its place."""
         return self._line.get(one, False) and self.holder(one) is not None
 
+    def is_near(self, one: Candidate) -> bool:
+        """Whether it has answered, and has its place, or stands by for it."""
+        return one in self._taken or self._line.get(one, False)
+
     @asynccontextmanager
     async def taken(
         self, one: Candidate, look: Callable[[], Awaitable[None]], waiting: Callable[[], None]

@@ -32,6 +32,7 @@ from transceiver.relay_target import RelayTarget
 
 BACKOFF_FIRST = 0.1
 BACKOFF_MOST = 5.0
+LOOK_SECONDS = 5.0  # between two looks at a relay that is attached to, and is one of several
 LOOK_TIMEOUT = 5.0  # of the question what a relay shares
 # So long a relay that has not answered, or had no room, comes after the others of its directory.
 UNFIT_SECONDS = 60.0
@@ -102,6 +103,11 @@ class RelayClient:
         if self._places is None or not self._places.stands_by(self):
             return None
         return self._places.holder(self)
+
+    @property
+    def approaching(self) -> bool:
+        """Whether it is not attached to, and may be in a moment."""
+        return self._places is not None and not self.attached and self._places.is_near(self)
 
     @property
     def fit(self) -> bool:
@@ -220,13 +226,26 @@ class RelayClient:
                 sessions=len(sessions),
             )
             self._reconsider()  # it may have begun to drain meanwhile
-            await stream.run()
+            watching = asyncio.create_task(self._watch(stub))
+            try:
+                await stream.run()
+            finally:
+                watching.cancel()
         finally:
             attaching.end(error="not attached")
             self._attached.clear()
             self._stream = None
             stream.abandon()
             call.cancel()
+
+    async def _watch(self, stub: Any) -> None:
+        """Nobody may ask anything of a relay for long, whose host may be gone: so it is looked at, too."""
+        while self._places is not None:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self._look(stub)
+            except (grpc.RpcError, RelayAwayError):
+                self._set_unfit()
 
     def _set_draining(self, draining: bool) -> None:
         self._draining = draining

@@ -64,6 +64,18 @@ class Relays:
         """Returns when one is, or has been; the caller sets the deadline."""
         await self._any.wait()
 
+    async def settle(self, seconds: float) -> None:
+        """While it goes from one relay to another: returns when it is there, or after so long."""
+        approaching = [one for one in self.clients if one.approaching]
+        if self.attached or not approaching:
+            return
+        waiting = [asyncio.create_task(one.wait_attached()) for one in approaching]
+        try:
+            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+
     async def run(self) -> None:
         """Keeps all attached; runs until cancelled."""
         async with asyncio.TaskGroup() as running:

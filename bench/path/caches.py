@@ -21,7 +21,6 @@ from tests.lab.netns import Lab
 
 SIZE = 80
 SECONDS = 0.3
-ROUNDS = 3
 
 
 def cost(ready: Ready, cpu: int, flows: range, *, in_turn: bool = False) -> float:
@@ -40,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--flows", type=int, default=50_000, help="(default: %(default)s)")
     parser.add_argument("--few", type=int, default=1000, help="(default: %(default)s)")
     parser.add_argument("--tables", type=int, default=8, help="one after the other (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="the median counts (default: %(default)s)")
     parser.add_argument("--family", type=int, default=4, help="(default: %(default)s)")
     options = parser.parse_args(arguments)
     cpu = max(os.sched_getaffinity(0))
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     cost(relay, cpu, range(options.few)),
                     cost(relay, cpu, every, in_turn=True),
                 )
-                for _ in range(ROUNDS)
+                for _ in range(options.rounds)
             ]
         medians = [statistics.median(column) for column in zip(*found, strict=True)]
         print("{:8.0f}{:8.0f}{:8.0f}{:9.0f}".format(*medians), flush=True)

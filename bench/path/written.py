@@ -6,23 +6,23 @@ It finds what changes. What is stored to without a change of value, it does not 
 
 from __future__ import annotations
 
-import json
 import os
 import struct
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+
+import numpy as np
 
 from bench.path import plan
-from bench.path.stores import program_id
 from bench.path.traffic import Packets
 from bench.tables import Shape, Table
 from control import libbpf
-from tests.lab.host import run
 
 SIZE = 200
 MACS = (bytes(6), bytes(6))
-_NOT_LISTED = ("queue", "stack")
+_ARRAY, _PERCPU_ARRAY = 2, 6
+_NOT_LISTED = (4, 22, 23)  # arrays of perf events, queues, stacks
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def written(flows: int, sent: range, cpu: int) -> list[Place]:
     forms = plan.port_each(4)
     with closing(Table(Shape(4, 1, flows))) as table:
         table.fill()
-        maps = _maps(table.program_fd)
-        before = {number: _dump(number) for number in maps}
+        maps = _open(table.program_fd)
+        before = {fd: _dump(fd) for fd in maps}
         allowed = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {cpu})
         try:
@@ -64,9 +64,10 @@ def written(flows: int, sent: range, cpu: int) -> list[Place]:
         finally:
             os.sched_setaffinity(0, allowed)
         places = []
-        for number, name in maps.items():
-            after = _dump(number)
-            changed = [key for key, value in after.items() if before[number].get(key) != value]
+        for fd, name in maps.items():
+            after = _dump(fd)
+            os.close(fd)
+            changed = [key for key, value in after.items() if before[fd].get(key) != value]
             if changed:
                 # The numbers of an array's entries, or the keys of a hash; a CPU's number is behind it.
                 entries = sorted(
@@ -77,21 +78,39 @@ def written(flows: int, sent: range, cpu: int) -> list[Place]:
         return places
 
 
-def _maps(program_fd: int) -> dict[int, str]:
-    """The program's maps, ids and names; without queues, which cannot be listed."""
-    shown = json.loads(run(["bpftool", "-j", "prog", "show", "id", program_id(program_fd)]))
-    maps = (json.loads(run(["bpftool", "-j", "map", "show", "id", str(one)])) for one in shown["map_ids"])
+def _open(program_fd: int) -> dict[int, str]:
+    """Descriptors and names of the program's maps; without those of which nothing can be looked up."""
+    found = {}
+    for number in libbpf.program_map_ids(program_fd):
+        fd = libbpf.open_map(number)
+        info = libbpf.map_info(fd)
+        if info.type in _NOT_LISTED:
+            os.close(fd)
+        else:
+            found[fd] = info.name
+    return found
+
+
+def _dump(fd: int) -> dict[tuple[int | str, int | None], bytes]:
+    """Values by number (or key) and, where each CPU has its own, CPU."""
+    info = libbpf.map_info(fd)
+    if info.type == _ARRAY:
+        return {(key, None): value for key, value in _entries(fd, info.value_size)}
+    if info.type == _PERCPU_ARRAY:
+        size = -(-info.value_size // 8) * 8
+        cpus = libbpf.possible_cpus()
+        return {
+            (key, cpu): values[cpu * size : (cpu + 1) * size]
+            for key, values in _entries(fd, size * cpus)
+            for cpu in range(cpus)
+        }
     return {
-        one["id"]: one["name"] for one in maps if one["type"] not in _NOT_LISTED and not one.get("frozen")
+        (key.hex(), None): libbpf.lookup(fd, key, info.value_size) or b""
+        for key in libbpf.iterate_keys(fd, info.key_size)
     }
 
 
-def _dump(number: int) -> dict[tuple[Any, int | None], str]:
-    """Values by key and, where each CPU has its own, CPU."""
-    found: dict[tuple[Any, int | None], str] = {}
-    for entry in json.loads(run(["bpftool", "-j", "map", "dump", "id", str(number)])):
-        raw = bytes(int(byte, 16) for byte in entry["key"])
-        key = int.from_bytes(raw, "little") if len(raw) == 4 else raw.hex()
-        for value in entry.get("values") or [entry]:
-            found[key, value.get("cpu")] = "".join(value["value"])
-    return found
+def _entries(fd: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """Of an array: numbers and values, of so many bytes."""
+    for keys, values in libbpf.iterate_batches(fd, np.uint32, np.dtype((np.void, size))):
+        yield from zip(keys.tolist(), map(bytes, values), strict=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -216,6 +217,7 @@ class Rig:
         datapath = self.datapath
         datapath.flows[:] = np.zeros(1, abi.FLOW)[0]
         datapath.quality[:] = np.zeros(1, abi.QUALITY)[0]
+        datapath.quality_more[:] = np.zeros(1, abi.QUALITY_MORE)[0]
         datapath.lease["until"] = 0
         datapath.delete_sessions(datapath.read_sessions()[0])
         self.entries.clear()
@@ -387,6 +389,12 @@ class Rig:
             backends["hop"][number] = world.BACKEND_HOPS[number]
 
     def _put_sessions(self) -> None:
+        keys, values = self._sessions
+        assert self.datapath.put_sessions(keys, values) == len(keys)
+
+    @cached_property
+    def _sessions(self) -> tuple[Array, Array]:
+        """Those of the world, as the program has them: their keys' states take long to compute."""
         keys = np.array([(ufrag,) for ufrag in world.SESSIONS], abi.UFRAG_KEY)
         values = np.zeros(len(keys), abi.SESSION)
         sessions = list(world.SESSIONS.values())
@@ -396,11 +404,13 @@ class Rig:
         values["inner"], values["outer"] = key_states([session.pwd or b"" for session in sessions])
         values["inner"][values["flags"] & abi.SessionFlag.HAS_PWD == 0] = 0
         values["outer"][values["flags"] & abi.SessionFlag.HAS_PWD == 0] = 0
-        assert self.datapath.put_sessions(keys, values) == len(keys)
+        return keys, values
 
     def put_fleet(self, keys: Mapping[int, bytes], owners: Mapping[int, tuple[int, int]]) -> None:
         """The fleet's keys, 32 bytes each, and its transceivers' backends (IPv4, IPv6; 0: none)."""
-        self.datapath.set_fleet_keys({number: FleetKey.of(secret) for number, secret in keys.items()})
+        wanted = {number: FleetKey.of(secret) for number, secret in keys.items()}
+        if self.datapath.fleet_keys != wanted:  # their states take long to compute
+            self.datapath.set_fleet_keys(wanted)
         places = {number: Place(number, 0, backends) for number, backends in owners.items()}
         self.datapath.fleet_owners[:] = np.zeros(1, abi.FLEET_OWNER)[0]
         write_places(self.datapath.fleet_owners, places)
@@ -559,7 +569,8 @@ def loaded_rig() -> Iterator[Rig]:
         config = Config(
             interfaces=(world.CLIENTS, world.BACKENDS),
             vips=world.VIPS,
-            relay_addresses=world.RELAYS,
+            relay_addresses=world.OWN_RELAYS,
+            group_relay_addresses=tuple(world.FOREIGN_RELAYS.values()),
             relay_ports=world.PORTS,
             pin_path=lab.pins / "relay",
             max_sessions=64,

@@ -134,6 +134,17 @@ def test_bindings_at_the_same_time_end_alike_everywhere(rig: Rig) -> None:
         assert np.flatnonzero(rig.datapath.states() == FlowState.LIVE).tolist() == second["number"].tolist()
 
 
+def test_the_higher_of_two_addresses_is_the_higher_number(rig: Rig, family: Family) -> None:
+    """Also where a CPU that reads the last byte first finds the other one higher."""
+    ours = foreign(family)
+    theirs = foreign(family, record=world.RELAYS.index(world.FOREIGN_RELAYS[family.version]) * world.SPAN)
+    for first, second in ((ours, theirs), (theirs, ours)):
+        rig.reset()
+        enter(rig, first, second)
+        live = np.flatnonzero(rig.datapath.states() == FlowState.LIVE).tolist()
+        assert live == theirs["number"].tolist()
+
+
 def test_a_list_longer_than_a_run(rig: Rig) -> None:
     """Some cannot be entered: each is told what became of it."""
     flows = np.concatenate([foreign(V4)] * (2 * abi.FOREIGN_MAX + 3))

@@ -45,11 +45,6 @@ class Talk:
         self.rig = rig
         rig.put_flow(V4)
 
-    @property
-    def record(self) -> np.void:
-        one: np.void = self.rig.datapath.quality[V4.live]
-        return one
-
     def up(self, payload: bytes) -> None:
         self.rig.send(from_client(V4, payload).frame(), CLIENTS)
 
@@ -58,11 +53,11 @@ class Talk:
 
     def wait(self, nanoseconds: int) -> None:
         """All that was remembered is that much older."""
-        for part, name in (("streams", "arrival"), ("trips", "asked_at")):
-            times = self.rig.datapath.quality[part][name][V4.live]
+        first, more = self.rig.datapath.quality[V4.live], self.rig.datapath.quality_more[V4.live]
+        for times in (first["streams"]["arrival"], more["streams"]["arrival"], more["trips"]["asked_at"]):
             times[times > 0] -= np.uint64(nanoseconds)
-        ticks = self.rig.datapath.quality["streams"]["began"][V4.live]
-        ticks -= np.uint32(nanoseconds >> abi.FLOW_TICK_SHIFT)
+        for ticks in (first["streams"]["began"], more["streams"]["began"]):
+            ticks -= np.uint32(nanoseconds >> abi.FLOW_TICK_SHIFT)
 
     def measured(self) -> FlowQuality:
         found = quality.of_flow(self.rig.datapath, V4.live, time.monotonic_ns())
@@ -365,8 +360,9 @@ def test_like_a_plain_computation(
     rig.reset()
     talk = Talk(rig)
     record = rig.datapath.quality[V4.live : V4.live + 1]
-    record["binding"] = rig.datapath.flows["state"][V4.live] & ~np.uint32(15)
-    record["clock"] = clock_rate // abi.CLOCK_UNIT
+    more = rig.datapath.quality_more[V4.live : V4.live + 1]
+    more["binding"] = rig.datapath.flows["state"][V4.live] & ~np.uint32(15)
+    more["clock"] = clock_rate // abi.CLOCK_UNIT
     way = Way.UP if is_up else Way.DOWN
     send = talk.up if is_up else talk.down
     plain = Plain(clock_rate)
@@ -526,6 +522,7 @@ def test_switched_off(rig: Rig) -> None:
     class Off:
         flows = rig.datapath.flows
         quality = rig.datapath.quality[:1]
+        quality_more = rig.datapath.quality_more[:1]
 
     off = Off()
     assert not quality.is_on(off)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 
@@ -15,11 +14,12 @@ from control.rehearsal import Rehearsal
 from tests.bpf.case import Case
 from tests.bpf.rig import Rig
 from tests.bpf.test_table import TABLE
+from tests.lab.nightly import NIGHTLY
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
 # Of each reason so many rows of the packet table; scripts/nightly takes them all.
-ROWS_OF_A_REASON = 1000 if os.environ.get("EARSHOT_LONG") else 2
+ROWS_OF_A_REASON = 1000 if NIGHTLY else 2
 
 
 def chosen() -> list[Case]:

@@ -164,7 +164,10 @@ SECOND_VIP = _endpoint("203.0.113.2", 443)
 SECOND_RELAY = ip_address("10.20.0.2")
 CAPTURED_VIP = _endpoint("10.77.9.9", 3478)  # of the captured calls
 VIPS = (V4.vip, V6.vip, SECOND_VIP, CAPTURED_VIP)
-RELAYS = (V4.relay, V6.relay, SECOND_RELAY)
+OWN_RELAYS = (V4.relay, V6.relay, SECOND_RELAY)
+# Of the group's other relays, by family. Higher than ours as numbers, but not as little-endian words.
+FOREIGN_RELAYS = {4: ip_address("10.20.1.1"), 6: ip_address("fd00:20::100")}
+RELAYS = (*OWN_RELAYS, *FOREIGN_RELAYS.values())
 RECORDS = SPAN * len(RELAYS)
 ABSENT_RECORD = 5000
 

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What takes a Debian that is to be downloaded and booted is not of every day: scripts/nightly does it."""
+"""What tests of the package have in common."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 BUILT = Path(__file__).parents[2] / "build" / "deb"
-_NIGHTLY = ["test_fleet.py", "test_image.py", "test_machine.py"]
-collect_ignore = [] if os.environ.get("EARSHOT_MACHINE") else _NIGHTLY
 
 
 @pytest.fixture(scope="session")

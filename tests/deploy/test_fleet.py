@@ -21,7 +21,7 @@ from tests.lab.host import Host
 from tests.lab.netns import Lab
 from tests.lab.services import start_calls_at
 
-pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.nightly, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "vagrant" / "fleet.json"

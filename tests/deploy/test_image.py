@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The container image, built from the package and run: by an ordinary user, with what an engine adds.
 
-Needs a package in build/deb (deploy/deb/build), buildah, mmdebstrap, and minutes: EARSHOT_MACHINE=1 has
-it run. The base is made of Debian's packages, so no registry is asked; containers run in a chroot, so no
-engine is.
+Needs a package in build/deb (deploy/deb/build), buildah, mmdebstrap, and minutes. The base is made of
+Debian's packages, so no registry is asked; containers run in a chroot, so no engine is.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tests.lab.services import endpoint, start
 from tests.lab.topology import VIP_PORT, Site, two_armed
 from tests.netns.test_capabilities import NEEDED
 
-pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BASE, IMAGE = "localhost/earshot-test-base:bookworm-slim", "localhost/earshot-test"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Debian package in a machine that has booted: installed, started, upgraded, removed while calls go on.
 
-Needs a package in build/deb (deploy/deb/build), mmdebstrap and lintian; EARSHOT_MACHINE=1 has it run.
+Needs a package in build/deb (deploy/deb/build), mmdebstrap and lintian.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.lab.services import endpoint
 from tests.lab.topology import VIP_PORT, Site, two_armed
 from tests.netns.test_capabilities import NEEDED
 
-pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.nightly, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 PINS = "sys/fs/bpf/earshot"

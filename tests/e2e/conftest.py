@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -24,7 +23,6 @@ default = "eu"
 [regions.eu]
 [regions.us]
 """
-collect_ignore = [] if os.environ.get("EARSHOT_LONG") else ["test_cut_path.py", "test_moving.py"]
 
 
 @pytest.fixture(scope="package")

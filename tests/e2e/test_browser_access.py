@@ -55,7 +55,7 @@ def call(page: Page) -> None:
 def hang_up(page: Page, site: Site) -> None:
     page.get_by_role("button", name="Hang up").click()
     with RelayClient(relay_target(site)) as relay:
-        wait_for(lambda: not relay.sessions(), "the session removed", timeout=10)
+        wait_for(lambda: not relay.sessions(), "the session removed", timeout=40)
 
 
 def sent_sound(page: Page) -> float:
@@ -79,12 +79,12 @@ def test_another_microphone_is_chosen_before_a_call_and_in_it(site: Site, browse
         before = page.evaluate_handle(TRACK)
         page.get_by_role("button", name="Mute").click()
         microphones.select_option(label=first)
-        wait_for(lambda: page.evaluate(f"{TRACK}.label") == first, "the other microphone", timeout=10)
+        wait_for(lambda: page.evaluate(f"{TRACK}.label") == first, "the other microphone", timeout=40)
         assert before.evaluate("track => track.readyState") == "ended"
         assert not page.evaluate(f"{TRACK}.enabled"), "muted is muted, whichever it is"
         page.get_by_role("button", name="Muted").click()
         heard = sent_sound(page)
-        wait_for(lambda: sent_sound(page) > heard, "sound of the other microphone", timeout=10)
+        wait_for(lambda: sent_sound(page) > heard, "sound of the other microphone", timeout=40)
         expect(page.get_by_role("alert")).to_be_hidden()
         # One that was pulled out: it is said, and the call goes on with the one it has.
         page.evaluate("document.getElementById('microphone').append(new Option('Gone', 'gone'))")

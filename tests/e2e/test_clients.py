@@ -39,7 +39,7 @@ def packets(site: Site) -> Path:
 def timed(site: Site) -> int:
     """How many flows there have been whose client has answered its transceiver."""
     datapath = pinned.open_pinned(site.lab.pins)
-    trips = datapath.quality["trips"]["microseconds"][:, Way.DOWN]
+    trips = datapath.quality_more["trips"]["microseconds"][:, Way.DOWN]
     count = int(np.count_nonzero(trips))
     del trips
     datapath.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A call of Chromium by two relays, one of which cannot be reached any more: of nights (EARSHOT_LONG)."""
+"""A call of Chromium by two relays, one of which cannot be reached any more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.lab.relay_client import RelayClient
 from tests.lab.topology import HTTP_PORT, SIGNALLING_TRANSCEIVER
 from tests.lab.two_relays import Pair, media
 
-pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e, pytest.mark.nightly]
 
 
 def test_a_call_of_chromium_goes_on_by_the_other_when_its_path_is_cut(

@@ -13,15 +13,17 @@ from typing import IO
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from tests.lab.browser import TIMEOUT, chromium, open_page, statistics
+from tests.lab.browser import TIMEOUT, chromium, open_page, statistics, write_wav
 from tests.lab.calls import wait_for
 from tests.lab.leftovers import kept_labs, labs
 from tests.lab.netns import Lab
+from tests.lab.speech import silence
 
 pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e]
 
 DEMO = Path(__file__).parents[2] / "scripts" / "demo"
 CALLS = int(os.environ.get("EARSHOT_DEMO_CALLS", "3"))  # fewer where a machine is emulated
+SECONDS = 3
 
 
 def demo(*arguments: str, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
@@ -47,14 +49,14 @@ def processes_of(prefix: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("family", "workers"), [(4, 1), (6, 1), (4, 2)], ids=["v4", "v6", "workers"])
+@pytest.mark.parametrize(("family", "workers"), [(4, 1), (6, 2)], ids=["v4", "v6-workers"])
 def test_calls_connect_and_hear_themselves(tmp_path: Path, family: int, workers: int) -> None:
     figures_file = tmp_path / "demo.json"
     arguments = [
         "--calls",
         str(CALLS),
         "--seconds",
-        "4",
+        str(SECONDS),
         "--json",
         str(figures_file),
         "--workers",
@@ -73,13 +75,16 @@ def test_calls_connect_and_hear_themselves(tmp_path: Path, family: int, workers:
     assert figures["relay"]["stack_packets"] == 0
     assert figures["signalling_udp_packets"] == 0
     # 50 packets of audio a second, each way.
-    assert figures["relay"]["to_transceiver_packets"] > CALLS * 4 * 40
-    assert figures["relay"]["to_client_packets"] > CALLS * 4 * 40
+    assert figures["relay"]["to_transceiver_packets"] > CALLS * SECONDS * 40
+    assert figures["relay"]["to_client_packets"] > CALLS * SECONDS * 40
     assert "PACKETS UP" in output
     assert "Proved:" in output
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly)],
+)
 def test_interrupted_it_removes_everything(tmp_path: Path, number: signal.Signals, status: int) -> None:
     log = tmp_path / "output"
     with log.open("w") as output, demo("--calls", "2", "--seconds", "60", stdout=output) as process:
@@ -113,8 +118,10 @@ def test_a_browser_on_this_machine_calls_through_the_relay(tmp_path: Path) -> No
         process = lab.popen(machine, str(DEMO), "--browser", "8088", log="demo")
         log = lab.log("demo")
         wait_for(lambda: "Open http://localhost:8088" in log.read_text(), "the address", timeout=40)
+        # Chromium's own beeps may come before the agent has said a word, which it then keeps to itself.
+        quiet = write_wav(tmp_path / "silence.wav", silence(10))
         with (
-            chromium(playwright, machine, tmp_path) as browser,
+            chromium(playwright, machine, tmp_path, wav=quiet) as browser,
             open_page(browser, "http://localhost:8088") as page,
         ):
             # No flag makes it so: browsers give pages of localhost their microphone.
@@ -122,8 +129,8 @@ def test_a_browser_on_this_machine_calls_through_the_relay(tmp_path: Path) -> No
             page.get_by_role("button", name="Call").click()
             expect(page.get_by_role("status")).to_have_text("In a call", timeout=TIMEOUT)
             expect(page.get_by_role("log")).to_contain_text("Hello. I am a small", timeout=TIMEOUT)
-            wait_for(lambda: statistics(page, "inbound-rtp")["totalAudioEnergy"] > 0, "speech", timeout=10)
-            wait_for(lambda: "PACKETS UP" in log.read_text(), "the table of flows", timeout=10)
+            wait_for(lambda: statistics(page, "inbound-rtp")["totalAudioEnergy"] > 0, "speech", timeout=40)
+            wait_for(lambda: "PACKETS UP" in log.read_text(), "the table of flows", timeout=40)
             page.get_by_role("button", name="Hang up").click()
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130, log.read_text()

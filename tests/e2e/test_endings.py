@@ -57,7 +57,7 @@ def test_calls_do_not_notice_that_the_daemon_is_killed(site: Site) -> None:
     start_transceiver(site, [4, 6])
     result = site.lab.dir / "calls.json"
     with RelayClient(relay_target(site)) as relay:
-        caller = start_calls(site, CALLS, 6, result)
+        caller = start_calls(site, CALLS, 4, result)
         wait_for_calls(relay)
         daemon.kill()
         daemon.wait(5)
@@ -68,6 +68,7 @@ def test_calls_do_not_notice_that_the_daemon_is_killed(site: Site) -> None:
     assert site.stack_packets() == 0
 
 
+@pytest.mark.nightly  # tests/unit/test_transceiver_workers.py asks the same without an XDP relay
 def test_a_workers_death_takes_its_own_calls_and_no_other(site: Site) -> None:
     start_relay(site)
     start_transceiver(site, [4, 6], "--workers=2")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page behind a load balancer, while the transceivers of its call go away: of nights (EARSHOT_LONG)."""
+"""The page behind a load balancer, while the transceivers of its call go away."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.lab.relay_client import RelayClient
 from tests.lab.services import relay_target, start, start_transceiver
 from tests.lab.topology import HTTP_PORT, SIGNALLING_TRANSCEIVER, Site
 
-pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e, pytest.mark.nightly]
 
 PORT = HTTP_PORT + 20
 ORIGIN = f"http://{SIGNALLING_TRANSCEIVER}:{PORT}"

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e]
 CALLS = 2
 
 
-@pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
+@pytest.mark.parametrize("family", [4, pytest.param(6, marks=pytest.mark.nightly)], ids=["v4", "v6"])
 def test_calls_go_on_while_their_ice_restarts(
     family: int, record_property: Callable[[str, object], None]
 ) -> None:

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.e2e]
 RUDE = Path(__file__).parents[1] / "clients" / "rude.mjs"
 PORT = HTTP_PORT + 5
 MESSAGES, BYTES = 30_000, 10_000_000
-SECONDS = 8  # of the call beside it
+SECONDS = 5  # of the call beside it
 MEMORY = 8 << 20  # bytes that all of it may cost for a while; the one message alone is longer
 WHOLE = 0.9  # correlation of a sound of which nothing is missing; coding takes a little of it
 

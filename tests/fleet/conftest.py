@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,13 +23,6 @@ from tests.lab.fleet import Fleet
 from tests.lab.group import Group, serving_group
 from tests.lab.netns import Lab
 from tests.lab.redis import RedisServer, redis_server
-
-# Minutes: for scripts/nightly.
-collect_ignore = (
-    []
-    if os.environ.get("EARSHOT_FLEET_LONG")
-    else ["test_directory_long.py", "test_group_nightly.py", "test_calls_nightly.py"]
-)
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def start_anew(group: Group, member: Member, talk: Talk) -> None:
 
 
 def cut(group: Group, member: Member, link: str, talk: Talk) -> None:
-    """One of its links is down; others take its addresses."""
+    """One of its links to clients or transceivers is down; others take its addresses."""
     with taken_over(group.others(member)):
         member.set_links("down", link)
     talk()
@@ -100,6 +100,20 @@ def mend(group: Group, member: Member, link: str, talk: Talk) -> None:
     held = count([member], "relay_addresses_held")
     member.set_links("up", link)
     wait_for_return(group, member, held)
+    talk()
+
+
+def lose_store(group: Group, member: Member, talk: Talk) -> None:
+    """Its way to Redis is gone; the others promise it its addresses, and take none."""
+    taken = count(group.others(member), "relay_address_taken")
+    member.set_links("down", STORE)
+    talk()
+    assert count(group.others(member), "relay_address_taken") == taken
+
+
+def find_store(group: Group, member: Member, talk: Talk) -> None:
+    """The way to Redis is there again."""
+    member.set_links("up", STORE)
     talk()
 
 

@@ -20,8 +20,10 @@ from tests.fleet.events import (
     come_back,
     cut,
     die,
+    find_store,
     freeze,
     hand_over,
+    lose_store,
     mend,
     restart,
     start_anew,
@@ -30,13 +32,13 @@ from tests.fleet.events import (
 from tests.fleet.gaps import Gaps, gaps_of
 from tests.fleet.voices import Voices, pause, voices
 from tests.lab.calls import wait_for
-from tests.lab.group import OUTER, STORE, Group, Member, serving_group
+from tests.lab.group import OUTER, Group, Member, serving_group
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.netns,
     pytest.mark.e2e,
-    pytest.mark.slow,
+    pytest.mark.nightly,
     pytest.mark.timeout(900),
 ]
 
@@ -107,8 +109,8 @@ def test_a_frozen_daemon(group: Group, relay: Member, under: Under) -> None:
 
 def test_cut_off_from_the_store(group: Group, relay: Member, under: Under) -> None:
     def happens(talk: Talk) -> None:
-        cut(group, relay, STORE, talk)
-        mend(group, relay, STORE, talk)
+        lose_store(group, relay, talk)
+        find_store(group, relay, talk)
 
     assert under("cut off from Redis, and back", happens).lost == 0
 

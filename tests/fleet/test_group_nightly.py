@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What takes longer of a group of relays: scripts/nightly runs it (EARSHOT_FLEET_LONG)."""
+"""What takes longer of a group of relays."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from tests.fleet.events import (
     Record,
     assert_well,
+    count,
     cut,
     die,
     hand_over,
@@ -21,13 +22,14 @@ from tests.fleet.events import (
     rounds,
     start_anew,
     take_back,
+    wait_for_return,
 )
 from tests.lab.calls import wait_for
 from tests.lab.crowd import Crowd
 from tests.lab.group import OUTER, STORE, Group, Member, serving_group
 from tests.lab.traffic import UP, Traffic
 
-pytestmark = [pytest.mark.root, pytest.mark.netns]
+pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.nightly]
 
 CALLS = 300
 
@@ -61,13 +63,24 @@ def test_a_planned_end(group: Group, traffic: Traffic, record_property: Record) 
 
 
 def test_cut_off_from_the_store(group: Group, traffic: Traffic, record_property: Record) -> None:
-    """Others take its addresses; it goes on with what it has."""
-    first = group.members[0]
-    with traffic.flowing() as phase:
-        cut(group, first, STORE, rounds(traffic, 25))
-        mend(group, first, STORE, rounds(traffic, 10))
+    """Others promise it its addresses: it goes on with what it has, and takes new calls, told of later."""
+    first, *others = group.members
+    taken, flows = count(others, "relay_address_taken"), first.live_flows()
+    more = Crowd(group.site, 6, media_port=44000, client_port=34000)
+    with group.registered(more, "cut-off"), traffic.flowing() as phase:
+        first.set_links("down", STORE)
+        group.spread(first)
+        traffic.wait_for_rounds(100)
+        more.bind()
+        assert [one.live_flows() - flows for one in group.members] == [6, 0, 0]
+        assert count(others, "relay_address_taken") == taken
+        first.set_links("up", STORE)
+        group.wait_for_flows(flows + 6)
+        group.spread(*group.members)
+        traffic.wait_for_rounds(10)
     report(phase, record_property, "cut off from the store, and back")
     assert phase.is_whole(), phase
+    group.wait_for_flows(flows)
 
 
 def test_cut_off_from_clients(group: Group, traffic: Traffic, record_property: Record) -> None:
@@ -101,6 +114,32 @@ def test_a_host_starts_anew(group: Group, traffic: Traffic, record_property: Rec
     assert first.owns() == owned
     assert phase.is_whole(), phase
     assert_well(traffic)
+
+
+def test_another_key_is_taken_over_by_a_reload(group: Group, crowd: Crowd) -> None:
+    """Where one relay was restarted since: what it is told of flows is sealed with the key that it has."""
+    first, *others = group.members
+    key = group.lab.dir / "fleet.key"
+    known, held = key.read_text(), count([first], "relay_addresses_held")
+    more = Crowd(group.site, 6, media_port=45000, client_port=35000)
+    try:
+        key.write_text("8" * 64 + "\n")
+        for member in others:
+            assert member.earshot("datapath", "reload").returncode == 0
+        first.end(signal.SIGTERM)
+        first.start()
+        wait_for_return(group, first, held)
+        flows = first.live_flows()
+        with group.registered(more, "another-key"):
+            group.spread(*others)
+            more.bind()
+            group.wait_for_flows(flows + 6)
+    finally:
+        key.write_text(known)
+        for member in group.members:
+            assert member.earshot("datapath", "reload").returncode == 0
+    group.wait_for_flows(flows)
+    group.spread(first, *others)
 
 
 def test_a_relay_comes_late(group: Group, crowd: Crowd) -> None:

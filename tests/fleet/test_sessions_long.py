@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What takes its time of what registries tell each other; with EARSHOT_FLEET_LONG=1."""
+"""What takes its time of what registries tell each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from control.batches import clock
 from tests.fleet.node import World, names, nodes_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 async def test_redis_hangs_and_comes_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

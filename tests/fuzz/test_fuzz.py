@@ -12,7 +12,7 @@ import pytest
 from tests.fuzz import corpus
 
 ROOT = Path(__file__).parent.parent.parent
-RUNS = 20_000  # with the corpus
+RUNS = 10_000  # with the corpus
 # Edges that the corpus alone covers, and a little less: a flow, and its way back, are behind a signature.
 REACHED = {"packets": 300, "stun": 260}
 

@@ -64,7 +64,8 @@ static void world_settings(void)
 	shim_size(&sessions_v1, 64);
 	shim_size(&backends_v1, 3);
 	shim_size(&flows_v2, 2 * WORLD_PORTS);
-	shim_size(&quality_v1, 2 * WORLD_PORTS);
+	shim_size(&quality_v2, 2 * WORLD_PORTS);
+	shim_size(&quality_more_v1, 2 * WORLD_PORTS);
 	shim_size(&flow_index_v2, WORLD_BUCKETS);
 	shim_size(&free_flows_v2, (2 * (WORLD_PORTS + 1) + FREE_LINE - 1) / FREE_LINE);
 }

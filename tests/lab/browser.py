@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import Browser, Page, Playwright
+from playwright.sync_api import Browser, Page, Playwright, expect
 
 from tests.lab.host import Host, LabError
 from tests.lab.signals import RATE, Samples
 
-TIMEOUT = 15_000.0  # milliseconds; of whatever a page is waited for
+TIMEOUT = 40_000.0  # milliseconds; of whatever a page is waited for, on a machine that has other work
+expect.set_options(timeout=TIMEOUT)
 _FLAGS = (
     "--use-fake-ui-for-media-stream",  # the question for the microphone is answered with yes
     "--autoplay-policy=no-user-gesture-required",
@@ -60,7 +61,7 @@ _RECORD = """
 @contextlib.contextmanager
 def chromium(
     playwright: Playwright,
-    host: Host,
+    host: Host | None,
     folder: Path,
     *,
     origin: str = "",
@@ -71,7 +72,7 @@ def chromium(
 
     Args:
         playwright: of which there may be only one in a thread (`sync_playwright`).
-        host: where it runs.
+        host: where it runs; None: here.
         folder: for the script that starts it.
         origin: of plain HTTP, and to be trusted like HTTPS all the same.
         wav: what the microphone hears, again and again, instead of Chromium's own beeps.
@@ -80,8 +81,9 @@ def chromium(
     program = shutil.which("chromium")
     if program is None:
         raise LabError("chromium is not installed (Debian's package has that name)")
+    command = [program] if host is None else host.command(program)
     script = folder / "chromium"
-    script.write_text(f'#!/bin/sh\nexec {shlex.join(host.command(program))} "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
     script.chmod(0o755)
     flags = [*_FLAGS]
     if microphone:
@@ -90,7 +92,7 @@ def chromium(
         flags.append(f"--unsafely-treat-insecure-origin-as-secure={origin}")
     if wav is not None:
         flags.append(f"--use-file-for-fake-audio-capture={wav}")
-    browser = playwright.chromium.launch(executable_path=str(script), args=flags, timeout=2 * TIMEOUT)
+    browser = playwright.chromium.launch(executable_path=str(script), args=flags, timeout=TIMEOUT)
     try:
         yield browser
     finally:
@@ -98,11 +100,14 @@ def chromium(
 
 
 @contextlib.contextmanager
-def open_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
-    """A page in a context of its own. Fails at its end if the page has thrown something."""
+def open_page(browser: Browser, url: str, *, timeout: float = TIMEOUT, **context: Any) -> Iterator[Page]:
+    """A page in a context of its own, with a time in ms for whatever it is waited for.
+
+    Fails at its end if the page has thrown something.
+    """
     opened = browser.new_context(**context)
     try:
-        opened.set_default_timeout(TIMEOUT)
+        opened.set_default_timeout(timeout)
         page = opened.new_page()
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))

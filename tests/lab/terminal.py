@@ -20,6 +20,15 @@ import pyte
 from tests.lab.services import BIN
 from tests.lab.topology import Site
 
+FRAME_SECONDS = 0.1  # without a word: the frame is there as a whole
+
+
+def _environment() -> dict[str, str]:
+    """Without the size of another terminal, which processes have that pytest-xdist starts."""
+    return {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {
+        "TERM": "xterm-256color"
+    }
+
 
 class Terminal:
     """One in the relay host.
@@ -40,7 +49,7 @@ class Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env={**os.environ, "TERM": "xterm-256color"},
+            env=_environment(),
         )
         os.close(slave)
 
@@ -60,14 +69,22 @@ class Terminal:
         self._size(columns, lines)
         self.process.send_signal(signal.SIGWINCH)
 
-    def until(self, condition: Callable[[list[str]], object], what: str, traffic: Callable[[], None]) -> None:
-        """Reads what it shows until that is so; calls go on meanwhile."""
-        deadline = time.monotonic() + 30
-        while not condition(self.screen.display):
-            assert time.monotonic() < deadline, what + "\n" + "\n".join(self.screen.display)
+    def until(
+        self, condition: Callable[[list[str]], object], what: str, traffic: Callable[[], None]
+    ) -> list[str]:
+        """Reads what it shows until that is so, and returns it; calls go on meanwhile.
+
+        It is looked at when nothing more has come for a moment: a frame comes in pieces.
+        """
+        begun = read = time.monotonic()
+        while True:
             traffic()
             if select.select([self.master], [], [], 0.02)[0]:
                 self._stream.feed(os.read(self.master, 65536))
+                read = time.monotonic()
+            elif time.monotonic() - read > FRAME_SECONDS and condition(shown := list(self.screen.display)):
+                return shown
+            assert time.monotonic() - begun < 30, what + "\n" + "\n".join(self.screen.display)
 
     def status(self) -> int:
         """Of the process, once it has ended; what it still says is taken meanwhile."""

@@ -100,7 +100,7 @@ def _survive(happenings: Happenings, relay: Machine, client: Machine, line: Sequ
         if done["verified"] and all(each["in_call"] for each in done["happened"]):
             return {**done, "attempt": attempt}
         print(f"attempt {attempt}: {done}")
-        relay.run(f"{INSTALL}; systemctl start earshotd; {UNTIL_RUNNING}", timeout=PROVISION_TIMEOUT)
+        relay.run(f"{_INSTALL}; systemctl start earshotd; {UNTIL_RUNNING}", timeout=PROVISION_TIMEOUT)
     raise LabError("the call did not survive what was done to the relay's daemon")
 
 
@@ -180,17 +180,17 @@ def calling(relay: Machine, client: Machine, line: Sequence[str], seconds: int) 
 # One line for each link that has a program.
 _PROGRAMS = "ip -details link show | grep -o 'prog/xdp id [0-9]*' || true"
 UNTIL_RUNNING = "for i in $(seq 120); do systemctl is-active -q earshotd && exit; sleep 1; done; exit 1"
-INSTALL = f"dpkg -i {SHARED_AT}/build/site/*.deb >/tmp/dpkg 2>&1 || {{ cat /tmp/dpkg >&2; exit 1; }}"
+_INSTALL = f"dpkg -i {SHARED_AT}/build/site/*.deb >/tmp/dpkg 2>&1 || {{ cat /tmp/dpkg >&2; exit 1; }}"
 _HAPPENINGS = (
     Happenings(
-        120,
+        180,
         (
             ("systemctl reload", "systemctl reload earshotd"),
             ("systemctl restart", "systemctl restart earshotd"),
             ("kill -9", f"systemctl kill -s KILL --kill-whom=main earshotd; sleep 1; {UNTIL_RUNNING}"),
         ),
     ),
-    Happenings(150, (("package installed again", f"{INSTALL}; {UNTIL_RUNNING}"),)),
+    Happenings(150, (("package installed again", f"{_INSTALL}; {UNTIL_RUNNING}"),)),
     Happenings(
         90, (("package removed", "DEBIAN_FRONTEND=noninteractive apt-get remove -y -qq earshot 2>&1"),)
     ),

@@ -3,8 +3,7 @@
 
 All machines have one disk image under them; what they write is their own and is gone when they are. Each has
 a link for administration (eth0: ssh, from this machine alone) and one for each network of the site, in the
-order in which it names them. A network is a multicast group on the loopback of the network namespace that
-all of this runs in: nothing else is on it, and nothing leaves it.
+order in which it names them. What a network is: tests/machines/networks.py.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.host import LabError, run
+from tests.machines.networks import networks, plug
 
 MEMORY = "2048M"  # most for who compares minutes of sound
 CONSOLE = (
@@ -25,8 +25,6 @@ CONSOLE = (
 BOOT_TIMEOUT = 600.0  # seconds
 COMMAND_TIMEOUT = 300.0
 _FIRST_SSH_PORT = 2200
-_GROUPS = "230.0.0."
-_GROUP_PORT = 5500
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,6 @@ class Machine:
         name: str,
         number: int,
         links: Mapping[str, str],
-        networks: Sequence[str],
     ) -> None:
         """Starts it; `wait_until_up` waits for it.
 
@@ -59,8 +56,7 @@ class Machine:
             folder: for its console's log and for ssh.
             name: of the host.
             number: unique in the site, 1 to 99.
-            links: its address on each network.
-            networks: all of the site.
+            links: its address on each network, which has to be there.
         """
         self.name = name
         self.boot_seconds = 0.0
@@ -82,8 +78,10 @@ class Machine:
             *("-device", f"virtio-net-pci,netdev=n0,mac={_mac(number, 0)}"),
         ]
         for index, network in enumerate(links, 1):
-            group = f"{_GROUPS}{networks.index(network) + 1}:{_GROUP_PORT}"
-            argv += ["-netdev", f"socket,id=n{index},mcast={group},localaddr=127.0.0.1"]
+            tap = f"t{number}-{index}"
+            plug(network, tap)
+            # Without vnet_hdr it has no offloads for its guest, which native XDP would have to turn off.
+            argv += ["-netdev", f"tap,id=n{index},ifname={tap},script=no,downscript=no,vnet_hdr=off"]
             argv += ["-device", f"virtio-net-pci,netdev=n{index},mac={_mac(number, index)}"]
         with (folder / f"{name}.qemu").open("wb") as log:
             self._process = subprocess.Popen(
@@ -194,17 +192,18 @@ def _mac(number: int, link: int) -> str:
 
 @contextlib.contextmanager
 def site(
-    image: Image, folder: Path, described: Mapping[str, Mapping[str, str]], networks: Sequence[str]
+    image: Image, folder: Path, described: Mapping[str, Mapping[str, str]], names: Sequence[str]
 ) -> Iterator[dict[str, Machine]]:
-    """Machines by name, all of them up; they end with the block."""
+    """Machines by name, all of them up, on networks of those names; they end with the block."""
     machines: dict[str, Machine] = {}
-    try:
-        for number, (name, links) in enumerate(described.items(), 1):
-            machines[name] = Machine(image, folder, name, number, links, networks)
-        for machine in machines.values():
-            machine.wait_until_up()
-            machine.configure()
-        yield machines
-    finally:
-        for machine in machines.values():
-            machine.stop()
+    with networks(names):
+        try:
+            for number, (name, links) in enumerate(described.items(), 1):
+                machines[name] = Machine(image, folder, name, number, links)
+            for machine in machines.values():
+                machine.wait_until_up()
+                machine.configure()
+            yield machines
+        finally:
+            for machine in machines.values():
+                machine.stop()

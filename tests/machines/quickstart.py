@@ -5,20 +5,19 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.lab.host import LabError
-from tests.machines import acts
+from tests.machines import acts, browser
 from tests.machines.machine import Machine
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/quickstart.md"
 # What a person copies from host to host.
 SECRETS = ("ca.crt", "voice-1.crt", "voice-1.key")
-CALL_SECONDS = 120  # as long as it takes to look at it, emulated
 _BLOCK = re.compile(
     r"(?:<!-- not run: vagrant/test-in-qemu runs it on (?P<hosts>[a-z ]+?)(?P<call>, in the call)? -->\n)?"
     r"```(?P<kind>sh|toml|ini)\n(?P<text>.*?)```\n",
@@ -51,18 +50,13 @@ def steps(page: str) -> Iterator[Step]:
             raise LabError(f"quickstart: where is this to be run? {text}")
 
 
-def follow(
-    checkout: Path, hosts: Mapping[str, Machine], package: Path, client: Sequence[str]
-) -> dict[str, Any]:
-    """Does what the page says; returns what was seen. `client`: what scripts/provision gets to call."""
+def follow(hosts: Mapping[str, Machine], package: Path, folder: Path) -> dict[str, Any]:
+    """Does what the page says; returns what was seen. `folder`: for a picture of the browser's page."""
     for name in ("relay", "transceiver"):
         hosts[name].put(package.parent, [package.name], "/root")
         hosts[name].run(f"mv /root/{package.name} /root/earshot_0_amd64.deb")
-    hosts["client"].put(checkout, acts.SHARED, acts.SHARED_AT)
     todo = list(steps(PAGE.read_text()))
     with ThreadPoolExecutor() as pool:
-        # Which scripts/provision would do later; here it takes no time of its own.
-        client_ready = pool.submit(hosts["client"].run, acts.INSTALL, timeout=acts.PROVISION_TIMEOUT)
         for step in todo:
             machines = [hosts[name] for name in step.hosts]
             if step.file:
@@ -72,20 +66,17 @@ def follow(
             elif not step.in_call:
                 for said in pool.map(_run, machines, [step.text] * len(machines)):
                     print(said)
-        client_ready.result()
     seen: dict[str, Any] = {}
-    address = client[client.index("--local-address") + 1]
-    with acts.calling(hosts["relay"], hosts["client"], client, CALL_SECONDS) as call:
+    with browser.calling(folder) as call:
         for step in todo:
             if step.in_call:
                 seen[step.text] = _run(hosts[step.hosts[0]], step.text)
                 print(seen[step.text])
-                if address not in seen[step.text]:
+                if browser.ADDRESS not in seen[step.text]:
                     raise LabError("quickstart: the call is not there to be seen")
-    seen["calls"] = call.results
-    if not call.verified:
-        raise LabError(f"quickstart: the call did not come back as it went out: {call.results}")
-    return seen
+        call.wait_for_more()
+    print(f"browser: {call.figures}")
+    return {**seen, "browser": call.figures}
 
 
 def _write(host: Machine, step: Step) -> None:

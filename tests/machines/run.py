@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.host import LabError, run
-from tests.machines import acts, browser, fleet, quickstart
+from tests.machines import acts, fleet, quickstart
 from tests.machines.machine import Image, Machine, site
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -39,12 +39,9 @@ def main() -> int:
     parser.add_argument(
         "--fleet", action="store_true", help="two relays of a fleet and one transceiver: calls through each"
     )
-    parser.add_argument("--browser", action="store_true", help="call from Chromium, too")
     parser.add_argument("--no-quickstart", action="store_true", help="what scripts/provision does alone")
     parser.add_argument("--log", type=Path, default=CHECKOUT / "build/machines/log", metavar="FOLDER")
     options = parser.parse_args()
-    if options.fleet and options.browser:
-        parser.error("--fleet has calls of aiortc alone")
     shutil.rmtree(options.log, ignore_errors=True)
     options.log.mkdir(parents=True)
     figures: dict[str, Any] = {"took": {}}
@@ -90,7 +87,7 @@ def perform(image: Image, options: argparse.Namespace, figures: dict[str, Any]) 
         client = machines[-1]["provision"]["relay"]
         if not options.no_quickstart and not options.fleet:
             with act("quickstart", figures):
-                figures["quickstart"] = quickstart.follow(CHECKOUT, hosts, HANDOVER / PACKAGE, client)
+                figures["quickstart"] = quickstart.follow(hosts, HANDOVER / PACKAGE, options.log)
             with act("purge after the quickstart", figures):
                 hosts["transceiver"].run("DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq earshot 2>&1")
                 acts.purge(hosts["relay"], hosts["client"], links["relay"]["clients"])
@@ -110,9 +107,6 @@ def perform(image: Image, options: argparse.Namespace, figures: dict[str, Any]) 
         for name in relays:
             figures[name] = acts.inspect_relay(hosts[name], figures["calls"])
         figures["transceiver"] = acts.inspect_transceiver(hosts["transceiver"])
-        if options.browser:
-            with act("browser", figures):
-                figures["browser"] = browser.call(hosts["client"], hosts["relay"], options.log)
         with act("restarts in a call", figures):
             figures["restarts"] = acts.restart_in_call(hosts["relay"], hosts["client"], client)
         with act("purge", figures):

@@ -3,7 +3,8 @@
 
 Written from that text and from the RFCs it names, not from the program: slow, without
 anything shared with it, to be read beside the text. `relay.Relay.handle` is the whole of
-it; the numbers in comments (3.4, 5.1) are those of the text's rules.
+it for packets, `daemon.Daemon` for what is done between them; the numbers in comments
+(3.4, 5.1) are those of the text's rules.
 
     wire       a frame taken apart (1 and 2)
     stun       messages, attributes, FINGERPRINT, MESSAGE-INTEGRITY
@@ -12,5 +13,7 @@ it; the numbers in comments (3.4, 5.1) are those of the text's rules.
     budget     token buckets, given a clock
     checksums  the Internet checksum
     rewrite    what a forwarded frame looks like (5.2)
-    relay      the rules, in order
+    table      records, what they lead to, and how one is made
+    relay      the rules for a packet, in order
+    daemon     flows of other relays, and how flows end (6)
 """

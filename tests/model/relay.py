@@ -9,8 +9,8 @@ from ipaddress import ip_network
 
 from tests.model import rewrite, routable, stun, wire
 from tests.model.budget import prefix_of
-from tests.model.fib import UNICAST
-from tests.model.state import Backend, Endpoint, FlowKey, Hop, Life, Record, Resolved, Session, State, Tally
+from tests.model.state import Endpoint, FlowKey, Life, Record, Resolved, Session, State, Tally
+from tests.model.table import Table
 from tests.model.verdict import Decided
 from tests.model.wire import Packet
 
@@ -30,6 +30,7 @@ class Decision:
     reason: str
     counted: int  # bytes
     changes: tuple[str, ...]
+    record: int | None = None  # by which it is forwarded
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,19 @@ class Accepted:
     transaction: bytes
 
 
-class Relay:
+class Relay(Table):
     """A relay host with a state, which its packets change."""
 
     def __init__(self, state: State) -> None:
-        self.state = state
+        super().__init__(state)
         self._link = ""  # by which the packet came
         self._frame = b""
-        self._changes: list[str] = []
+        self._by: int | None = None  # the record that it is forwarded by
 
     def handle(self, frame: bytes, link: str) -> Decision:
         """Lets a frame come in by a link."""
-        self._frame, self._link, self._changes = frame, link, []
-        for record in self.state.records:
-            record.seen = False
+        self._frame, self._link, self._by = frame, link, None
+        self._begin()
         action, out = "", frame
         try:
             action, out, reason = self._decide()
@@ -67,7 +67,7 @@ class Relay:
             action = reason.partition("_")[0].upper()
         counted = wire.counted_bytes(frame)
         self.state.counters.setdefault(reason, Tally()).count(counted)
-        return Decision(action, out, reason, counted, tuple(self._changes))
+        return Decision(action, out, reason, counted, tuple(self._changes), self._by)
 
     def preview(self, frame: bytes, link: str) -> Decision:
         """What handle() would say, without changing the state."""
@@ -135,7 +135,8 @@ class Relay:
         backend = session.backends.get(packet.version)  # 3.7
         if backend is None:
             raise Decided("drop_no_backend")
-        hop = self._hop_towards(packet)  # 3.8
+        met = (self._link, self._frame[6:12])
+        hop = self._hop_towards(packet.source, packet.destination, met)  # 3.8
         self._backend(backend)  # must exist
         accepted = Accepted(packet, key, budget, session, backend, hop, stun.transaction(message))
 
@@ -170,30 +171,6 @@ class Relay:
             if not stun.integrity_holds(request, session.pwd):
                 raise Decided("drop_stun_integrity")
 
-    def _hop_towards(self, packet: Packet) -> int:
-        """3.8: the number of the next hop towards a packet's source."""
-        state = self.state
-        route = state.fib.route(packet.destination, packet.source)
-        if route is None or route.kind != UNICAST or route.link not in state.links:
-            raise Decided("drop_unroutable")
-        neighbour = route.gateway or packet.source
-        known = state.hop_index.get((neighbour, route.link))
-        if known is not None:
-            return known
-        if not state.free_hops:
-            raise Decided("drop_hops_full")
-        number = state.free_hops.popleft()
-        link = state.links[route.link]
-        dmac, resolved = state.fib.neighbours.get((neighbour, route.link), bytes(6)), Resolved.YES
-        if not any(dmac):
-            resolved = Resolved.NO
-            if route.link == self._link:  # where the packet came from is the best guess
-                dmac, resolved = self._frame[6:12], Resolved.PROVISIONALLY
-        state.hops[number] = Hop(route.link, link.mac, dmac, link.mtu, resolved)
-        state.hop_index[neighbour, route.link] = number
-        self._note(f"hop {number} is {neighbour} on {route.link}, resolved: {resolved.value}")
-        return number
-
     def _bind(self, accepted: Accepted) -> tuple[str, bytes, str]:
         """3.10."""
         former = self._flow(accepted.key)
@@ -226,27 +203,9 @@ class Relay:
         if not ring:
             raise Decided("drop_flows_full")
         number = ring.popleft()
-        if self._record(number).life is not Life.FREE:
-            raise Decided("drop_free_list")
         session, backend = accepted.session.number, accepted.backend
-        state.records[number] = Record(life, accepted.key, backend, session, accepted.hop, seen=True)
-        self._note(f"record {number} is {life.value}: {accepted.key}, session {session}, backend {backend}")
-        if state.is_full:
-            state.records[number].life = Life.SUPERSEDED
-            raise Decided("drop_index_full")
-        state.entered.add(number)
+        self._fill(number, Record(life, accepted.key, backend, session, accepted.hop, second=None))
         return number
-
-    def _lock(self) -> None:
-        """3.10 and 4.2: the place in the index, where others do not have it."""
-        if self.state.is_locked:
-            raise Decided("drop_busy")
-
-    def _supersede(self, number: int | None) -> None:
-        """What happens to the record that another takes the place of."""
-        if number is not None and self._record(number).life is Life.LIVE:
-            self._record(number).life = Life.SUPERSEDED
-            self._note(f"record {number} is superseded")
 
     # ---- 4. To a relay port --------------------------------------------------------------
 
@@ -286,14 +245,18 @@ class Relay:
         record = self._record(number)
         backend = self._backend(record.backend)
         source = self.state.relay_endpoint(number)
-        return self._forward(packet, source, backend.endpoint, backend.hop, record, record.up, reason)
+        forwarded = self._forward(packet, source, backend.endpoint, backend.hop, record, record.up, reason)
+        self._by = number
+        return forwarded
 
     def _to_client(self, packet: Packet, number: int) -> tuple[str, bytes, str]:
         record = self._record(number)
         assert record.key is not None
         source = self.state.vips[record.key.vip]
         reason = "forward_to_client"
-        return self._forward(packet, source, record.key.client, record.hop, record, record.down, reason)
+        forwarded = self._forward(packet, source, record.key.client, record.hop, record, record.down, reason)
+        self._by = number
+        return forwarded
 
     def _forward(
         self,
@@ -317,38 +280,6 @@ class Relay:
         record.seen = True
         return ("TX" if hop.link == self._link else "REDIRECT"), out, reason
 
-    # ---- what there is -------------------------------------------------------------------
-
-    def _record(self, number: int) -> Record:
-        if number >= len(self.state.records):
-            raise Decided("aborted_bad_number")
-        return self.state.records[number]
-
-    def _backend(self, number: int) -> Backend:
-        if number not in self.state.backends:
-            raise Decided("aborted_bad_number")
-        return self.state.backends[number]
-
-    def _hop(self, number: int) -> Hop | None:
-        """None: nobody has entered it."""
-        if number >= self.state.hops_max:
-            raise Decided("aborted_bad_number")
-        return self.state.hops.get(number)
-
-    def _find(self, key: FlowKey, life: Life) -> list[int]:
-        """The records of a 5-tuple in a state that are entered."""
-        records = self.state.records
-        return [one for one in self.state.entered if (records[one].key, records[one].life) == (key, life)]
-
-    def _flow(self, key: FlowKey) -> int | None:
-        """The number of a 5-tuple's flow."""
-        found = self._find(key, Life.LIVE)
-        assert len(found) <= 1, f"{key} has several flows: {found}"
-        return found[0] if found else None
-
     def _is_of(self, number: int, accepted: Accepted) -> bool:
         record = self._record(number)
         return (record.session, record.backend) == (accepted.session.number, accepted.backend)
-
-    def _note(self, change: str) -> None:
-        self._changes.append(change)

@@ -66,6 +66,7 @@ class Record:
     up: Tally = field(default_factory=Tally)
     down: Tally = field(default_factory=Tally)
     transaction: bytes = b""  # of the last request, while PROVISIONAL
+    second: int | None = 0  # of binding; None: of the packet, which says no time
     seen: bool = False  # the last packet that came set its clock
 
 
@@ -117,6 +118,7 @@ class State:
     entered: set[int] = field(default_factory=set)  # numbers of records, in the index
     is_full: bool = False  # the index has no slot left
     is_lease_over: bool = False  # of the relay addresses
+    foreign: frozenset[int] = frozenset()  # the numbers of those that are other relays'
     is_locked: bool = False  # by others, all of the index, all the while
     hop_index: dict[tuple[IPAddress, str], int] = field(default_factory=dict)
     free_records: dict[int, deque[int]] = field(default_factory=lambda: {4: deque(), 6: deque()})

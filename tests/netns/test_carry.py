@@ -11,7 +11,7 @@ from ipaddress import ip_address
 import numpy as np
 import pytest
 
-from control import abi, flow_index, libbpf, quality
+from control import abi, carry, flow_index, former_quality, libbpf, quality
 from control.addresses import to_bytes
 from control.config import Config, PortRange
 from control.datapath import Datapath
@@ -164,11 +164,49 @@ def test_flows_outlive_that_measuring_is_switched_off_and_on(site: Site, config:
 
 
 def test_flows_of_a_release_that_measured_nothing(site: Site, config: Config) -> None:
-    """It had no such map: one is made, and the flow table stays."""
-    (config.pin_path / "quality_v1").unlink()
+    """It had no such maps: they are made, and the flow table stays."""
+    for name in (carry.QUALITY, carry.QUALITY_MORE):
+        (config.pin_path / name).unlink()
     with site.relay.inside():
         loaded = open_datapath(config)
     assert quality.is_on(loaded.datapath)
     assert np.flatnonzero(loaded.datapath.states()).tolist() == list(BOUND)
-    assert (config.pin_path / "quality_v1").exists()
+    for name in (carry.QUALITY, carry.QUALITY_MORE):
+        assert (config.pin_path / name).exists()
     loaded.close()
+
+
+def test_what_was_measured_goes_over_from_one_map_to_two(site: Site, config: Config) -> None:
+    """Streams of all four places, and the rest of the record; the former map is gone then."""
+    for name in (carry.QUALITY, carry.QUALITY_MORE):
+        (config.pin_path / name).unlink()
+    fd = libbpf.create_map(former_quality.NAME, 2, former_quality.RECORD.itemsize, 2 * PORTS, 1 << 10)
+    libbpf.pin(fd, config.pin_path / former_quality.NAME)
+    former = MappedArray(fd, former_quality.RECORD)
+    os.close(fd)
+    record = former.array[BOUND[1] : BOUND[1] + 1]
+    binding = 1 << abi.FLOW_STATE_BITS
+    record["streams"]["identity"] = [
+        binding | way | ssrc << 32 for ssrc, way in ((5, 0), (6, 1), (7, 0), (8, 1))
+    ]
+    record["streams"]["received"] = [50, 60, 70, 80]
+    record["streams"]["clock"] = 8000 // abi.CLOCK_UNIT
+    record["binding"], record["unmeasured"], record["clock"] = binding, 9, 8000 // abi.CLOCK_UNIT
+    record["trips"]["microseconds"] = [11_000, 22_000]
+    former.close()
+    with site.relay.inside():
+        loaded = open_datapath(config)
+    found = quality.of_flow(loaded.datapath, BOUND[1], 0)
+    clock = int(loaded.datapath.quality_more["clock"][BOUND[1]])
+    loaded.close()
+    assert found is not None
+    assert [(one.direction, one.ssrc, one.packets) for one in found.streams] == [
+        ("up", 5, 50),
+        ("up", 7, 70),
+        ("down", 6, 60),
+        ("down", 8, 80),
+    ]
+    assert {one.clock_rate for one in found.streams} == {8000}
+    assert (found.transceiver_rtt_ms, found.client_rtt_ms, found.unmeasured_packets) == (11, 22, 9)
+    assert clock == 8000 // abi.CLOCK_UNIT
+    assert not (config.pin_path / former_quality.NAME).exists()

@@ -141,25 +141,27 @@ def test_flow_list(entered: Entered) -> None:
     ],
 )
 def test_flow_filters(entered: Entered, filters: list[str], sessions: list[str]) -> None:
-    rows = earshot(entered.site, "flow", "list", *filters, "-o", "json").json
+    rows = earshot_here(entered.site, "flow", "list", *filters, "-o", "json").json
     assert [row["session_id"] for row in rows] == sessions
 
 
 def test_flow_show(entered: Entered) -> None:
-    listed = earshot(entered.site, "flow", "list", "-o", "json").json[1]
-    shown = earshot(entered.site, "flow", "show", listed["flow_id"], "-o", "json").json
+    listed = earshot_here(entered.site, "flow", "list", "-o", "json").json[1]
+    shown = earshot_here(entered.site, "flow", "show", listed["flow_id"], "-o", "json").json
     assert_fits("flow show", shown)
     assert {key: shown[key] for key in listed if key not in ("age_seconds", "idle_milliseconds")} == {
         key: value for key, value in listed.items() if key not in ("age_seconds", "idle_milliseconds")
     }
-    assert ["client", "198.51.100.7:40000"] in earshot(entered.site, "flow", "show", listed["flow_id"]).table
-    gone = earshot(entered.site, "flow", "show", str(int(listed["flow_id"]) + 1))
+    assert ["client", "198.51.100.7:40000"] in earshot_here(
+        entered.site, "flow", "show", listed["flow_id"]
+    ).table
+    gone = earshot_here(entered.site, "flow", "show", str(int(listed["flow_id"]) + 1))
     assert (gone.status, gone.out) == (1, "")
     assert gone.err.startswith("Error: there is no flow ")
 
 
 def test_session_list(entered: Entered) -> None:
-    said = earshot(entered.site, "session", "list", "-o", "json")
+    said = earshot_here(entered.site, "session", "list", "-o", "json")
     assert said.json[0] == {
         "session_id": "call-1",
         "transceiver": "voice-1",
@@ -171,7 +173,7 @@ def test_session_list(entered: Entered) -> None:
     }
     assert [row["session_id"] for row in said.json] == ["call-1", "call-2", "call-2"]
     assert [row["flows"] for row in said.json] == [1, 0, 1]
-    titles, *rows = earshot(entered.site, "session", "list", "--transceiver", "voice-2").table
+    titles, *rows = earshot_here(entered.site, "session", "list", "--transceiver", "voice-2").table
     assert titles == ["SESSION", "TRANSCEIVER", "UFRAGS", "ENDPOINTS", "FLOWS", "TTL", "PWD"]
     assert rows == [
         ["call-2", "voice-2", "dddd", "10.20.0.10:5000,[fd00:20::10]:5000", "1", "-", "known"],
@@ -179,57 +181,59 @@ def test_session_list(entered: Entered) -> None:
 
 
 def test_session_show(entered: Entered) -> None:
-    by_id = earshot(entered.site, "session", "show", "call-1", "-o", "json").json
+    by_id = earshot_here(entered.site, "session", "show", "call-1", "-o", "json").json
     assert [flow["client"] for flow in by_id["bound_flows"]] == ["198.51.100.7:40000"]
     assert (by_id["session_id"], by_id["flows"]) == ("call-1", 1)
-    table = earshot(entered.site, "session", "show", "bbbb").table
+    table = earshot_here(entered.site, "session", "show", "bbbb").table
     assert ["UFRAGS", "aaaa,bbbb"] in table
     assert table[-1][3] == "198.51.100.7:40000"
-    ambiguous = earshot(entered.site, "session", "show", "call-2")
+    ambiguous = earshot_here(entered.site, "session", "show", "call-2")
     assert ambiguous.status == 1
     assert "2 sessions match" in ambiguous.err
-    narrowed = earshot(entered.site, "session", "show", "call-2", "--transceiver", "voice-1", "-o", "json")
+    narrowed = earshot_here(
+        entered.site, "session", "show", "call-2", "--transceiver", "voice-1", "-o", "json"
+    )
     assert narrowed.json["ufrags"] == ["cccc"]
-    assert earshot(entered.site, "session", "show", "zzzz").status == 1
+    assert earshot_here(entered.site, "session", "show", "zzzz").status == 1
 
 
 def test_transceiver_list(entered: Entered) -> None:
-    rows = earshot(entered.site, "transceiver", "list", "-o", "json").json
+    rows = earshot_here(entered.site, "transceiver", "list", "-o", "json").json
     assert all(0 <= row.pop("since_seconds") < 60 for row in rows)
     assert rows == [
         {"transceiver": "voice-1", "attached": True, "sessions": 2, "flows": 1},
         {"transceiver": "voice-2", "attached": False, "sessions": 1, "flows": 1},
     ]
-    _, first, second = earshot(entered.site, "transceiver", "list").table
+    _, first, second = earshot_here(entered.site, "transceiver", "list").table
     assert first[:2] == ["voice-1", "attached"]
     assert second[:2] == ["voice-2", "detached"]
 
 
 def test_vip_list(entered: Entered) -> None:
-    assert earshot(entered.site, "vip", "list", "-o", "json").json == [
+    assert earshot_here(entered.site, "vip", "list", "-o", "json").json == [
         {"vip": "203.0.113.1:3478", "flows": 1},
         {"vip": "[2001:db8:f::1]:3478", "flows": 1},
     ]
-    assert earshot(entered.site, "vip", "list").table[1] == ["203.0.113.1:3478", "1"]
+    assert earshot_here(entered.site, "vip", "list").table[1] == ["203.0.113.1:3478", "1"]
 
 
 def test_stats(entered: Entered) -> None:
-    report = earshot(entered.site, "stats", "-o", "json").json
+    report = earshot_here(entered.site, "stats", "-o", "json").json
     assert report["flows"] == {"live": 2, "superseded": 0, "dead": 0, "capacity": 20_000}
     assert report["sessions"] == 3
     assert report["ufrags"] == {"used": 4, "capacity": 100}
     assert report["transceivers"] == {"attached": 1, "detached": 1}
     assert list(report["reasons"]) == [reason.name.lower() for reason in abi.Reason]
     assert report["reasons"]["drop_ttl"] == {"packets": 0, "bytes": 0}
-    everything = earshot(entered.site, "stats", "--all").table
+    everything = earshot_here(entered.site, "stats", "--all").table
     assert ["Ufrags", "4", "of", "100"] in everything
     assert ["drop_ttl", "0", "0", "B"] in everything
-    assert not any("drop_ttl" in line for line in earshot(entered.site, "stats").table)
+    assert not any("drop_ttl" in line for line in earshot_here(entered.site, "stats").table)
 
 
 def test_datapath_status(entered: Entered) -> None:
     site = entered.site
-    report = earshot(site, "datapath", "status", "-o", "json").json
+    report = earshot_here(site, "datapath", "status", "-o", "json").json
     assert report["pin_path"] == str(site.lab.pins)
     assert [(link["interface"], link["mode"]) for link in report["links"]] == [
         (name, "native") for name in site.interfaces
@@ -240,7 +244,7 @@ def test_datapath_status(entered: Entered) -> None:
     assert maps["sessions_v1"]["type"] == "hash"
     assert maps["flows_v2"]["memory_bytes"] >= 64 * 20_000
     assert report["memory_bytes"] == sum(row["memory_bytes"] for row in report["maps"])
-    table = earshot(site, "datapath", "status").table
+    table = earshot_here(site, "datapath", "status").table
     assert [line[2] for line in table if line and line[0] in site.interfaces] == ["native", "native"]
 
 
@@ -258,7 +262,7 @@ def test_a_link_of_another_namespace_is_not_mistaken_for_one_of_this(entered: En
 def test_nobody_sees_secrets(entered: Entered) -> None:
     secret = str(0x5EC12E75)
     for argv in (["session", "list"], ["session", "show", "aaaa"], ["flow", "list"], ["stats"]):
-        assert secret not in earshot(entered.site, *argv, "-o", "json").out
+        assert secret not in earshot_here(entered.site, *argv, "-o", "json").out
 
 
 def test_without_privileges(entered: Entered) -> None:
@@ -303,14 +307,14 @@ def test_with_a_daemon(family: int) -> None:
             for size in (100, 200):
                 made.up(payload(RTP, size))
             made.down(payload(RTP, 300))
-            [row] = earshot(site, "flow", "list", "--session", made.ufrag, "-o", "json").json
+            [row] = earshot_here(site, "flow", "list", "--session", made.ufrag, "-o", "json").json
             [flow] = relay.flows()
             assert row["flow_id"] == str(flow.flow_id)
             assert row["client"] == endpoint(flow.client.address, flow.client.port)
             assert row["relay"] == endpoint(address, port)
             assert (row["to_transceiver_packets"], row["to_client_packets"]) == (3, 1)
             assert (row["transceiver"], row["session_id"]) == ("voice", made.session_id)
-            report = earshot(site, "stats", "-o", "json").json
+            report = earshot_here(site, "stats", "-o", "json").json
             assert report["reasons"]["forward_bound"]["packets"] == 1
             assert report["reasons"]["forward_to_transceiver"]["packets"] == 2
             assert_knows_itself_and_its_own(site, "voice")

@@ -129,12 +129,11 @@ def test_on_a_terminal(stage: Stage) -> None:
         stage.calls[0].up(payload(RTP, 100))
 
     with Terminal(stage.site, 80, 24, *OPTIONS) as terminal:
-        terminal.until(
+        shown = terminal.until(
             lambda shown: len(cells := line_of(shown, first).split()) > 1 and float(cells[1]) > 5,
             "the rate of the first call",
             talk,
         )
-        shown = terminal.screen.display
         assert "calls 2" in shown[0]
         assert shown[3].startswith("CLIENTv")
         assert "TRANSCEIVER" not in shown[3]
@@ -146,17 +145,19 @@ def test_on_a_terminal(stage: Stage) -> None:
         terminal.press("/198.51.100.10\r")
         terminal.until(lambda shown: "calls 1 of 2" in shown[0], "the filter", talk)
         terminal.press("\r")
-        terminal.until(lambda shown: line_of(shown, "owner"), "the screen of a call", talk)
-        assert line_of(terminal.screen.display, "client ").split() == ["client", first]
-        assert "voice-1, attached" in line_of(terminal.screen.display, "owner")
+        shown = terminal.until(lambda shown: line_of(shown, "owner"), "the screen of a call", talk)
+        assert line_of(shown, "client ").split() == ["client", first]
+        assert "voice-1, attached" in line_of(shown, "owner")
         terminal.press("\x1b")
         terminal.until(lambda shown: shown[3].startswith("CLIENT"), "the list again", talk)
         terminal.press("p")
         terminal.until(lambda shown: shown[0].startswith("PAUSED"), "the pause", talk)
         terminal.press("p\x1b")
         terminal.resize(200, 50)
-        terminal.until(lambda shown: "FLOW" in shown[3] and "calls 2" in shown[0], "200 columns", talk)
-        assert stage.calls[0].session_id in line_of(terminal.screen.display, first)
+        shown = terminal.until(
+            lambda shown: "FLOW" in shown[3] and "calls 2" in shown[0], "200 columns", talk
+        )
+        assert stage.calls[0].session_id in line_of(shown, first)
         terminal.press("q")
         assert terminal.status() == 0
 

@@ -57,8 +57,8 @@ def test_stop_says_so_first(site: Site, number: signal.Signals) -> None:
         status, details = stream.error()
         assert status == grpc.StatusCode.UNAVAILABLE
         assert "stopping" in details
+        watched.cancel()  # or it is waited for
         stopper.join(STOP_TIMEOUT)
-        watched.cancel()
     assert "event=stopped" in site.lab.log("earshotd").read_text()
     assert set(site.xdp_modes().values()) == {"native"}
 

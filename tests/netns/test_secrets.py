@@ -29,7 +29,7 @@ from tests.lab.calls import wait_for
 from tests.lab.netns import Lab
 from tests.lab.services import relay_target, start_relay
 from tests.lab.topology import IPV4, Site, two_armed
-from tests.netns.command import earshot
+from tests.netns.command import earshot_here
 from tests.netns.raw_stream import add, raw_stream, session
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
@@ -169,7 +169,7 @@ def test_pwds_and_key_states_show_nowhere(site: Site) -> None:
         said += every_answer(channel)
     for command in READS:
         for form in ("table", "json"):
-            done = earshot(site, *command, "-o", form)
+            done = earshot_here(site, *command, "-o", form)
             assert done.status == 0, done.err
             said += [done.out, done.err]
     fetch = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/metrics').read().decode())"

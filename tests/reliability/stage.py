@@ -27,8 +27,6 @@ from tests.netns.command import Said
 Record = Callable[[str, object], None]
 
 STOP_TIMEOUT = 20
-# Several times what the everyday run takes, for a night or a release.
-LONG = bool(os.environ.get("EARSHOT_RELIABILITY_LONG"))
 
 
 class Stage:

@@ -16,6 +16,7 @@ from control import pinned
 from control.cli.daemon_client import connected
 from control.requests import Code
 from tests.lab.calls import RTP, binding_request, call, payload, wait_for
+from tests.lab.nightly import NIGHTLY
 from tests.lab.services import BIN, endpoint, relay_target
 from tests.lab.topology import IPV4, VIP_PORT
 from tests.netns.command import Said
@@ -24,7 +25,7 @@ from tests.reliability.stage import Record, Stage, assert_whole, set_up
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
-UPGRADES = 50
+UPGRADES = 50 if NIGHTLY else 10
 
 
 @pytest.fixture(scope="module")

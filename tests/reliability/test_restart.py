@@ -12,17 +12,18 @@ import grpc
 import pytest
 
 from tests.lab.calls import wait_for
+from tests.lab.nightly import NIGHTLY
 from tests.lab.relay_client import RelayClient
 from tests.lab.services import popen_relay, relay_command, relay_target
 from tests.netns.raw_stream import add, remove
-from tests.reliability.stage import LONG, Record, Stage, assert_whole
+from tests.reliability.stage import Record, Stage, assert_whole
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
-KILLS = 60 if LONG else 6
-AWAY_SECONDS = 60.0 if LONG else 1.0
-STARVED_SECONDS = 30.0 if LONG else 4.5
-GRACE_SECONDS = 4
+KILLS = 60 if NIGHTLY else 4
+AWAY_SECONDS = 60.0 if NIGHTLY else 1.0
+STARVED_SECONDS = 30.0 if NIGHTLY else 3.0
+GRACE_SECONDS = 2
 A_FEW_SWEEPS = 1.5  # seconds
 CHURN = 400  # sessions in each batch: two slices of work
 
@@ -98,7 +99,7 @@ def test_starved_of_cpu(stage: Stage, record_property: Record) -> None:
         time.sleep(A_FEW_SWEEPS)
         with stage.attached() as attachment:
             assert attachment.welcome.sessions == len(stage.crowd.members)
-            stage.traffic.wait_for_rounds(75)
+            stage.traffic.wait_for_rounds(25)
         stage.end()
     assert_whole(phase)
 

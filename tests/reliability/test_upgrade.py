@@ -15,15 +15,16 @@ from control import pinned
 from tests.lab import release
 from tests.lab.calls import RTP, call, payload
 from tests.lab.netns import Lab
+from tests.lab.nightly import NIGHTLY
 from tests.lab.relay_client import RelayClient
 from tests.lab.release import Edit
 from tests.lab.services import BIN, relay_command, relay_target, start_relay
 from tests.lab.topology import two_armed
-from tests.reliability.stage import LONG, Record, Stage, assert_whole, set_up
+from tests.reliability.stage import Record, Stage, assert_whole, set_up
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
-KILLS = 40 if LONG else 3
+KILLS = 40 if NIGHTLY else 2
 # A record of twice the size, in a map of another name, and how it is made of today's.
 NEWER = (
     Edit("bpf/*.h", "} flows_v2", "} flows_v3"),
@@ -70,6 +71,7 @@ DEATHS = {
     "both links have it": ("loader.py", "_install(program_fd, datapath, links, config, plan, undo)\n"),
     "a pin is moved": ("staging.py", "pin.rename(self._pin_path / pin.name)\n"),
 }
+OF_EVERY_DAY = ("calls are copied", "one link of two has the program", "a pin is moved")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,10 @@ def test_a_newer_layout_takes_the_calls_over(own_stage: Stage, newer: Path, reco
     assert "is of a version that this one cannot take over" in stage.log()
 
 
-@pytest.mark.parametrize("moment", DEATHS)
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(one, marks=() if one in OF_EVERY_DAY else pytest.mark.nightly) for one in DEATHS],
+)
 def test_a_start_that_dies_in_the_middle_is_repaired(
     own_stage: Stage, newer: Path, moment: str, record_property: Record
 ) -> None:

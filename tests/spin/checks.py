@@ -35,7 +35,7 @@ def _world(setup: str, *more: str) -> World:
     return World((f"SETUP_{setup}", *more))
 
 
-# All together some half a minute.
+# All together some forty seconds.
 EVERYDAY = [
     _world("SAME"),
     _world("SESSIONS"),
@@ -47,10 +47,14 @@ EVERYDAY = [
     _world("SPILT", "ENDINGS=1"),
     _world("REUSE", "ENDINGS=2"),
     _world("RING", "ENDINGS=1"),
+    _world("FOREIGN", "ENDINGS=1"),
+    _world("TOLD"),
+    _world("MOVED", "ENDINGS=1", "CRASHES=0"),
     _world("SESSIONS", "ENDINGS=1", "TSO"),
     _world("CONFIRM", "ENDINGS=1", "CRASHES=0", "TSO"),
     _world("SPILT", "ENDINGS=1", "TSO"),
     _world("RING", "ENDINGS=1", "TSO"),
+    _world("FOREIGN", "ENDINGS=1", "CRASHES=0", "TSO"),
 ]
 
 # Minutes each, and up to 2 GB: in scripts/nightly.
@@ -63,6 +67,12 @@ LONG = [
     _world("AGAIN", "KEY_BEFORE_STATE"),
     _world("THREE", "CRASHES=0"),
     _world("THREE", "ENDINGS=1"),
+    _world("FOREIGN"),
+    _world("FOREIGN", "TSO"),
+    _world("TOLD", "CRASHES=2"),
+    _world("TOLD", "TSO"),
+    _world("MOVED", "ENDINGS=1"),
+    _world("MOVED", "CRASHES=0", "TSO"),
     # What is wrong, but harms nothing that is claimed.
     _world("SPILT", "BREAK_NO_RECOUNT"),
     _world("AGAIN", "BREAK_SUPERSEDE_BY_STORE"),
@@ -220,5 +230,35 @@ MUTATIONS = [
         _world("RING", NO_CRASH),
         "number_lost",
         "a full ring looks like an empty one",
+    ),
+    Mutation(
+        "ENTER_WITHOUT_LOCK",
+        _world("FOREIGN", NO_CRASH),
+        "two_live",
+        "a flow of another relay is entered while a CPU binds its client, and neither sees the other",
+    ),
+    Mutation(
+        "ENTER_REPLACES_FIRST",
+        _world("MOVED", NO_CRASH),
+        "finds_nothing",
+        "what was there is no more, the flow of another relay not yet",
+    ),
+    Mutation(
+        "ENTER_IN_ANY_STATE",
+        _world("TOLD", NO_CRASH),
+        "entry_left_behind",
+        "a flow of another relay is entered in a record that has been ended, and has its entry yet",
+    ),
+    Mutation(
+        "FOREIGN_GIVEN_BACK",
+        _world("TOLD", NO_CRASH),
+        "number_twice",
+        "the number of another relay's flow goes into the ring, as if a CPU might bind there",
+    ),
+    Mutation(
+        "LOST_AND_FOREIGN",
+        _world("FOREIGN", "ENDINGS=1"),
+        "number_twice",
+        "a start takes the numbers of another relay's addresses for lost ones",
     ),
 ]

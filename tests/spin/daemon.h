@@ -145,6 +145,12 @@ inline free_record()
     count = r;
     give_back();
     atomic { STORE(DAEMON, STATE(count), FREE); count = 0 }
+#elif defined(FOREIGN_RECORD) && !defined(BREAK_FOREIGN_GIVEN_BACK)
+    STORE(DAEMON, STATE(r), FREE);
+    if
+    :: atomic { FOREIGN(r) -> resting = resting & ~(1 << r); r = 0 }
+    :: !FOREIGN(r) -> give_back()
+    fi
 #else
     STORE(DAEMON, STATE(r), FREE);
     give_back()
@@ -223,7 +229,11 @@ inline find_lost()
         do
         :: r < RECORDS ->
             IN_RING(r, v, w);
+#ifdef BREAK_LOST_AND_FOREIGN
             if :: w == 0 -> lost = lost | (1 << r) :: else fi;
+#else
+            if :: w == 0 && !FOREIGN(r) -> lost = lost | (1 << r) :: else fi;
+#endif
             r++
         :: else -> break
         od;

@@ -121,9 +121,9 @@ inline nothing_is_lost()
         :: x < RECORDS ->
             IN_RING(x, y, found);
             assert((m[STATE(x)] != BINDING && m[STATE(x)] != DEAD) || number_lost);
-            /* A number is in the ring once, or in use. */
-            assert(m[STATE(x)] != FREE || found > 0 || number_lost);
-            assert(found <= (m[STATE(x)] == FREE -> 1 : 0) || number_twice);
+            /* A number is in the ring once, or in use; that of another relay never is there. */
+            assert(m[STATE(x)] != FREE || found > 0 || FOREIGN(x) || number_lost);
+            assert(found <= (m[STATE(x)] == FREE && !FOREIGN(x) -> 1 : 0) || number_twice);
             /* A record that is in use has one entry, or was turned away; any other has none. */
             found = 0; y = 0;
             do
@@ -152,12 +152,12 @@ inline nothing_is_lost()
     }
 }
 
-/* All records that are free to begin with, in the ring. */
+/* All records that are free to begin with, in the ring, but those of another relay. */
 #define PUT_IN_RING \
     byte r; r = 0; \
     do \
     :: r < RECORDS -> \
-        if :: m[STATE(r)] == FREE -> m[PLACE(m[TAIL])] = r; m[TAIL] = m[TAIL] + 1 :: else fi; r++ \
+        if :: m[STATE(r)] == FREE && !FOREIGN(r) -> m[PLACE(m[TAIL])] = r; m[TAIL] = m[TAIL] + 1 :: else fi; r++ \
     :: else -> break \
     od; r = 0;
 

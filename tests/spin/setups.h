@@ -94,3 +94,29 @@
 #define PROCESSORS 3
 #define CPUS run xdp(0, BIND, 1, 1, NO_MORE); run xdp(1, BIND, 1, 2, NO_MORE); run xdp(2, UP, 1, 0, NO_MORE);
 #endif
+
+#ifdef SETUP_FOREIGN
+/* A flow of another relay is entered while another CPU binds its client for another session, and carries its packets. */
+#define FOREIGN_RECORD 0
+#define HOME_SLOTS 2
+#define SETUP
+#define PROCESSORS 2
+#define CPUS run xdp(0, ENTER, 1, 1, NO_MORE); run xdp(1, BIND, 1, 2, UP, 1, 0);
+#endif
+
+#ifdef SETUP_TOLD
+/* The flow of another relay is told again, and that of another client at the same port, while packets go by it. */
+#define FOREIGN_RECORD 0
+#define SETUP RECORD(0, 1, 1, LIVE, 0)
+#define PROCESSORS 2
+#define CPUS run xdp(0, ENTER, 1, 1, ENTER, 3, 2); run xdp(1, UP, 1, 0, DOWN, 0, 0);
+#endif
+
+#ifdef SETUP_MOVED
+/* A client leaves another relay's flow for a session here, is told of again, and its packets go on. */
+#define FOREIGN_RECORD 0
+#define HOME_SLOTS 2
+#define SETUP RECORD(0, 1, 1, LIVE, 0)
+#define PROCESSORS 2
+#define CPUS run xdp(0, BIND, 1, 2, ENTER, 1, 1); run xdp(1, UP, 1, 0, UP, 1, 0);
+#endif

@@ -34,10 +34,11 @@ def question(item: pytest.Function) -> Question:
 
 @pytest.fixture(scope="module")
 def searches(request: pytest.FixtureRequest) -> Iterator[dict[Question, Future[Found]]]:
-    """All that the tests of this run ask, in their order: one search on each CPU."""
+    """All that the tests of this run ask, in their order: one search on each CPU that is this process's."""
     tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
     asked = [question(item) for item in tests if "found" in item.fixturenames and item.path == request.path]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // processes)) as pool:
         yield {one: pool.submit(explore, one[0], *one[1]) for one in asked}
         pool.shutdown(cancel_futures=True)
 

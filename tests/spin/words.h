@@ -76,6 +76,14 @@ chan buffer[CPU_COUNT + 1] = [3] of { byte, byte };
 #define CONFIRM  3 /* a transceiver's answer, to any relay port */
 #define UP       4 /* a client's packet */
 #define DOWN     5 /* a transceiver's packet, to any relay port */
+#define ENTER    6 /* no packet: the daemon's program enters a flow of another relay, at FOREIGN_RECORD */
+
+/* Whether a record is at an address of another relay: its number is the daemon's gift, and in no ring. */
+#ifdef FOREIGN_RECORD
+#define FOREIGN(r) ((r) == FOREIGN_RECORD)
+#else
+#define FOREIGN(r) false
+#endif
 
 /* A record as it is before anything happens: and entered in slot i. */
 #define RECORD(r, k, s, state, i) \

@@ -39,7 +39,7 @@ inline search()
                     :: s == LIVE ->
                         hit = v; hit_session = m[SESSION(v - 1)];
                         if :: session == hit_session -> own = v :: else fi
-                    :: s == PROVISIONAL && session == m[SESSION(v - 1)] -> own = v
+                    :: s == PROVISIONAL && session == m[SESSION(v - 1)] && kind != ENTER -> own = v
                     :: s == SUPERSEDED || s == DEAD -> stale = 1
                     :: else
                     fi
@@ -205,6 +205,33 @@ inline enter()
     atomic { i = 0; limit = 0 }
 }
 
+/*
+ * In place of take(): a record that the daemon has named. What is there already stays, if it is this flow, or
+ * if it was bound later; which of two was bound later is anybody's guess here. So does a record that is not FREE.
+ */
+inline enter_given()
+{
+    if
+    :: hit == FOREIGN_RECORD + 1 -> goto bound
+    :: hit != 0 && hit != FOREIGN_RECORD + 1 -> goto bound
+    :: hit != FOREIGN_RECORD + 1
+    fi;
+    number = FOREIGN_RECORD + 1;
+    atomic { DRAINED(me) ->
+        if
+#ifdef BREAK_ENTER_IN_ANY_STATE
+        :: true -> m[STATE(number - 1)] = BINDING
+#else
+        :: m[STATE(number - 1)] == FREE -> m[STATE(number - 1)] = BINDING
+        :: else -> number = 0
+#endif
+        fi };
+    if
+    :: number == 0 -> goto bound
+    :: else
+    fi
+}
+
 inline fill()
 {
     STORE(me, KEY(number - 1), key);
@@ -215,12 +242,20 @@ inline fill()
 inline publish()
 {
     atomic {
-        STORE(me, STATE(number - 1), (kind == BIND -> LIVE : PROVISIONAL));
+        STORE(me, STATE(number - 1), (kind == ASK -> PROVISIONAL : LIVE));
 #ifndef TSO
-        if :: kind == BIND && entered -> published(key, number - 1) :: else fi
+        if :: kind != ASK && entered -> published(key, number - 1) :: else fi
 #endif
     }
 }
+
+#ifdef FOREIGN_RECORD
+#define BINDS (kind == BIND || kind == ASK || kind == ENTER)
+#define REPLACES (kind == BIND || kind == ENTER)
+#else
+#define BINDS    (kind == BIND || kind == ASK)
+#define REPLACES (kind == BIND)
+#endif
 
 inline begin_packet()
 {
@@ -310,13 +345,24 @@ next_packet:
         unlock();
         unlocked()
 
-    :: kind == BIND || kind == ASK ->
+    :: BINDS ->
 #ifdef BREAK_NO_SEARCH_UNDER_LOCK
         search();
         lock();
+#elif defined(BREAK_ENTER_WITHOUT_LOCK)
+        if
+        :: kind == ENTER -> search()
+        :: else -> lock(); search()
+        fi;
 #else
         lock();
         search();
+#endif
+#ifdef FOREIGN_RECORD
+        if
+        :: kind == ENTER -> enter_given(); goto chosen
+        :: else
+        fi;
 #endif
         if
         :: own -> decide(own - 1); goto bound
@@ -331,6 +377,7 @@ next_packet:
             DRAINED(me) -> assert(m[STATE(number - 1)] == FREE || number_twice);
             m[STATE(number - 1)] = BINDING;
         };
+chosen:
 #ifdef BREAK_LIVE_BEFORE_FILLED
         enter(); publish(); fill();
 #elif defined(BREAK_LIVE_BEFORE_ENTERED)
@@ -349,7 +396,11 @@ next_packet:
         fi;
 #elif defined(BREAK_SUPERSEDE_BEFORE_PUBLISH)
         fill(); enter();
-        if :: kind == BIND -> supersede() :: else fi;
+        if :: REPLACES -> supersede() :: else fi;
+        publish();
+#elif defined(BREAK_ENTER_REPLACES_FIRST)
+        fill(); enter();
+        if :: kind == ENTER -> supersede() :: else fi;
         publish();
 #else
         fill();
@@ -363,15 +414,25 @@ next_packet:
 #ifdef BREAK_SPILT_COUNTED_LATE
         if :: late -> d_step { late = 0; word0 = word0 + 2; STORE(me, WORD0(0), word0) } :: else fi;
 #endif
+#ifdef FOREIGN_RECORD
+        if
+        :: kind != ENTER -> d_step { by = number; by_key = key; by_session = session }
+        :: else
+        fi;
+#else
         d_step { by = number; by_key = key; by_session = session };
+#endif
 #ifdef BREAK_UNLOCK_BEFORE_SUPERSEDE
         unlock(); unlocked();
-        if :: kind == BIND -> supersede() :: else fi;
+        if :: REPLACES -> supersede() :: else fi;
         goto packet_done;
 #else
-        if :: kind == BIND -> supersede() :: else fi;
+        if :: REPLACES -> supersede() :: else fi;
 #endif
 bound:
+#ifdef BREAK_ENTER_WITHOUT_LOCK
+        if :: kind == ENTER -> goto packet_done :: else fi;
+#endif
         unlock();
         unlocked();
         if :: by -> forward() :: else fi

@@ -246,7 +246,7 @@ async def test_whatever_a_backend_does_ends_its_own_sessions_alone() -> None:
         running_transceiver(
             relay,
             *("--backend", target, "--backend-failure", "end"),
-            *("--backend-start-timeout", "0.5", "--backend-stall-timeout", "0.5"),
+            *("--backend-start-timeout", "1.5", "--backend-stall-timeout", "1.5"),
         ) as transceiver,
         talking(transceiver) as bystander,
     ):
@@ -292,7 +292,7 @@ async def test_a_process_that_hangs_loses_its_own_sessions_and_gets_no_more(poli
         running_transceiver(
             relay,
             *("--backend", hung, "--backend", sound, "--backend-failure", policy),
-            *("--backend-start-timeout", "1", "--backend-stall-timeout", "0.5"),
+            *("--backend-start-timeout", "1.5", "--backend-stall-timeout", "1.5"),
         ) as transceiver,
         talking(transceiver) as one,
     ):

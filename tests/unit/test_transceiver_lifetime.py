@@ -109,7 +109,7 @@ async def test_a_call_that_ends_before_its_handshake_leaves_nothing_to_trip_over
 async def test_a_client_that_vanishes_is_cleaned_up() -> None:
     async with (
         running_relay() as relay,
-        running_transceiver(relay, "--silence-timeout", "0.5") as transceiver,
+        running_transceiver(relay, "--silence-timeout", "1") as transceiver,
     ):
         async with calling(transceiver, 20):
             relay.deaf = True
@@ -223,7 +223,7 @@ async def test_a_call_over_ipv6() -> None:
 
 async def test_damaged_offers_do_not_disturb_a_call() -> None:
     random = Random(1)
-    async with running_relay() as relay, running_transceiver(relay, "--setup-timeout", "0.5") as transceiver:
+    async with running_relay() as relay, running_transceiver(relay, "--setup-timeout", "2") as transceiver:
         async with calling(transceiver, 2.0) as task, aiohttp.ClientSession() as http:
             for _ in range(100):
                 start, length = random.randrange(len(OFFER)), random.randrange(12)

@@ -23,7 +23,7 @@ from tests.unit.transceiver_world import (
     running_relay,
     running_transceiver,
 )
-from transceiver import places, relays
+from transceiver import places, relay_client, relays
 from transceiver.errors import RefusedError, RelayAwayError, RelayError
 from transceiver.ingresses import Ingresses, RegionsFile
 from transceiver.places import Places
@@ -110,7 +110,9 @@ async def test_the_next_takes_the_place_of_one_that_breaks_which_stands_by_when_
     async with world.running():
         (first,) = await world.until(1, 3)
         await first.stop_grpc()
-        await eventually(lambda: bool(world.attached) and world.attached != [first])
+        await eventually(lambda: world.attached != [first])
+        await world.all.settle(DEADLINE)  # as offers do
+        assert len(world.attached) == 1
         (second,) = await world.until(1, 2)
         assert set(second.sessions) == {"s1"}
         await first.start()
@@ -138,6 +140,22 @@ async def test_whoever_drains_makes_way_as_long_as_another_one_takes_sessions(wo
         await eventually(lambda: world.attached == [third])
         await world.until(1, 3)
         assert world.count() == 3
+
+
+async def test_whoever_does_not_answer_makes_way_also_where_nobody_asks_anything(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_client, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(relay_client, "LOOK_TIMEOUT", 1.0)
+    Relay.share("d", *world.relays)
+    async with world.running():
+        (first,) = await world.until(1, 3)
+        first.frozen = True
+        await eventually(lambda: bool(world.attached) and world.attached != [first])
+        await world.until(1, 2)
+        first.frozen = False
+        await world.until(1, 3)
+        assert world.count() == 2
 
 
 @pytest.mark.parametrize("fault", ["mute", "full"])

@@ -61,8 +61,8 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
     """Records what it is told, and forwards.
 
     `refuse` makes it refuse additions with that result, `mute` makes it not answer batches at all, `old` not
-    know what was asked before an attachment. Relays that share a directory (`share`) have one stream of a
-    transceiver between them, the latest, and tell each other nothing else.
+    know what is asked before an attachment, and `frozen` not answer that. Relays that share a directory
+    (`share`) have one stream of a transceiver between them, the latest, and tell each other nothing else.
     """
 
     def __init__(self, socket: Path, vip: str, relay: str, region: str) -> None:
@@ -84,7 +84,7 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
         self._flows: dict[Address, tuple[str, asyncio.DatagramTransport]] = {}
         self.directories: list[str] = []
         self.draining = False
-        self.old = False
+        self.old = self.frozen = False
         self._sharing: list[Relay] = [self]
         self._events: list[asyncio.Queue[pb.AttachResponse | None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -134,6 +134,8 @@ class Relay(relay_pb2_grpc.RelayServiceServicer):  # type: ignore[misc]
             events.put_nowait(pb.AttachResponse(draining=pb.Draining(draining=draining)))
 
     async def ListVips(self, request: pb.ListVipsRequest, context: Any) -> pb.ListVipsResponse:
+        if self.frozen:
+            await asyncio.Event().wait()
         if self.old:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "of long ago")
         return pb.ListVipsResponse(

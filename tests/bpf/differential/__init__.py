@@ -4,7 +4,10 @@
 people   sessions and clients
 twists   what is odd about a packet
 steps    packets as recipes
+acts     what is no packet: the fleet changes, flows of other relays are entered, sessions end
+starts   states that cases begin with
 cases    hypothesis' strategies for all of these
 stored   the model's objects as the maps have them
+held     all that either holds
 twin     program and model side by side
 """

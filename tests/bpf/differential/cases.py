@@ -8,30 +8,42 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
+from control import abi
 from tests.bpf import world
+from tests.bpf.differential.acts import (
+    LONG_AGO,
+    Act,
+    At,
+    Ending,
+    Entering,
+    Fleet,
+    Lease,
+    Rest,
+    Telling,
+)
 from tests.bpf.differential.people import (
     CAPTURE_NAMES,
     CLIENTS,
     FAMILIES,
+    LIKELY_CLIENTS,
     LONGEST,
     ROUTABLES,
     SESSIONS,
     USUAL_CLIENTS,
     captured_sessions,
 )
+from tests.bpf.differential.starts import WHOLE_FLEET, Given, Room, Start
 from tests.bpf.differential.steps import (
     FINGERPRINTS,
     INTEGRITIES,
     MEDIA,
     Answer,
     Captured,
-    Fleet,
     Media,
     Request,
     Step,
     transaction,
 )
-from tests.bpf.differential.twin import WHOLE_FLEET, Given, Room, Start
 from tests.bpf.differential.twists import (
     Balanced,
     ComesBy,
@@ -60,10 +72,15 @@ def often(usual: T, *others: T, times: int = 3) -> st.SearchStrategy[T]:
     return st.sampled_from([usual] * (times * len(others)) + list(others))
 
 
+def weighted(*parts: tuple[int, st.SearchStrategy[T]]) -> st.SearchStrategy[T]:
+    """One of several, each as often as it says: `one_of` takes what is named twice for the same."""
+    return st.sampled_from([part for times, part in parts for _ in range(times)]).flatmap(lambda part: part)
+
+
 families = st.sampled_from([4, 6])
 usual_clients = st.sampled_from([0, 0, 0, *range(USUAL_CLIENTS)])
-any_client = st.integers(0, max(map(len, CLIENTS.values())) - 1)
-clients = st.one_of(usual_clients, usual_clients, usual_clients, usual_clients, any_client)
+any_client = st.sampled_from(range(max(map(len, CLIENTS.values()))))
+clients = weighted((4, usual_clients), (1, any_client))
 attribute_kinds = st.sampled_from([0x0006, 0x0008, 0x8028, 0x0024, 0x802A, 0xC057, 0x0000, 0xFFFF])
 attributes = st.lists(
     st.tuples(attribute_kinds, st.sampled_from([0, 1, 3, 4, 8, 19, 20, 21, 40])), max_size=3
@@ -73,12 +90,10 @@ many_attributes = st.integers(11, 14).map(lambda count: ((0x8022, 4),) * count)
 
 everyday_ufrags = [
     *(b"alice", b"alice", b"alice-again", b"bob", b"narrow"),
-    *(b"carol", b"carol-again", b"dave"),
+    *(b"carol", b"carol-again", b"dave", b"unresolved"),
 ]
 strange_ufrags = [b"", b"alic", b"alicea", b"ALICE", LONGEST + b"u", b"ali\0ce", b"u" * 31, b"\0"]
-ufrags = st.one_of(
-    st.sampled_from(everyday_ufrags), st.sampled_from(everyday_ufrags), st.sampled_from(sorted(SESSIONS))
-)
+ufrags = weighted((2, st.sampled_from(everyday_ufrags)), (1, st.sampled_from(sorted(SESSIONS))))
 strange_rests = st.sampled_from([b":", b"", b"no", b"\0:peer", b"::", b"peer:"])
 long_rests = st.sampled_from([470, 506, 507, 511, 512]).map(lambda length: b":" + b"p" * length)
 
@@ -108,12 +123,14 @@ flaws = st.one_of(
     flaw("second_vip", st.just(True)),
 )
 
+plain_extensions = st.tuples(st.sampled_from([0, 43, 60, 135]), st.just(0), st.just(0))
 near_zero = [0, 1, 0x0100, 0xFFFE, 0xFEFF]  # where a carry may be lost, in either order of bytes
 twists: st.SearchStrategy[Twist] = st.one_of(
     st.builds(Field, st.just("ttl"), st.sampled_from([0, 1, 2, 255])),
     st.builds(Field, st.just("tos"), st.integers(0, 255)),
     st.builds(Field, st.just("flow_label"), st.integers(0, 0xFFFFF)),
     st.builds(Field, st.just("checksum"), st.just(0)),
+    st.just(Field("checksum", 0)),
     st.builds(Field, st.just("options"), st.integers(1, 10).map(lambda words: bytes([1]) * 4 * words)),
     st.builds(Field, st.just("fragment"), st.sampled_from([0, 0x8000, 0x2000, 1, 0x1FFF, 0x2001])),
     st.builds(Field, st.just("padding"), st.binary(min_size=1, max_size=8)),
@@ -140,6 +157,7 @@ twists: st.SearchStrategy[Twist] = st.one_of(
         ).map(tuple),
         often(17, 6, 58, 59, 44, times=2),
     ),
+    st.builds(Extensions, st.lists(plain_extensions, min_size=1, max_size=2).map(tuple)),
     st.builds(Cut, st.integers(-12, 60)),
     st.builds(Damage, st.integers(0, 99), st.integers(0, 255)),
     st.builds(Damage, st.integers(0, 1500), st.integers(0, 255)),
@@ -152,11 +170,8 @@ twists: st.SearchStrategy[Twist] = st.one_of(
     ),
     st.builds(ComesBy, st.sampled_from([world.CLIENTS, world.BACKENDS])),
 )
-few_twists = st.one_of(
-    *[st.just(())] * 4,
-    twists.map(lambda one: (one,)),
-    twists.map(lambda one: (one,)),
-    st.tuples(twists, twists),
+few_twists: st.SearchStrategy[tuple[Twist, ...]] = weighted(
+    (2, st.just(())), (2, twists.map(lambda one: (one,))), (1, st.tuples(twists, twists))
 )
 
 requests = st.builds(
@@ -165,6 +180,7 @@ requests = st.builds(
     st.lists(flaws, max_size=2),
 )
 odd_requests = st.builds(Request, families, clients, ufrags, twists=few_twists)
+strangers = st.builds(Request, families, any_client, st.sampled_from(everyday_ufrags))
 routables = st.sampled_from([*ROUTABLES, ROUTABLES[0], ROUTABLES[1]])
 
 
@@ -192,29 +208,80 @@ fleets = st.builds(
     st.sampled_from([WHOLE_FLEET.keys, ONE_KEY, OTHER_KEY, {}, {0: bytes(32)}, {**ONE_KEY, 7: bytes(32)}]),
     st.sampled_from([WHOLE_FLEET.owners, {}, {0: (3, 4), 701: (1, 2)}, {0: (0, 2), 65535: (0, 0)}]),
 )
+# Flows of other relays: good ones, and such as contradict what is there.
+good_tellings = st.builds(
+    Telling, families, usual_clients, st.sampled_from(everyday_ufrags), pick=st.integers(0, 2)
+)
+odd_tellings = st.builds(
+    Telling,
+    families,
+    st.one_of(usual_clients, st.integers(0, LIKELY_CLIENTS - 1)),
+    st.sampled_from([*everyday_ufrags, *sorted(SESSIONS), b"nobody's"]),
+    often(*At, times=1),
+    st.integers(0, 6),
+    often(0, -100, -3, -2, -1, 1, 2, 3, 100, times=1),
+    often(None, 2, 3, abi.VIP_MAX, times=6),
+    often(True, False, times=12),
+)
+good_enterings = st.builds(Entering, st.lists(good_tellings, min_size=1, max_size=2).map(tuple))
+odd_enterings = st.builds(Entering, st.lists(odd_tellings, min_size=1, max_size=4).map(tuple))
+acts: st.SearchStrategy[Act] = weighted(
+    (2, good_enterings),
+    (4, odd_enterings),
+    (2, st.builds(Ending, st.sampled_from(everyday_ufrags))),
+    (1, st.just(Rest())),
+    (1, st.builds(Lease, st.booleans())),
+    (1, fleets),
+)
 # What makes flows, so that what follows meets some.
-openings = st.lists(
-    st.builds(
-        Request,
-        families,
-        usual_clients,
-        st.sampled_from([*everyday_ufrags, *(one.ufrag for one in ROUTABLES[:2])]),
-    ),
-    max_size=3,
+good_requests = st.builds(
+    Request,
+    families,
+    usual_clients,
+    st.sampled_from([*everyday_ufrags, *(one.ufrag for one in ROUTABLES[:2])]),
+)
+usual_openings: st.SearchStrategy[list[Step | Act]] = st.lists(
+    weighted((3, good_requests), (1, good_enterings)), max_size=3
 )
 media = st.builds(Media, families, clients, st.sampled_from(sorted(MEDIA)), twists=few_twists)
 answers = st.builds(
     Answer,
     families,
     st.integers(0, 3),
-    st.one_of(st.just("success"), st.sampled_from(["success", "failure", "question", *sorted(MEDIA)])),
-    st.one_of(st.none(), st.none(), st.integers(0, 11)),
-    often(None, *world.BACKEND_ENDPOINTS, times=1),
+    weighted(
+        (1, st.just("success")), (1, st.sampled_from(["success", "failure", "question", *sorted(MEDIA)]))
+    ),
+    weighted((2, st.none()), (1, st.integers(0, 11))),
+    weighted((2, st.none()), (1, st.sampled_from(sorted(world.BACKEND_ENDPOINTS)))),
     often(0, 1, -1, times=6),
     twists=few_twists,
 )
-packets = st.one_of(requests, requests, odd_requests, media, answers, routable_requests())
-steps: st.SearchStrategy[Step | Fleet] = st.one_of(*[packets] * 12, fleets)
+
+
+@st.composite
+def visits(draw: st.DrawFn) -> list[Step | Act]:
+    """The client of another relay's flow comes by, or its transceiver does."""
+    told = draw(good_tellings)
+    family, client = st.just(told.family), st.just(told.client)
+    later = st.sampled_from([-3, -1, 0, 1, 3])
+    following: st.SearchStrategy[Step | Act] = weighted(
+        (2, st.builds(Media, family, client, st.sampled_from(sorted(MEDIA)))),
+        (3, st.builds(Answer, family, st.integers(0, 1), st.sampled_from(["success", "rtp"]))),
+        (3, st.builds(Request, family, client, st.sampled_from([*everyday_ufrags, b"carol", b"dave"]))),
+        (1, later.map(lambda seconds: Entering((replace(told, pick=told.pick + 1, later=seconds),)))),
+    )
+    return [Entering((told,)), *draw(st.lists(following, min_size=1, max_size=4))]
+
+
+steps: st.SearchStrategy[Step | Act] = weighted(
+    (6, requests),
+    (3, odd_requests),
+    (1, strangers),
+    (3, media),
+    (3, answers),
+    (2, routable_requests()),
+    (3, acts),
+)
 
 
 @st.composite
@@ -239,6 +306,7 @@ def records(draw: st.DrawFn, family: int) -> Record:
         Tally(draw(counts), draw(st.sampled_from([0, 5000]))),
         Tally(draw(counts), 0 if provisional else draw(st.sampled_from([0, 5000]))),
         transaction(draw(st.integers(0, 2))) if provisional else b"",
+        draw(often(LONG_AGO, LONG_AGO - 1, LONG_AGO + 1, times=1)),
     )
 
 
@@ -266,12 +334,12 @@ def starts(draw: st.DrawFn) -> Start:
         flows[place] = Given(place, record, indexed)
     return Start(
         tuple(flows.values()),
-        draw(often(world.V4.free, (), (3,), (9, 3), (42, 42, 3), (59, 60), times=4)),
+        draw(often(world.V4.free, (), (3,), (9, 3), (42, 42, 3), (59, world.RECORDS), times=4)),
         draw(often(world.V6.free, (), (23,), (29, 23), (24, 24, 23), times=4)),
         draw(often(world.FREE_HOPS, (), (20,), (16383,), times=4)),
         tokens=draw(tokens),
         routable_tokens=draw(routable_tokens),
-        fleet=draw(st.one_of(*[st.just(WHOLE_FLEET)] * 6, fleets)),
+        fleet=draw(weighted((6, st.just(WHOLE_FLEET)), (1, fleets))),
         spent_sources=draw(spent_sources),
         is_cpu_spent=draw(often(False, True, times=12)),
         index=draw(often(Room.MUCH, Room.LITTLE, Room.LITTLE, Room.NONE, times=3)),
@@ -289,11 +357,12 @@ def _same(one: Record, other: Record) -> bool:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Start, list[Step | Fleet]]:
+def cases(draw: st.DrawFn) -> tuple[Start, list[Step | Act]]:
     start = draw(starts())
     name = draw(st.sampled_from([*CAPTURE_NAMES, *[None] * 10]))
     if name is None:
-        return start, [*draw(openings), *draw(st.lists(steps, min_size=1, max_size=STEPS_MAX))]
+        opening = draw(weighted((3, usual_openings), (1, visits())))
+        return start, [*opening, *draw(st.lists(steps, min_size=1, max_size=STEPS_MAX))]
     start = replace(start, sessions=captured_sessions(name))
     packets = st.builds(Captured, st.just(name), st.integers(0, 199), twists=few_twists)
     return start, draw(st.lists(packets, min_size=1, max_size=STEPS_MAX))

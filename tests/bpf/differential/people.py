@@ -93,6 +93,7 @@ CLIENTS = {
     ),
 }
 USUAL_CLIENTS = 3  # the first ones of each
+LIKELY_CLIENTS = 14  # those that some relay may have bound, and our own addresses
 
 
 @cache

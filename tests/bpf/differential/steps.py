@@ -9,7 +9,7 @@ Steps are well-formed but for their flaws, which are named in their fields, and 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -41,17 +41,6 @@ class Step:
             if isinstance(twist, Balanced):
                 twist.balance(draft, relay)
         return draft.frame(), draft.link
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """No packet: from here on the relay has these keys, 32 bytes each, and knows of these transceivers.
-
-    Keys by number; of a transceiver, by number: its backends (IPv4, IPv6; 0: none).
-    """
-
-    keys: Mapping[int, bytes]
-    owners: Mapping[int, tuple[int, int]]
 
 
 def _from_client(family: int, client: int, payload: bytes, vip: Endpoint | None = None) -> Draft:

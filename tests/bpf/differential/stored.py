@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -13,11 +13,11 @@ import numpy as np
 
 from control import abi
 from control.addresses import to_bytes
-from control.datapath import STATE_MASK
 from control.hmac_keys import key_states
 from control.libbpf import Array
 from control.maps import Queue
 from tests.bpf.rig import Rig, delta
+from tests.model.daemon import Told
 from tests.model.fib import Fib, Route, Rule
 from tests.model.state import Endpoint, FlowKey, Life, Record, Resolved, Session, State
 
@@ -41,16 +41,16 @@ RESOLVED = {
 
 
 def as_stored(state: State, number: int, record: Record) -> Facts:
-    """A record's fields as the map has them, but for times."""
+    """A record's fields as the map has them, but for when its last packet came."""
+    word = int(LIVES[record.life]) | (record.second or 0) << abi.FLOW_STATE_BITS
     if record.key is None:
-        return {"state": int(LIVES[record.life])}
+        return {"state": word}
     client, vip = record.key.client, state.vips[record.key.vip]
     relay = state.relay_endpoint(number)
     # The deltas are what the way to the transceiver adds to a sum of words.
     known = state.backends.get(record.backend)
     backend = known.endpoint if known else relay
     new, old = relay.address.packed + backend.address.packed, client.address.packed + vip.address.packed
-    provisional = record.life is Life.PROVISIONAL
     return {
         "client_addr": to_bytes(client.address),
         "client_port": client.port,
@@ -58,7 +58,7 @@ def as_stored(state: State, number: int, record: Record) -> Facts:
         "backend": record.backend,
         "client_hop": record.hop,
         "session": record.session,
-        "state": int(LIVES[record.life]),
+        "state": word,
         "ip_delta": delta(new, old),
         "udp_delta": delta(
             new + _ports(relay, backend),
@@ -67,7 +67,7 @@ def as_stored(state: State, number: int, record: Record) -> Facts:
         "up_packets": record.up.packets,
         "up_bytes": record.up.bytes,
         "down_packets": record.down.packets,
-        "down_bytes": stored_transaction(record.transaction) if provisional else record.down.bytes,
+        "down_bytes": stored_transaction(record.transaction) if record.transaction else record.down.bytes,
     }
 
 
@@ -79,7 +79,7 @@ def read_record(row: np.void) -> Facts:
     }
     return facts | {
         "client_addr": row["client_addr"].tobytes(),
-        "state": int(row["state"]) & STATE_MASK,
+        "state": int(row["state"]),
         # Both zeros of one's complement are the same.
         "ip_delta": int(row["ip_delta"]) % 0xFFFF,
         "udp_delta": int(row["udp_delta"]) % 0xFFFF,
@@ -101,6 +101,16 @@ def stored_sessions(sessions: Mapping[bytes, Session]) -> tuple[Array, Array]:
         if session.fingerprint_optional:
             value["flags"] |= abi.SessionFlag.FINGERPRINT_OPTIONAL
     return keys, values
+
+
+def stored_foreign(told: Sequence[Told]) -> Array:
+    """Flows of other relays as the program takes them."""
+    flows = np.zeros(len(told), abi.FOREIGN)
+    for flow, one in zip(flows, told, strict=True):
+        flow["client_addr"], flow["client_port"] = np.void(to_bytes(one.client.address)), one.client.port
+        flow["vip"], flow["number"], flow["session"] = one.vip, one.record, one.session
+        flow["backend"], flow["second"] = one.backend, one.second
+    return flows
 
 
 def stored_key(key: FlowKey) -> bytes:

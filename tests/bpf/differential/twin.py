@@ -4,74 +4,36 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from control import abi
-from control.addresses import IPAddress, to_bytes
+from control import flows as selection
+from control.abi import FlowState
 from control.libbpf import Array
 from tests.bpf import world
-from tests.bpf.differential.steps import Fleet
+from tests.bpf.differential.acts import Act, Ending, Entering, Fleet, Lease, Rest
+from tests.bpf.differential.held import differences, model_facts, program_facts, read_hop
+from tests.bpf.differential.starts import Given, Room, Start
 from tests.bpf.differential.stored import (
     NOT_SEEN,
-    RESOLVED,
     Facts,
     as_stored,
-    peek,
     read_fib,
-    read_record,
+    stored_foreign,
     stored_key,
     stored_sessions,
     used_rows,
 )
-from tests.bpf.rig import Rig, earliest
+from tests.bpf.rig import Rig, earliest, latest
 from tests.model.budget import SECOND, Budget, prefix_of
+from tests.model.daemon import Daemon, Told
 from tests.model.relay import ROUTABLE_BUDGETS, THIS_CPU, Decision, Relay
-from tests.model.state import Backend, Endpoint, Hop, Life, Link, Record, Session, State
+from tests.model.state import Backend, Endpoint, Life, Link, Record, Session, State
 
 LONG = 600 * SECOND
-WHOLE_FLEET = Fleet({number: key.secret for number, key in world.FLEET_KEYS.items()}, world.FLEET_OWNERS)
-
-
-@dataclass(frozen=True)
-class Given:
-    """A flow that is there before the first packet."""
-
-    number: int
-    record: Record
-    indexed: bool = True
-
-
-class Room(Enum):
-    """How many slots of the index are empty; those that are not lead nowhere."""
-
-    MUCH = "all"
-    # Only every fourth bucket is open, so that most flows are entered away from home; each has more slots
-    # than a case has flows.
-    LITTLE = "a quarter"
-    NONE = "none"
-
-
-@dataclass(frozen=True)
-class Start:
-    """The state in which packets begin to arrive, where it is not that of the world."""
-
-    flows: Sequence[Given] = ()
-    free4: Sequence[int] = world.V4.free
-    free6: Sequence[int] = world.V6.free
-    free_hops: Sequence[int] = world.FREE_HOPS
-    sessions: Mapping[bytes, Session] = field(default_factory=dict)  # beside the usual ones
-    tokens: Mapping[bytes, int] = field(default_factory=dict)  # left of sessions' budgets, by ufrag
-    routable_tokens: Mapping[int, int] = field(default_factory=dict)  # and of routable ones, by number
-    fleet: Fleet = WHOLE_FLEET
-    spent_sources: Sequence[IPAddress] = ()
-    is_cpu_spent: bool = False
-    index: Room = Room.MUCH
-    is_lease_over: bool = False  # else there is none
-    is_locked: bool = False  # all of the index, by a CPU that never lets go
 
 
 class Twin:
@@ -126,7 +88,9 @@ class Twin:
                 for number, endpoint in world.BACKEND_ENDPOINTS.items()
             },
             hops={
-                number: self._read_hop(datapath.hops[number]) for number in used_rows(datapath.hops) if number
+                number: read_hop(datapath.hops[number], self._names)
+                for number in used_rows(datapath.hops)
+                if number
             },
             hops_max=abi.HOP_MAX,
             records=[Record() for _ in datapath.flows],
@@ -135,6 +99,7 @@ class Twin:
             is_full=start.index is Room.NONE,
             is_locked=start.is_locked,
             is_lease_over=start.is_lease_over,
+            foreign=datapath.foreign,
             budget_of=lambda source: self.rig.cell(source.network_address),
             clock=earliest,
         )
@@ -147,7 +112,8 @@ class Twin:
             self.rig.entries.lock()
         self._put_budgets(start)
         self.put_fleet(start.fleet)
-        self.relay = Relay(self.state)
+        self.relay, self.daemon = Relay(self.state), Daemon(self.state)
+        self._removed = 0
         self._counters = self._read_counters()
         return self.state
 
@@ -201,101 +167,119 @@ class Twin:
 
     def send(self, frame: bytes, link: str) -> Decision:
         """Lets a frame come in by a link of both; AssertionError if they differ in anything."""
-        flows = self.rig.datapath.flows
-        flows["last_seen"][flows["state"] != 0] = NOT_SEEN
+        self._forget_when_seen()
         said = self.relay.handle(frame, link)
+        began = earliest()
         ran = self.rig.send(frame, link)
-        expected: Facts = {
-            "action": said.action,
-            "counted": f"{said.reason}: 1 packet, {said.counted} bytes",
-            "frame": said.frame.hex(),
-            **self._model_facts(),
-        }
-        actual: Facts = {
-            "action": ran.action,
-            "counted": self._newly_counted(),
-            "frame": ran.data.hex(),
-            **self._program_facts(),
-        }
-        differences = list(_differences(expected, actual))
-        if differences:
-            heading = [
-                f"the program differs from the model, on a frame that came by {link}:",
-                f"  {frame.hex()}",
-                f"hash key: {self.rig.datapath.layout.hash_key}",
-                f"model: {said.action}, {said.reason}; {'; '.join(said.changes) or 'no change of state'}",
-            ]
-            raise AssertionError("\n".join([*heading, *differences]))
+        self._date(began, latest())
+        self._compare(
+            f"on a frame that came by {link}:\n  {frame.hex()}",
+            f"{said.action}, {said.reason}; {'; '.join(said.changes) or 'no change of state'}",
+            {
+                "action": said.action,
+                "counted": f"{said.reason}: 1 packet, {said.counted} bytes",
+                "frame": said.frame.hex(),
+            },
+            {"action": ran.action, "counted": self._newly_counted(), "frame": ran.data.hex()},
+        )
         return said
 
-    # ---- what the model holds, and what the maps hold ------------------------------------
+    def _forget_when_seen(self) -> None:
+        flows = self.rig.datapath.flows
+        flows["last_seen"][flows["state"] != 0] = NOT_SEEN
 
-    def _model_facts(self) -> Facts:
-        state = self.state
-        facts: Facts = {
-            "index": sorted(state.entered),
-            "locked": state.is_locked,
-            "counted by the daemon": 0,
-            "hop index": {
-                (to_bytes(address), link): number for (address, link), number in state.hop_index.items()
+    def _date(self, began: int, ended: int) -> None:
+        """Tells the model when a packet came that has bound a flow: between these times, in ns."""
+        for number, record in enumerate(self.state.records):
+            if record.second is None:
+                second = int(self.rig.datapath.flows["state"][number]) >> abi.FLOW_STATE_BITS
+                assert began // SECOND <= second <= ended // SECOND
+                record.second = second
+
+    def foreign_flows(self) -> set[int]:
+        """The records of flows at other relays' addresses."""
+        span = len(self.state.ports)
+        return {
+            number
+            for number, record in enumerate(self.state.records)
+            if record.life is Life.LIVE and number // span in self.state.foreign
+        }
+
+    # ---- what is no packet ---------------------------------------------------------------
+
+    def do(self, act: Act) -> list[str]:
+        """The same with both; AssertionError if they differ. What became of flows that are entered."""
+        match act:
+            case Fleet():
+                self.put_fleet(act)
+            case Lease():
+                self.state.is_lease_over = act.is_over
+                self.rig.datapath.lease["until"] = int(act.is_over)
+            case Entering():
+                return self._enter([one.told(self.state) for one in act.flows])
+            case Ending():
+                self._end(act)
+            case Rest():
+                self._rest()
+        return []
+
+    def _enter(self, told: Sequence[Told]) -> list[str]:
+        self._forget_when_seen()
+        said = self.daemon.enter(told)
+        outcomes = self.rig.entering.enter(stored_foreign(told))
+        self._compare(
+            "\n  ".join(["on flows of other relays:", *map(str, told)]),
+            ", ".join(said),
+            {"outcomes": said, "counted": ""},
+            {
+                "outcomes": [abi.Reason(one).name.lower() for one in outcomes.tolist()],
+                "counted": self._newly_counted(),
             },
-            "free records 4": list(state.free_records[4]),
-            "free records 6": list(state.free_records[6]),
-            "free hops": list(state.free_hops),
-        }
-        facts["sources"] = dict.fromkeys(state.source_budget.buckets, "charged")
-        # Tokens that are missing: each takes minutes to come back.
-        facts["session budgets"] = {
-            str(ufrag): round(bucket.tokens - bucket.credit / bucket.interval)
-            for ufrag, bucket in state.session_budget.buckets.items()
-            if bucket.credit < (bucket.tokens - 0.5) * bucket.interval
-        }
-        for number, record in enumerate(state.records):
-            if record.key is not None or record.life is not Life.FREE:
-                facts[f"record {number}"] = as_stored(state, number, record) | {"seen": record.seen}
-        for number, hop in state.hops.items():
-            facts[f"hop {number}"] = hop
-        return facts
+        )
+        return said
 
-    def _program_facts(self) -> Facts:
+    def _end(self, ending: Ending) -> None:
+        """As the daemon does, ufrags first."""
+        session = self.state.sessions.get(ending.ufrag)
+        if session is None:
+            return
+        self._forget_when_seen()
+        ufrags = [ufrag for ufrag, one in self.state.sessions.items() if one.number == session.number]
+        said = self.daemon.end_session(session)
         datapath = self.rig.datapath
-        hop_keys, hop_numbers = datapath.hop_index.read()
-        facts: Facts = {
-            "index": [number for number in self.rig.entries.read() if number != world.ABSENT_RECORD],
-            "locked": bool(self.rig.entries.locked()),
-            "counted by the daemon": sum(self.rig.entries.removed()),
-            "hop index": {
-                (key["neighbour"].tobytes(), self._names[int(key["ifindex"])]): int(number)
-                for key, number in zip(hop_keys, hop_numbers, strict=True)
-            },
-            "free records 4": datapath.free.waiting(4).tolist(),
-            "free records 6": datapath.free.waiting(6).tolist(),
-            "free hops": peek(datapath.free_hops),
-        }
-        facts["sources"] = dict.fromkeys(self.rig.sources(), "charged")
-        now = earliest()
-        facts["session budgets"] = {
-            str(bytes(key["ufrag"])): round((int(session["full_at"]) - now) / world.SESSION_INTERVAL)
-            for key, session in zip(*datapath.read_sessions(), strict=True)
-            if session["full_at"] > now
-        } | {
-            str(cell): round((full_at - now) / world.SESSION_INTERVAL)
-            for cell, full_at in self.rig.derived().items()
-            if full_at > now
-        }
-        flows = datapath.flows
-        for number in used_rows(flows):
-            facts[f"record {number}"] = read_record(flows[number])
-        for number in used_rows(datapath.hops):
-            if not number:
-                continue  # no hop
-            facts[f"hop {number}"] = self._read_hop(datapath.hops[number])
-        return facts
+        datapath.delete_sessions(np.array([(ufrag,) for ufrag in ufrags], abi.UFRAG_KEY))
+        held = selection.in_state(
+            datapath.flows["state"], FlowState.LIVE, FlowState.PROVISIONAL, FlowState.SUPERSEDED
+        )
+        backends = session.backends.values()
+        did = selection.of_sessions(datapath.flows, held, [(session.number, one) for one in backends])
+        datapath.end_flows(did)
+        self._removed = sum(self.rig.entries.removed())
+        self._compare(
+            f"on the end of {ending.ufrag!r}", f"ends {said}", {"ended": said}, {"ended": did.tolist()}
+        )
 
-    def _read_hop(self, row: np.void) -> Hop:
-        link = self._names.get(int(row["ifindex"]), "")
-        resolved = next(mine for mine, stored in RESOLVED.items() if stored == row["resolved"])
-        return Hop(link, row["smac"].tobytes(), row["dmac"].tobytes(), int(row["mtu"]), resolved)
+    def _rest(self) -> None:
+        self._forget_when_seen()
+        said = self.daemon.free()
+        datapath = self.rig.datapath
+        dead = selection.in_state(datapath.flows["state"], FlowState.DEAD)
+        datapath.end_flows(dead)  # again: to begin with, some have an entry yet
+        datapath.free_flows(dead)
+        self._removed = sum(self.rig.entries.removed())
+        self._compare("on what has rested", f"frees {said}", {"free": said}, {"free": dead.tolist()})
+
+    def _compare(self, about: str, model: str, said: Facts, did: Facts) -> None:
+        """What the two say of something, and all that they hold after it."""
+        holds, held = model_facts(self.state, self._removed), program_facts(self.rig, self._names)
+        found = list(differences(said | holds, did | held))
+        if found:
+            heading = [
+                f"the program differs from the model, {about}",
+                f"hash key: {self.rig.datapath.layout.hash_key}",
+                f"model: {model}",
+            ]
+            raise AssertionError("\n".join([*heading, *found]))
 
     def _newly_counted(self) -> str:
         new = self._read_counters()
@@ -310,13 +294,3 @@ class Twin:
         """Packets and bytes by reason."""
         reasons = self.rig.datapath.reasons()
         return np.stack((reasons["packets"], reasons["bytes"]), axis=1).astype(np.int64)
-
-
-def _differences(expected: Facts, actual: Facts, of: str = "") -> Iterator[str]:
-    """Of all facts that are not the same, one entry each."""
-    for name in expected | actual:
-        said, did = expected.get(name, "none"), actual.get(name, "none")
-        if isinstance(said, dict) and isinstance(did, dict):
-            yield from _differences(said, did, f"{of}{name}, ")
-        elif said != did:
-            yield f"  {of}{name}:\n    model:   {said}\n    program: {did}"
