@@ -29,11 +29,10 @@ ALONE = (
 )
 # They compute, one thread each, and nothing of theirs is in a hurry.
 BESIDE = (
-    "tests/bpf/test_differential.py",
-    "tests/bpf/test_mutations.py",
-    "tests/bpf/test_table.py",
+    "tests/bpf/test_[!bfs]*.py",  # not the bench, and not what races on all CPUs
     "tests/fuzz/*",
     "tests/spin/*",
+    "tests/unit/test_fleet_sim.py",
 )
 NICENESS = 10
 
