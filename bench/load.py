@@ -9,71 +9,40 @@ more than `LATE` after the quickest of its session.
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Sequence
-from typing import Any
-from urllib.parse import urljoin
 
 import aiohttp
-from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
-from aiortc.mediastreams import MediaStreamTrack
 
-from tests.lab.caller import bind_to
+from tests.lab.line import Line
+from tests.lab.line import connect as call
 
 CLIENT = "127.0.0.2"
 FRAME = 0.02  # seconds
+FRAME_SAMPLES = 960
 SLOTS = 20  # sessions are spread over the 20 ms
 LATE = 0.03
-SETUP_TIMEOUT = 30.0
-
-
-class Idle(MediaStreamTrack):  # type: ignore[misc]  # aiortc is untyped to mypy
-    """A track that never says anything: what is sent is made below it."""
-
-    kind = "audio"
-
-    async def recv(self) -> Any:
-        await asyncio.get_running_loop().create_future()
 
 
 class Session:
     """One of them, connected."""
 
-    def __init__(self, peer: Any, resource: str, packets: Sequence[bytes]) -> None:
-        sender = peer.getSenders()[0]
-        self._peer = peer
-        self.resource = resource
-        self._packets = packets
-        self._dtls = sender.transport
-        connection = self._dtls.transport._connection
+    def __init__(self, line: Line, packets: Sequence[bytes]) -> None:
         # A client that has no time for its own checks would hang up, and end the measurement.
-        connection._query_consent_task.cancel()
-        pair = connection._nominated[1]
-        self._send = pair.protocol.transport.sendto
-        self._address = pair.remote_addr
-        self._ssrc = sender._ssrc
-        codec = next(line for line in peer.localDescription.sdp.split("\r\n") if "opus/48000/2" in line)
-        self._payload_type = int(codec.removeprefix("a=rtpmap:").split(" ")[0])
+        line.stop_checks()
+        self._line = line
+        self._packets = packets
         self._number = 0
         self._clock = asyncio.get_running_loop().time
         self._sent_at: list[float] = []
         self._came_at: list[float] = []
-        self._dtls._handle_rtp_data = self._received
+        line.heard = lambda _: self._came_at.append(self._clock())
 
     def send(self) -> None:
         """The next packet."""
         number = self._number
         self._number += 1
-        header = struct.pack(
-            "!BBHII", 0x80, self._payload_type, number & 0xFFFF, number * 960 & 0xFFFFFFFF, self._ssrc
-        )
-        payload = self._packets[number % len(self._packets)]
         self._sent_at.append(self._clock())
-        self._send(self._dtls._tx_srtp.protect(header + payload), self._address)
-
-    async def _received(self, data: bytes, **_: Any) -> None:
-        if not 192 <= data[1] < 224:  # RTCP
-            self._came_at.append(self._clock())
+        self._line.send(number, FRAME_SAMPLES, self._packets[number % len(self._packets)])
 
     def reset(self) -> None:
         """Measures anew."""
@@ -95,26 +64,12 @@ class Session:
         return missing + sum(delay > quickest + LATE for delay in delays), len(due)
 
     async def close(self) -> None:
-        await self._peer.close()
+        await self._line.close()
 
 
 async def connect(http: aiohttp.ClientSession, whip: str, packets: Sequence[bytes]) -> Session:
     """Sets one up."""
-    peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
-    peer.addTrack(Idle())
-    bind_to(peer, CLIENT)
-    connected = asyncio.Event()
-    peer.on("connectionstatechange", lambda: connected.set() if peer.connectionState == "connected" else None)
-    await peer.setLocalDescription(await peer.createOffer())
-    headers = {"Content-Type": "application/sdp"}
-    async with http.post(whip, data=peer.localDescription.sdp, headers=headers) as response:
-        if response.status != 201:
-            raise RuntimeError(f"POST was answered {response.status}: {await response.text()}")
-        resource = urljoin(whip, response.headers["Location"])
-        await peer.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
-    async with asyncio.timeout(SETUP_TIMEOUT):
-        await connected.wait()
-    return Session(peer, resource, packets)
+    return Session(await call(http, whip, CLIENT), packets)
 
 
 class Load:

@@ -123,6 +123,7 @@ class Config:
     fleet_keys: tuple[FleetKeyFile, ...] = ()
     group_relay_addresses: tuple[IPAddress, ...] = ()
     group_takeover: bool = False
+    group_port: int = 9466
     directory: str = ""
     directory_password_file: Path | None = None
     directory_ca: Path | None = None
@@ -180,6 +181,7 @@ class Config:
             ("bindings_per_second", 0, 10_000_000),
             ("flows_per_session", 0, 65535),
             ("directory_grace_seconds", 0, 86400),
+            ("group_port", 1, 65535),
         ):
             if not least <= getattr(self, key) <= most:
                 raise ConfigError(key, f"{getattr(self, key)} is not within {least} to {most}")
@@ -241,7 +243,17 @@ class Config:
             )
         if self.group_takeover and not (self.group_relay_addresses and self.directory):
             raise ConfigError("group_takeover", "needs group_relay_addresses and a directory")
+        if self.group_takeover:
+            self._check_group_port()
         self.directory_target  # noqa: B018 - for what it raises
+
+    def _check_group_port(self) -> None:
+        """The host has to get what comes there, at each relay address."""
+        if self.group_port in self.relay_ports:
+            raise ConfigError("group_port", f"lies inside relay_ports ({self.relay_ports})")
+        for vip in self.vips:
+            if vip.port == self.group_port and vip.address in self.relay_addresses:
+                raise ConfigError("group_port", f"{vip} is a VIP")
 
     @property
     def directory_target(self) -> Target | None:

@@ -194,6 +194,7 @@ class Relay:
         self.reaper.grow()
         if self.group is not None:
             self.group.grow()
+            self.group.set_keys(self.datapath.fleet_keys)
             self.group.set_idle_seconds(config.flow_idle_seconds)
         self._batches.set_local(self._local())
         self._batches.set_fleet_keys(self.datapath.fleet_keys)

@@ -66,6 +66,10 @@ def changed(before: Config, after: Config) -> list[str]:
     for name in names:
         if name not in HOT:
             raise ConfigError(name, "cannot change while earshotd runs; restart it (calls go on)")
+    if after.directory and after.group_relay_addresses and not before.group_relay_addresses:
+        raise ConfigError(
+            "group_relay_addresses", "earshotd joins a group when it starts; restart it (calls go on)"
+        )
     return names
 
 

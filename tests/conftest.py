@@ -21,6 +21,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Removes what dead processes have left: once, not by each process that runs a part of the tests."""
     if os.geteuid() == 0 and not hasattr(session.config, "workerinput"):
         sweep()
+        if session.config.getoption("dist", "no") != "no":
+            with Lab() as lab:  # the first one mounts what there is once on a machine
+                lab.host("first")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> alone.Scheduling:
@@ -28,9 +31,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> alone.S
     return alone.Scheduling(config, log)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A file may say by its name that all of it is of the night."""
+    if item.path.stem.endswith("_nightly"):
+        item.add_marker(pytest.mark.nightly)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves to the night what is of the night; puts last what is to be alone.
+    """Leaves to the night what is of the night; puts last what others wait for, or have to wait for.
 
     Without root, what needs it is skipped; CI is root, and fails if anything was skipped.
     """
@@ -43,6 +52,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if any(item.get_closest_marker(name) for name in ("root", "netns", "e2e")):
             item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before its fixtures."""
+    alone.give_way(item)
 
 
 @pytest.hookimpl(wrapper=True)

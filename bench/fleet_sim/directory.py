@@ -61,7 +61,7 @@ class Directory:
     def __init__(self, env: simpy.Environment, a: Assumptions) -> None:
         self.env, self.a = env, a
         self.thread = Thread(env)
-        self.up, self.epoch, self.away_since = True, 0, 0.0
+        self.up, self.epoch = True, 0
         self.grown, self.back = env.event(), env.event()
         self.messages: list[Cohort] = []
         self.appended = self.bytes_out = 0
@@ -100,7 +100,7 @@ class Directory:
 
     def fail(self, seconds: float, empty: bool) -> Steps:
         """Redis goes away, and comes back: with what it had, or with nothing."""
-        self.up, self.away_since = False, self.env.now
+        self.up = False
         yield self.env.timeout(seconds)
         if empty:
             self.epoch += 1

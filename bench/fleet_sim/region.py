@@ -174,14 +174,11 @@ class Region:
     def _share_that_waits(self) -> float:
         """Of calls that begin now.
 
-        Nobody binds without a lease; and where Redis is away, no relay hears of others' sessions.
+        Where Redis is away, relays bind by each other's promises, but no one hears of others' sessions.
         """
-        if self.directory.up:
+        if self.directory.up or self.fleet.routable:
             return 0.0
-        fence = self.a.lease_seconds - self.a.margin_seconds
-        if self.fleet.group > 1 and self.env.now - self.directory.away_since > fence:
-            return 1.0
-        return 0.0 if self.fleet.routable else 1 - 1 / len(self.relays)
+        return 1 - 1 / len(self.relays)
 
     def _among_alive(self, mean: float) -> Counts:
         alive = self.calls.alive

@@ -65,7 +65,7 @@ def run(
         priority: who sends at a rate is not to wait for who receives.
     """
     tasks = _tasks(ready)
-    right, wrong = _arrived(ready)
+    right, wrong = counted(ready)
     used = _cpu_seconds(tasks)
     started = time.monotonic()
     with ThreadPoolExecutor(len(cpus)) as pool:
@@ -76,7 +76,7 @@ def run(
         done = [future.result(DEADLINE) for future in running]
     elapsed = time.monotonic() - started
     time.sleep(DRAIN)
-    new_right, new_wrong = _arrived(ready)
+    new_right, new_wrong = counted(ready)
     used = _cpu_seconds(tasks) - used + sum(own for _, own in done)
     return Run(sum(sent for sent, _ in done), new_right - right, new_wrong - wrong, elapsed, used)
 
@@ -115,7 +115,8 @@ def _paced(
     return sent, time.thread_time() - used
 
 
-def _arrived(ready: Ready) -> tuple[int, int]:
+def counted(ready: Ready) -> tuple[int, int]:
+    """Packets that have come so far as they ought to, and others."""
     (up_right, up_wrong), (down_right, down_wrong) = ready.up_sink.counts(), ready.down_sink.counts()
     return up_right + down_right, up_wrong + down_wrong
 

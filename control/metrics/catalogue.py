@@ -89,6 +89,24 @@ GROUP_WAITING = Declared(
     "earshot_group_flows_waiting",
     "Flows of the group's other relays that are not entered yet: mostly for want of their session.",
 )
+GROUP_ABSENT = Declared(
+    _GAUGE,
+    "earshot_group_addresses_absent",
+    "Relay addresses of the group whose relay does not answer this one directly. While there are any, no new "
+    "flow is bound when the directory is away.",
+)
+GROUP_PROMISES = Declared(
+    _COUNTER,
+    "earshot_group_promises",
+    "Promises not to take another relay's addresses, which stand in for leases while the directory is away.",
+    ("outcome",),
+)
+GROUP_REFUSED = Declared(
+    _COUNTER,
+    "earshot_group_datagrams_refused",
+    "Datagrams at group_port that are not believed.",
+    ("reason",),
+)
 TABLE_ENTRIES = Declared(_GAUGE, "earshot_table_entries", "Entries of a table that are in use.", ("table",))
 TABLE_CAPACITY = Declared(_GAUGE, "earshot_table_capacity", "Entries of a table that fit.", ("table",))
 OCCUPANCY = Declared(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -11,11 +12,15 @@ from prometheus_client.core import Metric
 
 from control import abi, port_states
 from control.batches import clock
+from control.directory.errors import Refusal
 from control.metrics import catalogue, quality
 from control.metrics.reasons import BINDINGS, direction
 from control.reaper import WHYS
 from control.relay import Relay
+from control.replication.direct import REFUSALS
+from control.replication.group import Group
 from control.replication.incoming import OUTCOMES
+from control.replication.promises import OUTCOMES as PROMISE_OUTCOMES
 from telemetry.declared import Labels
 
 _TO_BE_SHOWN = {state: state.name.lower() for state in abi.FlowState}
@@ -75,14 +80,27 @@ class RelayCollector:
         group = self._relay.group
         leases = group.leases if group is not None else None
         yield catalogue.ADDRESSES_HELD.one(float(leases is None or leases.is_held))
-        yield catalogue.ADDRESSES_TAKEN.one(len(leases.taken) if leases is not None else 0)
+        yield catalogue.ADDRESSES_TAKEN.one(len(leases.taken.links) if leases is not None else 0)
         counts = group.incoming.counts if group is not None else Counter[str]()
         yield catalogue.GROUP_FLOWS.of({(outcome,): counts[outcome] for outcome in OUTCOMES})
         yield catalogue.GROUP_WAITING.one(group.incoming.waiting if group is not None else 0)
+        yield from self._promises(group)
         tables = self._relay.tables(ports)
         yield catalogue.TABLE_ENTRIES.of({(table.name,): table.used for table in tables})
         yield catalogue.TABLE_CAPACITY.of({(table.name,): table.capacity for table in tables})
         yield catalogue.OCCUPANCY.of({(table.name,): table.ratio for table in tables})
+
+    @staticmethod
+    def _promises(group: Group | None) -> Iterator[Metric]:
+        leases = group.leases if group is not None else None
+        promises = leases.promises if leases is not None else None
+        direct = group.direct if group is not None else None
+        absent = promises.absent(time.monotonic_ns()) if promises is not None else 0
+        yield catalogue.GROUP_ABSENT.one(absent)
+        promised = promises.counts if promises is not None else dict.fromkeys(PROMISE_OUTCOMES, 0)
+        yield catalogue.GROUP_PROMISES.of({(outcome,): count for outcome, count in promised.items()})
+        refused = direct.refused if direct is not None else Counter[Refusal]()
+        yield catalogue.GROUP_REFUSED.of({(why.value,): refused[why] for why in REFUSALS})
 
     def _sessions(self) -> Iterator[Metric]:
         registry = self._relay.registry

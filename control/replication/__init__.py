@@ -6,7 +6,9 @@
     incoming.py   flows of others: found out what they mean here, entered, ended
     activity.py   which flows of others have packets here, and keeping alive whose relay is
     group.py      all of that, over the directory
-    lease.py      whose relay addresses are whose at the moment; announce.py puts them on a link
+    lease.py      whose relay addresses are whose at the moment
+    promises.py   leases that the others grant while the directory is away: question.py over direct.py
+    taken.py      addresses of others that this host answers for; announce.py puts them on a link
     handover.py   giving one's calls away before one stops
     joining.py    what of it a daemon has, by its configuration
 

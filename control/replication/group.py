@@ -13,7 +13,7 @@ import logging
 import secrets
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 from control.addresses import IPAddress
@@ -29,12 +29,14 @@ from control.foreign import FlowEntering
 from control.logs import event
 from control.reaper import Reaper
 from control.replication.activity import Activity
+from control.replication.direct import Direct
 from control.replication.incoming import Incoming
 from control.replication.lease import Leases
 from control.replication.message import Kind, Message, MessageError
 from control.replication.outgoing import Outgoing
 from control.sessions import Registry
 from control.turns import Turns
+from fleet.key import FleetKey
 
 STREAM = "flows"
 TELL_SECONDS = 0.1  # how often own flows are looked at
@@ -69,6 +71,7 @@ class Group:
         told: messages sent, by kind.
         incoming: flows of others.
         leases: of our addresses, where the group takes them over from each other.
+        direct: the way to the others without the directory; likewise.
         is_recovered: whether our addresses have the flows that others know; until then they are not held.
     """
 
@@ -87,6 +90,7 @@ class Group:
         self.heard: dict[str, Heard] = {}
         self.told = Counter[Kind]()
         self.leases: Leases | None = None
+        self.direct: Direct | None = None
         self.link = link
         self._sealer = sealer
         self._refusals = Refusals()
@@ -112,6 +116,10 @@ class Group:
 
     def set_idle_seconds(self, seconds: float) -> None:
         self._active_seconds = min(ACTIVE_MOST, seconds / ACTIVE_PARTS)
+
+    def set_keys(self, keys: Mapping[int, FleetKey]) -> None:
+        """Other keys from now on; the first one seals."""
+        self._sealer.set_keys(keys)
 
     def grow(self) -> None:
         """Addresses, and with them the table, may be others."""

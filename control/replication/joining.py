@@ -13,6 +13,7 @@ from control.loader import Loaded
 from control.nexthops import NextHops
 from control.relay import Relay
 from control.replication.announce import Announcer
+from control.replication.direct import Direct
 from control.replication.group import Group
 from control.replication.lease import Leases, unfence
 
@@ -22,7 +23,7 @@ async def joined(config: Config, loaded: Loaded, relay: Relay, hops: NextHops) -
     """This relay is one of a group while the block runs, if the configuration names one.
 
     Raises:
-        ConfigError: the directory's password or certificates cannot be read.
+        ConfigError: the directory's password or certificates cannot be read, or somebody else has the port.
     """
     target = config.directory_target
     if target is None or not config.group_relay_addresses:
@@ -54,6 +55,8 @@ async def joined(config: Config, loaded: Loaded, relay: Relay, hops: NextHops) -
             leasing = Link(target)
             stack.push_async_callback(leasing.close)
             group.leases = Leases(loaded.datapath, leasing, sealer.instance, announcer, is_fit)
+            group.direct = group.leases.way = Direct(config.group_port, sealer, group.leases.hear)
+            stack.enter_context(group.direct.running())
             await stack.enter_async_context(group.leases.running())
         else:
             unfence(loaded.datapath)

@@ -84,11 +84,16 @@ class Client:
     def ask(self) -> None:
         self._channel.emit("send-string", QUESTION)
 
-    def play(self, packet: bytes, number: int) -> None:
+    def play(self, packet: bytes, number: int, frame: float = FRAME) -> None:
+        """The packet of that number, of those that are `frame` seconds each."""
         buffer = Gst.Buffer.new_wrapped(packet)
-        buffer.pts = round(number * FRAME * Gst.SECOND)
-        buffer.duration = round(FRAME * Gst.SECOND)
+        buffer.pts = round(number * frame * Gst.SECOND)
+        buffer.duration = round(frame * Gst.SECOND)
         self._microphone.emit("push-buffer", buffer)
+
+    def state(self) -> str:
+        """Where libnice says that the call stands: its checks' outcome."""
+        return str(self._peer.get_property("ice-connection-state").value_nick)
 
     def close(self) -> None:
         self._pipeline.set_state(Gst.State.NULL)
@@ -116,10 +121,13 @@ class Client:
 
     def _on_sample(self, sink: Any) -> Any:
         buffer = sink.emit("pull-sample").get_buffer()
-        packet = buffer.extract_dup(0, buffer.get_size())
+        self.heard(buffer.extract_dup(0, buffer.get_size()))
+        return Gst.FlowReturn.OK
+
+    def heard(self, packet: bytes) -> None:
+        """Takes a packet that came."""
         if packet in self.sent:
             self.returned.add(packet)
-        return Gst.FlowReturn.OK
 
     def _on_message(self, _: Any, text: str) -> None:
         answer = json.loads(text)

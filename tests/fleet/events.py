@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of a group have in common: what relays have logged, and how calls fare."""
+"""What tests of a group have in common: what happens to its relays, what they have logged, how calls fare.
+
+What happens takes `talk`, by which calls go on for a while when it has happened; who sends them knows how.
+"""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from control import loader
 from tests.lab.calls import wait_for
 from tests.lab.crowd import Crowd
-from tests.lab.group import Group, Member
+from tests.lab.group import INNER, OUTER, STORE, Group, Member
 from tests.lab.traffic import Phase, Traffic
 
 Record = Callable[[str, object], None]
+Talk = Callable[[], None]
 
 
 def count(members: list[Member], event: str) -> int:
@@ -36,13 +42,113 @@ def taken_over(others: list[Member]) -> Iterator[None]:
     wait_for(lambda: count(others, "relay_address_taken") == taken + 2, "they are taken", 30)
 
 
-def hand_over(group: Group) -> None:
-    """The first relay gives its calls to the others, and the router sends it no more packets."""
-    first, *others = group.members
-    said = first.earshot("drain", "--handover")
+def freeze(group: Group, member: Member, talk: Talk) -> None:
+    """Its daemon freezes; others take its addresses; it goes on, and has them back."""
+    held = count([member], "relay_addresses_held")
+    try:
+        with taken_over(group.others(member)):
+            member.tell(signal.SIGSTOP)
+        talk()
+    finally:
+        member.tell(signal.SIGCONT)
+    wait_for_return(group, member, held)
+    talk()
+
+
+def die(group: Group, member: Member, talk: Talk) -> None:
+    """Its links are down and its daemon is gone, at once; others take its addresses."""
+    with taken_over(group.others(member)):
+        member.tell(signal.SIGKILL)
+        member.set_links("down", OUTER, INNER, STORE)
+    assert member.daemon is not None
+    member.daemon.wait(20)
+    talk()
+
+
+def come_back(group: Group, member: Member, talk: Talk) -> None:
+    """Its links are up and its daemon runs, with the maps that it had; it has its addresses back."""
+    held = count([member], "relay_addresses_held")
+    member.set_links("up", OUTER, INNER, STORE)
+    member.start()
+    wait_for_return(group, member, held)
+    talk()
+
+
+def start_anew(group: Group, member: Member, talk: Talk) -> None:
+    """A host that has died is there again, and has lost its maps. It has its flows before its addresses."""
+    loader.remove(member.pins)
+    held, recalled = count([member], "relay_addresses_held"), count([member], "own_flows_recalled")
+    group.spread(*group.others(member))  # its health check says nothing yet
+    member.set_links("up", OUTER, INNER, STORE)
+    member.start()
+    # Its sessions come by the directory.
+    wait_for(lambda: count([member], "own_flows_recalled") == recalled + 1, "its flows are back", 60)
+    wait_for_return(group, member, held)
+    group.spread(*group.members)
+    talk()
+
+
+def cut(group: Group, member: Member, link: str, talk: Talk) -> None:
+    """One of its links to clients or transceivers is down; others take its addresses."""
+    with taken_over(group.others(member)):
+        member.set_links("down", link)
+    talk()
+
+
+def mend(group: Group, member: Member, link: str, talk: Talk) -> None:
+    """The link is up; it has its addresses back."""
+    held = count([member], "relay_addresses_held")
+    member.set_links("up", link)
+    wait_for_return(group, member, held)
+    talk()
+
+
+def lose_store(group: Group, member: Member, talk: Talk) -> None:
+    """Its way to Redis is gone; the others promise it its addresses, and take none."""
+    taken = count(group.others(member), "relay_address_taken")
+    member.set_links("down", STORE)
+    talk()
+    assert count(group.others(member), "relay_address_taken") == taken
+
+
+def find_store(group: Group, member: Member, talk: Talk) -> None:
+    """The way to Redis is there again."""
+    member.set_links("up", STORE)
+    talk()
+
+
+def restart(group: Group, member: Member, talk: Talk) -> None:
+    """Its daemon ends, and is started when others have taken its addresses."""
+    held = count([member], "relay_addresses_held")
+    with taken_over(group.others(member)):
+        member.end(signal.SIGTERM)
+    member.start()
+    wait_for_return(group, member, held)
+    talk()
+
+
+def hand_over(group: Group, member: Member, talk: Talk) -> None:
+    """It gives its calls to the others, the router sends it no more packets, and its host goes."""
+    others = group.others(member)
+    said = member.earshot("drain", "--handover")
     assert said.returncode == 0, said.stderr
     assert said.stderr == f"Handed over: all calls are with {', '.join(one.name for one in others)}.\n"
     group.spread(*others)
+    member.end(signal.SIGTERM)
+    member.set_links("down", OUTER, INNER, STORE)
+    talk()
+
+
+def take_back(group: Group, member: Member, talk: Talk) -> None:
+    """The host is there again, has its addresses back, and the router sends it packets."""
+    come_back(group, member, lambda: group.spread(*group.members))
+    assert member.earshot("undrain").returncode == 0
+    talk()
+
+
+def rounds(traffic: Traffic, number: int) -> Talk:
+    """Counted packets go on for so many rounds."""
+    return lambda: traffic.wait_for_rounds(number)
 
 
 def report(phase: Phase, record: Record, what: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +37,11 @@ def attachments(fleet: Fleet) -> int:
 
 
 def holder(fleet: Fleet, asked: int) -> int | None:
-    """The relay that it is attached to, as one has heard."""
+    """The relay that it is attached to, as one has heard; None while that one has not heard its name."""
     with connected(fleet.socket(asked)) as daemon:
         known = daemon.fleet().transceivers
     at = [one.relay for one in known if one.transceiver == NAME and one.attached]
-    return int(at[0].removeprefix("relay-")) if at else None
+    return next((int(name.removeprefix("relay-")) for name in at if name.startswith("relay-")), None)
 
 
 @pytest.fixture(scope="module")
@@ -117,4 +118,31 @@ def test_it_goes_to_the_next_relay_in_a_call_and_never_round(
         daemon.undrain()
     assert log(fleet).count("event=relay_left") == 1
     assert attachments(fleet) == 3
+    assert transceiver.poll() is None
+
+
+@pytest.mark.nightly
+def test_it_leaves_a_relay_that_freezes_and_that_one_believes_it_when_it_wakes(
+    fleet: Fleet, relays: Relays, transceiver: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    """Nothing is asked of the relay meanwhile: that it is gone is found by looking."""
+    wait_for(lambda: holder(fleet, 1) is not None, "attached to one", SECONDS)
+    first = holder(fleet, 1)
+    assert first is not None
+    others = tuple(number for number in RELAYS if number != first)
+    before = attachments(fleet)
+    fleet.route_clients(others[0])
+    calling = call(fleet, 25, tmp_path / "call")
+    wait_for(lambda: len(relays.clients[others[0]].flows()) == 1, "a flow", SECONDS)
+    fleet.daemons[first].send_signal(signal.SIGSTOP)
+    try:
+        wait_for(lambda: holder(fleet, others[0]) in others, "attached to another one", SECONDS)
+    finally:
+        fleet.daemons[first].send_signal(signal.SIGCONT)
+    second = holder(fleet, others[0])
+    wait_for(lambda: holder(fleet, first) == second, "it has heard of it", SECONDS)
+    wait_for(lambda: len(relays.have(first, NAME)) == 1, "it knows the call", SECONDS)
+    assert_whole(calling, tmp_path / "call")
+    relays.agree(NAME)
+    assert attachments(fleet) == before + 1
     assert transceiver.poll() is None

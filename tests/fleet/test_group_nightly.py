@@ -8,23 +8,28 @@ from collections.abc import Iterator
 
 import pytest
 
-from control import loader
 from tests.fleet.events import (
     Record,
     assert_well,
     count,
+    cut,
+    die,
     hand_over,
     known_crowd,
+    mend,
     report,
-    taken_over,
+    restart,
+    rounds,
+    start_anew,
+    take_back,
     wait_for_return,
 )
 from tests.lab.calls import wait_for
 from tests.lab.crowd import Crowd
-from tests.lab.group import INNER, OUTER, STORE, Group, Member, serving_group
+from tests.lab.group import OUTER, STORE, Group, Member, serving_group
 from tests.lab.traffic import UP, Traffic
 
-pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.nightly]
+pytestmark = [pytest.mark.root, pytest.mark.netns]
 
 CALLS = 300
 
@@ -49,100 +54,92 @@ def traffic(group: Group, crowd: Crowd) -> Iterator[Traffic]:
 
 def test_a_planned_end(group: Group, traffic: Traffic, record_property: Record) -> None:
     """`earshot drain --handover`, then the router is told, and the host goes: nobody hears of it."""
-    first, *others = group.members
-    held = count([first], "relay_addresses_held")
-    with traffic.flowing() as phase:
-        hand_over(group)
-        first.end(signal.SIGTERM)
-        first.set_links("down", OUTER, INNER, STORE)
-        traffic.wait_for_rounds(10)
-    report(phase, record_property, "handed over, and ended")
-    assert phase.is_whole(), phase
-    with traffic.flowing() as phase:
-        first.set_links("up", OUTER, INNER, STORE)
-        first.start()
-        wait_for_return(group, first, held)
-        group.spread(first, *others)
-        assert first.earshot("undrain").returncode == 0
-        traffic.wait_for_rounds(10)
-    report(phase, record_property, "and back")
-    assert phase.is_whole(), phase
+    first = group.members[0]
+    for happens, what in ((hand_over, "handed over, and ended"), (take_back, "and back")):
+        with traffic.flowing() as phase:
+            happens(group, first, rounds(traffic, 10))
+        report(phase, record_property, what)
+        assert phase.is_whole(), phase
 
 
 def test_cut_off_from_the_store(group: Group, traffic: Traffic, record_property: Record) -> None:
-    """Others take its addresses; it goes on with what it has."""
+    """Others promise it its addresses: it goes on with what it has, and takes new calls, told of later."""
     first, *others = group.members
-    held = count([first], "relay_addresses_held")
-    with traffic.flowing() as phase:
-        with taken_over(others):
-            first.set_links("down", STORE)
-        traffic.wait_for_rounds(25)
+    taken, flows = count(others, "relay_address_taken"), first.live_flows()
+    more = Crowd(group.site, 6, media_port=44000, client_port=34000)
+    with group.registered(more, "cut-off"), traffic.flowing() as phase:
+        first.set_links("down", STORE)
+        group.spread(first)
+        traffic.wait_for_rounds(100)
+        more.bind()
+        assert [one.live_flows() - flows for one in group.members] == [6, 0, 0]
+        assert count(others, "relay_address_taken") == taken
         first.set_links("up", STORE)
-        wait_for_return(group, first, held)
+        group.wait_for_flows(flows + 6)
+        group.spread(*group.members)
         traffic.wait_for_rounds(10)
     report(phase, record_property, "cut off from the store, and back")
     assert phase.is_whole(), phase
+    group.wait_for_flows(flows)
 
 
 def test_cut_off_from_clients(group: Group, traffic: Traffic, record_property: Record) -> None:
     """It notices, and lets its addresses go."""
-    first, *others = group.members
-    held = count([first], "relay_addresses_held")
-    with traffic.flowing() as phase:
-        traffic.wait_for_rounds(10)
-        with taken_over(others):
-            first.set_links("down", OUTER)
-        traffic.wait_for_rounds(25)
-    report(phase, record_property, "cut off from clients")
-    assert_well(traffic)
-    with traffic.flowing() as phase:
-        first.set_links("up", OUTER)
-        wait_for_return(group, first, held)
-        traffic.wait_for_rounds(25)
-    report(phase, record_property, "and back")
-    assert_well(traffic)
+    first = group.members[0]
+    for happens, what in ((cut, "cut off from clients"), (mend, "and back")):
+        with traffic.flowing() as phase:
+            traffic.wait_for_rounds(10)
+            happens(group, first, OUTER, rounds(traffic, 25))
+        report(phase, record_property, what)
+        assert_well(traffic)
 
 
 def test_a_daemon_is_restarted(group: Group, traffic: Traffic, record_property: Record) -> None:
-    first, *others = group.members
-    held = count([first], "relay_addresses_held")
     with traffic.flowing() as phase:
-        with taken_over(others):
-            first.end(signal.SIGTERM)
-        first.start()
-        wait_for_return(group, first, held)
-        traffic.wait_for_rounds(10)
+        restart(group, group.members[0], rounds(traffic, 10))
     report(phase, record_property, "restarted")
     assert phase.is_whole(), phase
 
 
 def test_a_host_starts_anew(group: Group, traffic: Traffic, record_property: Record) -> None:
-    """All that it knew is gone. It has its flows again before it has its addresses."""
-    first, *others = group.members
-    owned, recalled = first.owns(), count([first], "own_flows_recalled")
-    held = count([first], "relay_addresses_held")
+    """All that it knew is gone, and comes back before its addresses do."""
+    first = group.members[0]
+    owned = first.owns()
     with traffic.flowing() as phase:
-        with taken_over(others):
-            first.tell(signal.SIGKILL)
-            first.set_links("down", OUTER, INNER, STORE)
-        assert first.daemon is not None
-        first.daemon.wait(20)
-        loader.remove(first.pins)
-        traffic.wait_for_rounds(10)
+        die(group, first, rounds(traffic, 10))
     report(phase, record_property, "dead")
     with traffic.flowing() as phase:
-        group.spread(*others)  # its health check says nothing yet
-        first.set_links("up", OUTER, INNER, STORE)
-        first.start()
-        # Its sessions come by the directory.
-        wait_for(lambda: count([first], "own_flows_recalled") == recalled + 1, "its flows are back", 60)
-        assert first.owns() == owned
-        wait_for_return(group, first, held)
-        group.spread(first, *others)
-        traffic.wait_for_rounds(10)
+        start_anew(group, first, rounds(traffic, 10))
     report(phase, record_property, "started anew")
+    assert first.owns() == owned
     assert phase.is_whole(), phase
     assert_well(traffic)
+
+
+def test_another_key_is_taken_over_by_a_reload(group: Group, crowd: Crowd) -> None:
+    """Where one relay was restarted since: what it is told of flows is sealed with the key that it has."""
+    first, *others = group.members
+    key = group.lab.dir / "fleet.key"
+    known, held = key.read_text(), count([first], "relay_addresses_held")
+    more = Crowd(group.site, 6, media_port=45000, client_port=35000)
+    try:
+        key.write_text("8" * 64 + "\n")
+        for member in others:
+            assert member.earshot("datapath", "reload").returncode == 0
+        first.end(signal.SIGTERM)
+        first.start()
+        wait_for_return(group, first, held)
+        flows = first.live_flows()
+        with group.registered(more, "another-key"):
+            group.spread(*others)
+            more.bind()
+            group.wait_for_flows(flows + 6)
+    finally:
+        key.write_text(known)
+        for member in group.members:
+            assert member.earshot("datapath", "reload").returncode == 0
+    group.wait_for_flows(flows)
+    group.spread(first, *others)
 
 
 def test_a_relay_comes_late(group: Group, crowd: Crowd) -> None:

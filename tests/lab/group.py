@@ -147,6 +147,10 @@ class Group:
     members: list[Member]
     redis: RedisServer
 
+    def others(self, member: Member) -> list[Member]:
+        """All relays but one."""
+        return [one for one in self.members if one is not member]
+
     def start(self, *more: str) -> None:
         """All relays' daemons; returns when they serve."""
         for wait in [member.begin(*more) for member in self.members]:

@@ -65,24 +65,30 @@ def from_wav(path: Path, seed: int, seconds: float) -> Samples:
     return np.resize(np.roll(sound, -offset), round(seconds * RATE))
 
 
-def encode(sound: Samples) -> list[bytes]:
-    """Opus packets of `FRAME` samples each."""
+def encode(
+    sound: Samples, frame_ms: int = FRAME_MS, application: str = "lowdelay", bit_rate: int = _BIT_RATE
+) -> list[bytes]:
+    """Opus packets of so many milliseconds each.
+
+    `application`: libopus' word. With "lowdelay" there is one mode throughout: others change their delay
+    midway. With "voip" and up to 24 kbit/s most packets of 60 ms are one frame.
+    """
     codec = av.CodecContext.create("libopus", "w")
     assert isinstance(codec, av.AudioCodecContext)
-    codec.bit_rate = _BIT_RATE
+    codec.bit_rate = bit_rate
     codec.format = "s16"
     codec.layout = "mono"
     codec.sample_rate = RATE
     codec.time_base = Fraction(1, RATE)
-    # One mode throughout: others change their delay midway.
-    codec.options = {"application": "lowdelay", "frame_duration": str(FRAME_MS)}
-    padded = np.pad(sound, (0, -len(sound) % FRAME))
-    samples = (padded.clip(-1, 1) * 32767).astype(np.int16).reshape(-1, 1, FRAME)
+    codec.options = {"application": application, "frame_duration": str(frame_ms)}
+    length = frame_ms * RATE // 1000
+    padded = np.pad(sound, (0, -len(sound) % length))
+    samples = (padded.clip(-1, 1) * 32767).astype(np.int16).reshape(-1, 1, length)
     packets = []
     for number, part in enumerate(samples):
         frame = av.AudioFrame.from_ndarray(part, format="s16", layout="mono")
         frame.sample_rate = RATE
-        frame.pts = number * FRAME
+        frame.pts = number * length
         packets += codec.encode(frame)
     return [bytes(packet) for packet in [*packets, *codec.encode(None)]]
 

@@ -23,6 +23,13 @@ from tests.lab.topology import Site
 FRAME_SECONDS = 0.1  # without a word: the frame is there as a whole
 
 
+def _environment() -> dict[str, str]:
+    """Without the size of another terminal, which processes have that pytest-xdist starts."""
+    return {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {
+        "TERM": "xterm-256color"
+    }
+
+
 class Terminal:
     """One in the relay host.
 
@@ -42,7 +49,7 @@ class Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env={**os.environ, "TERM": "xterm-256color"},
+            env=_environment(),
         )
         os.close(slave)
 

@@ -183,7 +183,7 @@ UNTIL_RUNNING = "for i in $(seq 120); do systemctl is-active -q earshotd && exit
 _INSTALL = f"dpkg -i {SHARED_AT}/build/site/*.deb >/tmp/dpkg 2>&1 || {{ cat /tmp/dpkg >&2; exit 1; }}"
 _HAPPENINGS = (
     Happenings(
-        120,
+        180,
         (
             ("systemctl reload", "systemctl reload earshotd"),
             ("systemctl restart", "systemctl restart earshotd"),

@@ -202,6 +202,31 @@ def test_refused_of_the_directory(change: dict[str, object], field: str) -> None
     assert "secret" not in str(caught.value)
 
 
+GROUP = {
+    "directory": "redis://h",
+    "fleet_keys": ["1=/k"],
+    "group_takeover": True,
+    "group_relay_addresses": ["10.20.0.2"],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"group_port": 20000}, "group_port"),  # a relay port
+        ({"group_port": 3478, "relay_addresses": ["192.0.2.1"], "vips": ["192.0.2.1:3478"]}, "group_port"),
+        ({"group_port": 0}, "group_port"),
+        ({"group_relay_addresses": []}, "group_takeover"),
+        ({"directory": ""}, "group_takeover"),
+    ],
+)
+def test_refused_of_a_group(change: dict[str, object], field: str) -> None:
+    assert build({**MINIMAL, **GROUP}, {}, {}).group_port == 9466
+    with pytest.raises(ConfigError) as caught:
+        build({**MINIMAL, **GROUP, **change}, {}, {})
+    assert caught.value.field == field
+
+
 def test_a_directory_with_what_belongs_to_it() -> None:
     config = build(
         {**MINIMAL, "directory": "rediss://me@h/2", "fleet_keys": ["1=/k"], "directory_ca": "/ca"}, {}, {}
