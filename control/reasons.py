@@ -250,8 +250,8 @@ EXPLAINED: dict[Reason, Explained] = {
     ),
     Reason.DROP_LEASE_EXPIRED: Explained(
         "a new flow, while the relay has no lease of its addresses: another of its group may have taken them",
-        "the directory cannot be reached, or the daemon does not run: `systemctl status earshotd`, and its"
-        " log; flows that are there go on",
+        "neither the directory can be reached nor all others of the group, or the daemon does not run:"
+        " `systemctl status earshotd`, and its log; flows that are there go on",
     ),
 }
 

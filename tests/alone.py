@@ -24,15 +24,15 @@ ALONE = (
     "tests/netns/test_bench_path.py",  # refuses to measure where packets are lost
     "tests/netns/test_flood.py",  # sends as much as a CPU can
     "tests/unit/test_transceiver_bench.py",
-    "tests/unit/test_transceiver_doors.py",  # a call that may not miss a packet, beside floods
+    "tests/unit/test_transceiver_floods.py",  # a call that may not miss a packet, beside floods
     "tests/unit/test_transceiver_voice_agent.py",
 )
 # They compute, one thread each, and nothing of theirs is in a hurry.
 BESIDE = (
-    "tests/bpf/test_differential.py",
-    "tests/bpf/test_mutations.py",
+    "tests/bpf/test_[!bfs]*.py",  # not the bench, and not what races on all CPUs
     "tests/fuzz/*",
     "tests/spin/*",
+    "tests/unit/test_fleet_sim.py",
 )
 NICENESS = 10
 

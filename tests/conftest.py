@@ -31,6 +31,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> alone.S
     return alone.Scheduling(config, log)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A file may say by its name that all of it is of the night."""
+    if item.path.stem.endswith("_nightly"):
+        item.add_marker(pytest.mark.nightly)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves to the night what is of the night; puts last what others wait for, or have to wait for.

@@ -97,6 +97,7 @@ def test_interrupted_it_removes_everything(tmp_path: Path, number: signal.Signal
     assert processes_of(prefix) == []
 
 
+@pytest.mark.nightly
 def test_what_is_kept_can_be_removed() -> None:
     with demo("--calls", "1", "--seconds", "1", "--keep") as process:
         output, _ = process.communicate(timeout=60)

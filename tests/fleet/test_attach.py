@@ -37,11 +37,11 @@ def attachments(fleet: Fleet) -> int:
 
 
 def holder(fleet: Fleet, asked: int) -> int | None:
-    """The relay that it is attached to, as one has heard."""
+    """The relay that it is attached to, as one has heard; None while that one has not heard its name."""
     with connected(fleet.socket(asked)) as daemon:
         known = daemon.fleet().transceivers
     at = [one.relay for one in known if one.transceiver == NAME and one.attached]
-    return int(at[0].removeprefix("relay-")) if at else None
+    return next((int(name.removeprefix("relay-")) for name in at if name.startswith("relay-")), None)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from tests.lab.crowd import Crowd
 from tests.lab.group import OUTER, STORE, Group, Member, serving_group
 from tests.lab.traffic import UP, Traffic
 
-pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.nightly]
+pytestmark = [pytest.mark.root, pytest.mark.netns]
 
 CALLS = 300
 

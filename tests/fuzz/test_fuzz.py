@@ -13,6 +13,8 @@ from tests.fuzz import corpus
 
 ROOT = Path(__file__).parent.parent.parent
 RUNS = 10_000  # with the corpus
+TIMEOUT = 300  # seconds: others may go first
+pytestmark = pytest.mark.timeout(2 * TIMEOUT)
 # Edges that the corpus alone covers, and a little less: a flow, and its way back, are behind a signature.
 REACHED = {"packets": 300, "stun": 260}
 
@@ -20,7 +22,7 @@ REACHED = {"packets": 300, "stun": 260}
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the corpora; the targets are in build/fuzz."""
-    subprocess.run([ROOT / "tests/fuzz/build"], check=True, timeout=110)
+    subprocess.run([ROOT / "tests/fuzz/build"], check=True, timeout=TIMEOUT)
     folder = tmp_path_factory.mktemp("corpus")
     corpus.make(folder)
     return folder
@@ -39,7 +41,7 @@ def test_fuzz_target(targets: Path, tmp_path: Path, target: str) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=TIMEOUT,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]

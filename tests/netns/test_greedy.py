@@ -248,6 +248,7 @@ def test_a_transceiver_that_does_not_read(site: Site, channel: grpc.Channel, mem
         call.cancel()
 
 
+@pytest.mark.nightly  # it takes the ten seconds that they have
 def test_streams_that_say_nothing(site: Site, channel: grpc.Channel) -> None:
     with ExitStack() as stack:
         silent = [stack.enter_context(raw_stream(channel)) for _ in range(PER_IDENTITY)]

@@ -12,7 +12,7 @@ from tests.netns import test_bad_input
 from tests.netns.test_bad_input import check, is_refused_beside_another
 from tests.netns.test_hosts import calls_go, checked, goes_by_generic, moved_to
 
-pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.nightly]
+pytestmark = [pytest.mark.root, pytest.mark.netns]
 
 # In a mount namespace of its own, so that nobody else misses it.
 WITHOUT_BPFFS = ("unshare", "-m", "sh", "-ec", 'umount -l /sys/fs/bpf; exec "$@"', "sh")

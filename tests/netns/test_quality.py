@@ -97,7 +97,7 @@ def same(stream: StreamQuality, told: Told) -> None:
 CODECS = {48000: (111, "opus/48000/2"), 8000: (0, "PCMU/8000")}
 
 
-@pytest.mark.parametrize("clock_rate", CODECS)
+@pytest.mark.parametrize("clock_rate", [48000, pytest.param(8000, marks=pytest.mark.nightly)])
 def test_like_tshark(
     site: Site, attachment: Attachment, datapath: Datapath, tmp_path: Path, clock_rate: int
 ) -> None:

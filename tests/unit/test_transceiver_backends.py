@@ -63,7 +63,9 @@ async def echo_process(rate: int = 16000) -> AsyncIterator[tuple[str, asyncio.su
                 await process.wait()
 
 
-@pytest.mark.parametrize("rate", [16000, 48000, 0], ids=["16k", "48k", "opus"])
+@pytest.mark.parametrize(
+    "rate", [16000, pytest.param(48000, marks=pytest.mark.nightly), 0], ids=["16k", "48k", "opus"]
+)
 async def test_sound_goes_through_a_backend_and_comes_back(rate: int) -> None:
     async with (
         echo_process(rate) as (target, _),
@@ -282,7 +284,7 @@ async def test_a_session_is_begun_anew_at_another_backend() -> None:
         assert sorted(start.attempt for start in second.starts) == [1, 2]
 
 
-@pytest.mark.parametrize("policy", ["retry", "end"])
+@pytest.mark.parametrize("policy", ["retry", pytest.param("end", marks=pytest.mark.nightly)])
 async def test_a_process_that_hangs_loses_its_own_sessions_and_gets_no_more(policy: str) -> None:
     """Stopped by SIGSTOP: its socket is there, and takes what it is sent. Then it comes back."""
     async with (

@@ -254,7 +254,7 @@ class Twin:
         backends = session.backends.values()
         did = selection.of_sessions(datapath.flows, held, [(session.number, one) for one in backends])
         datapath.end_flows(did)
-        self._removed = sum(self.rig.entries.removed())
+        self._take_out()
         self._compare(
             f"on the end of {ending.ufrag!r}", f"ends {said}", {"ended": said}, {"ended": did.tolist()}
         )
@@ -266,8 +266,14 @@ class Twin:
         dead = selection.in_state(datapath.flows["state"], FlowState.DEAD)
         datapath.end_flows(dead)  # again: to begin with, some have an entry yet
         datapath.free_flows(dead)
-        self._removed = sum(self.rig.entries.removed())
+        self._take_out()
         self._compare("on what has rested", f"frees {said}", {"free": said}, {"free": dead.tolist()})
+
+    def _take_out(self) -> None:
+        """The daemon has taken entries out of the index: what was full stays so, and it has counted."""
+        if self.state.is_full:
+            self.rig.entries.fill()
+        self._removed = sum(self.rig.entries.removed())
 
     def _compare(self, about: str, model: str, said: Facts, did: Facts) -> None:
         """What the two say of something, and all that they hold after it."""
