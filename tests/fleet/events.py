@@ -68,7 +68,9 @@ def die(group: Group, member: Member, talk: Talk) -> None:
 def come_back(group: Group, member: Member, talk: Talk) -> None:
     """Its links are up and its daemon runs, with the maps that it had; it has its addresses back."""
     held = count([member], "relay_addresses_held")
-    member.set_links("up", OUTER, INNER, STORE)
+    # The router sends clients' packets as soon as that link is up: they need a way on.
+    member.set_links("up", INNER, STORE)
+    member.set_links("up", OUTER)
     member.start()
     wait_for_return(group, member, held)
     talk()
