@@ -310,7 +310,7 @@ class Leases:
         is_late = now - asked >= int((LEASE_SECONDS - SLACK_SECONDS) * 1e9)
         for address, holder in zip(foreign, holders, strict=True):
             if holder == self._instance:
-                if not is_late and (self.taken.holds(address) or not self._is_barred(address)):
+                if self.taken.holds(address) or not (is_late or self._is_barred(address)):
                     await self.taken.take(address)
                 continue
             if holder:
