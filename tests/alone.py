@@ -21,6 +21,7 @@ from xdist.workermanage import WorkerController
 # Of files, from the checkout's root.
 ALONE = (
     "tests/e2e/*",  # calls and browsers, in real time
+    "tests/fleet/test_attach.py",  # calls likewise
     "tests/netns/test_bench_path.py",  # refuses to measure where packets are lost
     "tests/netns/test_flood.py",  # sends as much as a CPU can
     "tests/unit/test_transceiver_bench.py",

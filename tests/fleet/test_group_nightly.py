@@ -174,8 +174,8 @@ def test_silence_is_what_all_relays_hear(group: Group, crowd: Crowd, traffic: Tr
         crowd.bind()
         group.spread(first)
         traffic.connect(crowd.legs())
+        wait_for(lambda: first.live_flows() == second.live_flows() >= CALLS, "both know all", 20)
         with traffic.flowing(UP) as phase:
-            wait_for(lambda: first.live_flows() == second.live_flows() >= CALLS, "both know all", 20)
             owned = _owned(first, second)
             assert min(owned) > 0
             traffic.wait_for_rounds(250)
