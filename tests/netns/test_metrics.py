@@ -125,6 +125,10 @@ def test_grpc_calls_by_method_and_status(site: Site, relay: RelayClient) -> None
     def ended(values: Values, method: str, status: str) -> float:
         return values.get(("earshot_grpc_calls_total", status, method), 0)
 
+    # Those of the tests before this one are over, and counted.
+    wait_for(
+        lambda: scrape(site).get(("earshot_grpc_calls_open", f"{prefix}/Attach"), 0) == 0, "no stream is open"
+    )
     before = scrape(site)
     relay.counters()
     relay.flows()

@@ -60,11 +60,16 @@ class Peer:
             },
         )
         request.add_message_integrity((pwd or self._connection.local_password).encode())
-        count = len(self.received)
         self.send(bytes(request))
-        await eventually(lambda: len(self.received) > count)
-        response: stun.Message = stun.parse_message(self.received[-1])
-        assert response.transaction_id == request.transaction_id
+
+        def answers() -> list[bytes]:
+            # Beside questions of the transceiver's own: of all STUN messages, its class and transaction.
+            return [
+                data for data in self.received if data[:1] == b"\1" and data[8:20] == request.transaction_id
+            ]
+
+        await eventually(lambda: bool(answers()))
+        response: stun.Message = stun.parse_message(answers()[0])
         return response
 
 
