@@ -110,9 +110,9 @@ def count_again(index: Words, flows: Records, layout: Layout) -> None:
     there[homes] = counts * BucketBit.SPILT_ONE
     for bucket in doubtful.tolist():
         if not spilt[bucket] & BucketBit.LOCKED and index[bucket, BucketWord.SPILT] == spilt[bucket]:
-            index[bucket, BucketWord.REMOVED] = (spilt[bucket] - there[bucket]) & np.uint32(
-                BucketBit.SPILT_MASK
-            )
+            # In Python's numbers: both counts go round, and numpy warns of single ones that do.
+            removed = int(spilt[bucket]) - int(there[bucket])
+            index[bucket, BucketWord.REMOVED] = removed & int(BucketBit.SPILT_MASK)
 
 
 def enter(index: Words, flows: Records, numbers: Numbers, layout: Layout) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 
 from tests import alone
@@ -15,6 +16,10 @@ from tests.lab.netns import Lab
 from tests.lab.nightly import NIGHTLY
 
 LOG_TAIL = 6000
+
+# Tests never assert on time, properties neither.
+settings.register_profile("earshot", deadline=None)
+settings.load_profile("earshot")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from control import abi, flow_index
@@ -91,6 +91,7 @@ def test_entries_that_are_spilt_are_found_and_counted() -> None:
 
 @settings(max_examples=30)
 @given(st.sets(st.integers(0, 39)), st.integers(0, 1 << 30))
+@example(set(), 1_073_741_798)  # the counts go round
 def test_counts_are_made_right_again(gone: set[int], start: int) -> None:
     """Entries went, and nobody counted; the counts had come round, too."""
     index, flows = crowded()
