@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """In which order files of tests run, and which of them have the machine for themselves.
 
-Most tests wait: for a process that starts, for what shall happen. They run in two processes, a file's tests
-in one of them. Beside some files nothing else may run, since they place calls whose sound is compared, or
-measure. These come last, in one process. Meanwhile the other one does, at a low priority, what only computes.
+Most tests wait: for a process that starts, for what shall happen. With EARSHOT_TEST_PROCESSES=2 they run in
+two processes, a file's tests in one of them. Beside some files nothing else may run, since they place calls
+whose sound is compared, or measure. These come last, in one process. Meanwhile the other one does, at a low
+priority, what only computes.
 """
 
 from __future__ import annotations
