@@ -83,16 +83,23 @@ export class Call extends EventTarget {
     await Promise.all(this.#peer.getSenders().map((sender) => sender.replaceTrack(microphone.getAudioTracks()[0])));
   }
 
-  /** New ICE credentials on both sides; media goes on meanwhile. Rejects with a CallError. */
+  /**
+   * New ICE credentials on both sides; media goes on meanwhile. Rejects with a CallError, and then nothing has changed.
+   *
+   * The offer is used only once it is answered: from then on the browser opens new ports, and what it opens while it
+   * has the old credentials of the other side goes on with those.
+   */
   async restartIce() {
     this.#peer.restartIce();
     const offer = await this.#peer.createOffer();
-    await this.#peer.setLocalDescription(offer);
     const response = await this.#request("PATCH", this.#resource, SDPFRAG, fragmentOf(offer.sdp), { "If-Match": this.#etag });
-    this.#etag = response.headers.get("ETag") ?? "*";
     const theirs = await response.text();
+    this.#etag = response.headers.get("ETag") ?? "*";
     const answer = withCredentials(this.#peer.remoteDescription.sdp, theirs);
-    await this.#peer.setRemoteDescription({ type: "answer", sdp: answer });
+    await Promise.all([
+      this.#peer.setLocalDescription(offer),
+      this.#peer.setRemoteDescription({ type: "answer", sdp: answer }),
+    ]);
   }
 
   hangUp() {
