@@ -43,13 +43,13 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         relay: Relay,
         operations: Operations,
         caller_of: Callable[[Any], Caller],
-        set_serving: Callable[[bool], Awaitable[None]],
+        tell_health: Callable[[], Awaitable[None]],
     ) -> None:
-        """`set_serving` is told what health has to say."""
+        """`tell_health` is called when what health says may be something else."""
         self._relay = relay
         self._operations = operations
         self._caller_of = caller_of
-        self._set_serving = set_serving
+        self._tell_health = tell_health
 
     async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainResponse:
         self._admit(context)
@@ -57,7 +57,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         if request.handover and (group is None or group.leases is None):
             raise RequestError(Code.FAILED_PRECONDITION, "there is no group_takeover here", "handover")
         self._relay.drain(clock().seconds)
-        await self._set_serving(False)
+        await self._tell_health()
         relays = []
         if request.handover and group is not None:
             try:
@@ -71,7 +71,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._relay.undrain()
         if self._relay.group is not None and self._relay.group.leases is not None:
             self._relay.group.leases.stay()
-        await self._set_serving(True)
+        await self._tell_health()
         return pb.UndrainResponse(state=self._state())
 
     async def GetDrain(self, request: pb.GetDrainRequest, context: Any) -> pb.GetDrainResponse:

@@ -83,7 +83,7 @@ async def run(config: Config, loaded: Loaded, read: Callable[[], Config], manage
             DaemonCollector(loaded, reloader, entrance, sampler),
             DirectoryCollector(relay.directory),
         )
-        stack.enter_context(serving(sources, config.metrics_listen))
+        stack.enter_context(serving(sources, config.metrics_listen, lambda: relay.unready))
         if relay.directory is not None:
             await stack.enter_async_context(relay.directory.running())
         await stack.enter_async_context(joined(config, loaded, relay, hops))

@@ -94,6 +94,12 @@ class NextHops:
         down = (self._links.get(index) for index in self._down)
         return not any(link is not None and link.name in self._interfaces for link in down)
 
+    @property
+    def have_macs(self) -> bool:
+        """Whether there is none that would have packets dropped since its neighbour has not answered yet."""
+        hops = self._datapath.hops
+        return not np.any((hops["ifindex"] != 0) & (hops["resolved"] == HopState.UNRESOLVED))
+
     async def __aenter__(self) -> NextHops:
         async with contextlib.AsyncExitStack() as stack:
             self._netlink = await stack.enter_async_context(AsyncIPRoute())

@@ -74,6 +74,7 @@ class Relay:
         self.vips = config.vips
         self.group: Group | None = None
         self.stalls = 0
+        self.is_reachable = False  # whether gRPC is served
         self._config = config
         self._store = Store(datapath, self.registry, self.reaper)
         self.turns = Turns()
@@ -137,6 +138,17 @@ class Relay:
     def draining_since(self) -> int | None:
         """Since which second of CLOCK_MONOTONIC no new session is taken; None if they are."""
         return self._drain.since
+
+    @property
+    def unready(self) -> str:
+        """Why whoever spreads clients' packets should leave this relay out; empty if it should not."""
+        if not self.is_reachable:
+            return "starting, or stopping"
+        if self.draining_since is not None:
+            return "draining"
+        if self.group is not None and not self.group.has_caught_up.is_set():
+            return "catching up with its group"
+        return ""
 
     def fleet(self) -> admin_pb2.GetFleetResponse:
         """The relays that are heard, this one first, and their transceivers."""

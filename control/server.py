@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,6 +27,7 @@ from control.front import Front
 from control.limits import CallLimits, LimitInterceptor
 from control.metrics.grpc_calls import CallCounter
 from control.relay import Relay
+from control.replication.group import Group
 from control.requests import Code, RequestError
 from control.service import RelayService
 from control.status import StatusInterceptor
@@ -115,12 +117,16 @@ async def serving(
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
 
-    async def set_serving(serving: bool) -> None:
+    async def tell_health() -> None:
         status = health_pb2.HealthCheckResponse
         for name in ("", SERVICE):
-            await healthy.set(name, status.SERVING if serving else status.NOT_SERVING)
+            await healthy.set(name, status.NOT_SERVING if relay.unready else status.SERVING)
 
-    operator = AdminService(relay, operations, caller, set_serving)
+    async def catch_up(group: Group) -> None:
+        await group.has_caught_up.wait()
+        await tell_health()
+
+    operator = AdminService(relay, operations, caller, tell_health)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(operator, server)  # type: ignore[no-untyped-call]
     reflection.enable_server_reflection(
         (SERVICE, admin.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
@@ -128,13 +134,17 @@ async def serving(
     front.prepare()
     _listen(server, front, config)
     await server.start()
-    await set_serving(relay.draining_since is None)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(server.stop, None)  # where the front cannot serve
         await stack.enter_async_context(front.serving())
+        relay.is_reachable = True
+        await tell_health()
+        if relay.group is not None:
+            stack.callback(asyncio.create_task(catch_up(relay.group)).cancel)
         try:
             yield
         finally:
+            relay.is_reachable = False
             await healthy.enter_graceful_shutdown()
             relay.streams.close_all(RequestError(Code.UNAVAILABLE, "the relay's daemon is stopping"))
             await server.stop(STOP_SECONDS)

@@ -228,6 +228,11 @@ DIRECTORY_NAME_DISPUTED = Declared(
 # ---- the daemon --------------------------------------------------------------------------------
 
 DRAINING = Declared(_GAUGE, "earshot_draining", "1 while no new session is taken.")
+READY = Declared(
+    _GAUGE,
+    "earshot_ready",
+    "1 while health and `/readyz` say that packets should come here: unless it drains or catches up.",
+)
 SWEEP_AGE = Declared(
     _GAUGE,
     "earshot_sweep_age_seconds",

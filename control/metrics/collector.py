@@ -43,6 +43,7 @@ class RelayCollector:
         yield from self._sessions()
         relay = self._relay
         yield catalogue.DRAINING.one(float(relay.draining_since is not None))
+        yield catalogue.READY.one(float(not relay.unready))
         ages = relay.sweep_ages(clock().seconds)
         yield catalogue.SWEEP_AGE.of({(sweep,): max(0.0, age) for sweep, age in ages.items()})
         yield catalogue.STALLS.one(relay.stalls)

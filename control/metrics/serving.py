@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves /metrics over HTTP, from threads of its own."""
+"""Serves /metrics and /readyz over HTTP, from threads of its own."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
+from wsgiref.types import StartResponse, WSGIApplication
 
 from prometheus_client import ProcessCollector, start_http_server
 from prometheus_client.core import CollectorRegistry, Metric
@@ -43,9 +44,26 @@ class _Gate(Collector):
             self._closed = True
 
 
+def _with_readiness(metrics: WSGIApplication | None, unready: Callable[[], str]) -> WSGIApplication:
+    assert metrics is not None
+
+    def answered(environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
+        if environ.get("PATH_INFO") != "/readyz":
+            return metrics(environ, start)
+        reason = unready()
+        start("503 Service Unavailable" if reason else "200 OK", [("Content-Type", "text/plain")])
+        return [f"{reason or 'ready'}\n".encode()]
+
+    return answered
+
+
 @contextmanager
-def serving(sources: Sequence[Source], listen: ListenAddress | None) -> Iterator[None]:
+def serving(
+    sources: Sequence[Source], listen: ListenAddress | None, unready: Callable[[], str]
+) -> Iterator[None]:
     """Serves while the block runs; None: not at all.
+
+    `unready`, called by other threads, says why /readyz is to answer 503; empty: 200.
 
     Raises:
         ConfigError: nothing can listen there.
@@ -61,6 +79,7 @@ def serving(sources: Sequence[Source], listen: ListenAddress | None) -> Iterator
         server, thread = start_http_server(listen.port, listen.host, registry)
     except OSError as error:
         raise ConfigError("metrics_listen", f"cannot listen on {listen}: {error.strerror}") from error
+    server.set_app(_with_readiness(server.get_app(), unready))
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ import logging
 import secrets
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import NamedTuple
 
 from control.addresses import IPAddress
@@ -29,6 +29,7 @@ from control.foreign import FlowEntering
 from control.logs import event
 from control.reaper import Reaper
 from control.replication.activity import Activity
+from control.replication.catching_up import CatchingUp
 from control.replication.direct import Direct
 from control.replication.incoming import Incoming
 from control.replication.lease import Leases
@@ -44,6 +45,7 @@ WORK_SECONDS = 0.1  # how often what waits is tried again
 HELLO_SECONDS = 1.0
 WANT_SECONDS = 2.0  # between asking for a list twice
 RECALL_SECONDS = 1.0  # in which others answer what they know of our addresses
+MACS_SECONDS = 3.0  # in which next hops of flows that have been entered answer, if they do
 PRESENT_SECONDS = 6.0  # without a word of it, a relay does not keep its flows alive here
 ACTIVE_PARTS = 4  # how often activity is told of within the time in which a flow becomes idle
 ACTIVE_MOST = 5.0
@@ -73,6 +75,7 @@ class Group:
         leases: of our addresses, where the group takes them over from each other.
         direct: the way to the others without the directory; likewise.
         is_recovered: whether our addresses have the flows that others know; until then they are not held.
+        has_caught_up: whether the flows of others are known, too; until then packets should go to the others.
     """
 
     def __init__(
@@ -85,8 +88,10 @@ class Group:
         entering: FlowEntering,
         link: Link,
         sealer: Sealer,
+        have_macs: Callable[[], bool],
         idle_seconds: float,
     ) -> None:
+        """`have_macs`: whether all next hops do (NextHops)."""
         self.heard: dict[str, Heard] = {}
         self.told = Counter[Kind]()
         self.leases: Leases | None = None
@@ -103,7 +108,11 @@ class Group:
             datapath, registry, entering, lambda numbers: reaper.end_elsewhere(numbers, clock())
         )
         self._activity = Activity(datapath)
+        self._have_macs = have_macs
+        self._lacking_since: float | None = None
         self.is_recovered = asyncio.Event()
+        self.has_caught_up = asyncio.Event()
+        self._catching_up = CatchingUp(clock().seconds)
         self._listening = asyncio.Event()
         self._recalled_at: float | None = None
         self._askers: set[str] = set()
@@ -158,12 +167,39 @@ class Group:
                 await self.link.pause()
 
     def _look_whether_recovered(self, now: Clock) -> None:
-        """Others have had their time to answer, and what they said has been entered, or given up."""
+        """Others have had their time to answer, and what they said has been entered, or given up.
+
+        Whose next hop has no MAC yet would lose its first packets.
+        """
         if self._recalled_at is None or self.incoming.is_recalling or self.is_recovered.is_set():
             return
-        if self._recalled_at + RECALL_SECONDS <= now.seconds:
+        if self._recalled_at + RECALL_SECONDS <= now.seconds and not self._awaits_macs(now):
             event(_log, logging.INFO, "own_flows_recalled", flows=self._own_flows())
             self.is_recovered.set()
+
+    def _look_whether_caught_up(self, now: Clock) -> None:
+        """Not whether the lease is held: without it calls that are there go on, here as anywhere."""
+        if self.has_caught_up.is_set():
+            return
+        others = self.others(now)
+        is_over = self._catching_up.is_over(
+            now.seconds,
+            is_listening=self._listening.is_set(),
+            is_whole=all(self.heard[name].is_whole for name in others),
+            waiting=self.incoming.wanted,
+        )
+        if is_over and (self.leases is None or self.is_recovered.is_set()) and not self._awaits_macs(now):
+            event(_log, logging.INFO, "group_caught_up", relays=len(others))
+            self.has_caught_up.set()
+
+    def _awaits_macs(self, now: Clock) -> bool:
+        """Whether next hops have yet to answer; not for long: one of them may be gone."""
+        if self._have_macs():
+            self._lacking_since = None
+            return False
+        if self._lacking_since is None:
+            self._lacking_since = now.seconds
+        return now.seconds - self._lacking_since < MACS_SECONDS
 
     def _own_flows(self) -> int:
         datapath = self._datapath
@@ -330,6 +366,7 @@ class Group:
                 async with self._turns.slice():
                     more = self.incoming.work(clock())
                     self._look_whether_recovered(clock())
+            self._look_whether_caught_up(clock())
 
     async def _keep_alive(self) -> None:
         """Flows whose packets pass elsewhere are alive, here and there."""

@@ -9,7 +9,7 @@ nobody has told this relay of yet is held back for a while.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, KeysView
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +70,11 @@ class Incoming:
     @property
     def waiting(self) -> int:
         return len(self._wanted)
+
+    @property
+    def wanted(self) -> KeysView[int]:
+        """The numbers of the records where they are to be."""
+        return self._wanted.keys()
 
     def waits_for(self, addresses: Iterable[IPAddress]) -> bool:
         """Whether some flow of these addresses is to be entered yet."""

@@ -42,6 +42,7 @@ async def joined(config: Config, loaded: Loaded, relay: Relay, hops: NextHops) -
             loaded.entering,
             link,
             sealer,
+            lambda: hops.have_macs,
             config.flow_idle_seconds,
         )
         relay.group = group

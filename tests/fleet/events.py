@@ -79,12 +79,13 @@ def come_back(group: Group, member: Member, talk: Talk) -> None:
 def start_anew(group: Group, member: Member, talk: Talk) -> None:
     """A host that has died is there again, and has lost its maps. It has its flows before its addresses."""
     loader.remove(member.pins)
-    held, recalled = count([member], "relay_addresses_held"), count([member], "own_flows_recalled")
+    held = count([member], "relay_addresses_held")
     group.spread(*group.others(member))  # its health check says nothing yet
     member.set_links("up", OUTER, INNER, STORE)
     member.start()
-    # Its sessions come by the directory.
-    wait_for(lambda: count([member], "own_flows_recalled") == recalled + 1, "its flows are back", 60)
+    # Its sessions come by the directory, its flows and those of the others from the group.
+    wait_for(member.is_ready, "its health check says that it serves", 60)
+    assert member.live_flows() == group.others(member)[0].live_flows(), "it knows all calls"
     wait_for_return(group, member, held)
     group.spread(*group.members)
     talk()

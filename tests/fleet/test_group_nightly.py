@@ -13,14 +13,12 @@ from tests.fleet.events import (
     assert_well,
     count,
     cut,
-    die,
     hand_over,
     known_crowd,
     mend,
     report,
     restart,
     rounds,
-    start_anew,
     take_back,
     wait_for_return,
 )
@@ -99,21 +97,6 @@ def test_a_daemon_is_restarted(group: Group, traffic: Traffic, record_property: 
         restart(group, group.members[0], rounds(traffic, 10))
     report(phase, record_property, "restarted")
     assert phase.is_whole(), phase
-
-
-def test_a_host_starts_anew(group: Group, traffic: Traffic, record_property: Record) -> None:
-    """All that it knew is gone, and comes back before its addresses do."""
-    first = group.members[0]
-    owned = first.owns()
-    with traffic.flowing() as phase:
-        die(group, first, rounds(traffic, 10))
-    report(phase, record_property, "dead")
-    with traffic.flowing() as phase:
-        start_anew(group, first, rounds(traffic, 10))
-    report(phase, record_property, "started anew")
-    assert first.owns() == owned
-    assert phase.is_whole(), phase
-    assert_well(traffic)
 
 
 def test_another_key_is_taken_over_by_a_reload(group: Group, crowd: Crowd) -> None:

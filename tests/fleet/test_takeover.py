@@ -10,7 +10,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fleet.events import Record, assert_well, come_back, die, freeze, hand_over, report, rounds
+from tests.fleet.events import (
+    Record,
+    assert_well,
+    come_back,
+    die,
+    freeze,
+    hand_over,
+    report,
+    rounds,
+    start_anew,
+)
 from tests.lab.crowd import Crowd
 from tests.lab.group import Group
 from tests.lab.traffic import Traffic
@@ -43,6 +53,27 @@ def test_a_dead_host(group: Group, traffic: Traffic, record_property: Record) ->
     with traffic.flowing() as phase:
         come_back(group, first, rounds(traffic, 10))
     report(phase, record_property, "and back")
+    assert_well(traffic)
+
+
+def test_a_host_starts_anew(group: Group, traffic: Traffic, record_property: Record) -> None:
+    """All that it knew is gone. Who follows its health sends it packets when it has all of that again."""
+    first = group.members[0]
+    owned = first.owns()
+    with traffic.flowing() as phase:
+        die(group, first, rounds(traffic, 10))
+    report(phase, record_property, "dead")
+    with traffic.flowing() as phase:
+        start_anew(group, first, rounds(traffic, 10))
+    report(phase, record_property, "started anew")
+    assert first.owns() == owned
+    print(
+        "DBG",
+        first.earshot("stats").stdout,
+        first.earshot("drops", "--interval=0").stdout,
+        first.earshot("map", "dump", "hops_v1").stdout,
+    )
+    assert phase.is_whole(), phase
     assert_well(traffic)
 
 

@@ -36,12 +36,22 @@ def page(host: Host, address: str, port: int) -> str:
     Raises:
         ConnectionError: it is not served.
     """
+    status, text = get(host, address, port, "/metrics")
+    if status != 200:
+        raise ConnectionError(f"status {status}")
+    return text
+
+
+def get(host: Host, address: str, port: int, path: str) -> tuple[int, str]:
+    """Status and text of what is served there.
+
+    Raises:
+        ConnectionError: nothing is.
+    """
     connection = HTTPConnection(address, port, timeout=10)
     connection.sock = host.socket(socket.AF_INET, socket.SOCK_STREAM)
     with connection.sock:
         connection.sock.connect((address, port))
-        connection.request("GET", "/metrics")
+        connection.request("GET", path)
         with connection.getresponse() as response:
-            if response.status != 200:
-                raise ConnectionError(f"status {response.status}")
-            return response.read().decode()
+            return response.status, response.read().decode()

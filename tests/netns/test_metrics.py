@@ -19,7 +19,7 @@ from tests.lab.calls import RTP, STUN_PWD, binding_request, call, payload, wait_
 from tests.lab.netns import Lab
 from tests.lab.relay_client import Attachment, RelayClient
 from tests.lab.scraping import Values
-from tests.lab.services import REGION, relay_target, start_relay
+from tests.lab.services import BIN, REGION, relay_target, start_relay
 from tests.lab.topology import Site, two_armed
 from tests.netns.raw_stream import add, raw_stream, remove, unregistered_call
 
@@ -47,6 +47,23 @@ def test_every_reason_has_both_counters(site: Site) -> None:
     for what in ("packets", "bytes"):
         labels = {key[1:] for key in values if key[0] == f"earshot_datapath_{what}_total"}
         assert labels == {(direction(reason), reason.name.lower()) for reason in abi.Reason}
+
+
+def test_readiness_follows_draining(site: Site) -> None:
+    """For whoever spreads packets, without gRPC."""
+
+    def found() -> tuple[int, str, float]:
+        status, text = scraping.get(site.relay, "127.0.0.1", PORT, "/readyz")
+        return status, text, scrape(site)["earshot_ready",]
+
+    assert found() == (200, "ready\n", 1)
+    socket_option = f"--socket={site.lab.dir}/earshotd.sock"
+    site.relay.run(str(BIN / "earshot"), "drain", "--deadline=60", socket_option, timeout=90)
+    try:
+        assert found() == (503, "draining\n", 0)
+    finally:
+        site.relay.run(str(BIN / "earshot"), "undrain", socket_option)
+    assert found() == (200, "ready\n", 1)
 
 
 def test_values_follow_the_maps(site: Site, relay: RelayClient, attachment: Attachment) -> None:
