@@ -145,17 +145,19 @@ def restart(plan: Plan) -> Row:
 def scrape(plan: Plan) -> Row:
     """Scrapes of a daemon with full maps, all flows measured, while callers ask something of it."""
     with full(plan) as (site, size, datapath):
-        scrapes.fill_quality(datapath)
         daemon = relayhost.start_daemon(site, size, plan.cpu)
         with calls(relay_target(site)) as asked:
             probe_for(asked, 2 * plan.quiet_seconds)
             quiet = probe_for(asked, 4 * plan.quiet_seconds)
+            scrapes.fill_quality(datapath)
+            measured = scrapes.measured(site)
             used = cpu_seconds(daemon.pid)
             with scrapes.scraped(site) as took:
                 busy = probe_for(asked, 4 * plan.quiet_seconds)
             used = cpu_seconds(daemon.pid) - used
     return {
         "flows": size.flows,
+        "measured": measured,
         **scrapes.figures(took),
         "daemon_cpu_seconds": round(used, 2),
         "quiet": {name: one._asdict() for name, one in quiet.items()},

@@ -44,6 +44,14 @@ def fill_quality(datapath: Datapath) -> None:
         datapath.quality_more[start : start + _PART] = more
 
 
+def measured(site: Site) -> int:
+    """Streams that a scrape finds to flow."""
+    values = scraping.scrape(site.relay, "127.0.0.1", PORT)
+    return int(
+        sum(values["earshot_stream_loss_ratio_gcount", way] for way in ("to_client", "to_transceiver"))
+    )
+
+
 @contextmanager
 def scraped(site: Site) -> Iterator[list[float]]:
     """Scrapes again and again while the block runs; seconds that each took."""
