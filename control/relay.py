@@ -105,6 +105,7 @@ class Relay:
             self._lose,
         )
         directory.is_draining = lambda: self.draining_since is not None
+        directory.is_joining = lambda: self.is_joining
         directory.adopt()
         self._tell_directory(directory)
         return directory
@@ -146,9 +147,12 @@ class Relay:
             return "starting, or stopping"
         if self.draining_since is not None:
             return "draining"
-        if self.group is not None and not self.group.has_caught_up.is_set():
-            return "catching up with its group"
-        return ""
+        return "catching up with its group" if self.is_joining else ""
+
+    @property
+    def is_joining(self) -> bool:
+        """Whether it does not know all flows of its group yet."""
+        return self.group is not None and not self.group.has_caught_up.is_set()
 
     def fleet(self) -> admin_pb2.GetFleetResponse:
         """The relays that are heard, this one first, and their transceivers."""

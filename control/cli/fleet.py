@@ -91,7 +91,8 @@ def _directory(found: pb.Directory) -> Row:
 
 
 def _relay(found: pb.FleetRelay) -> Row:
-    state = "silent" if found.silent else "draining" if found.draining else "serving"
+    states = {"silent": found.silent, "draining": found.draining, "joining": found.joining, "serving": True}
+    state = next(name for name, is_so in states.items() if is_so)
     return {
         "relay": found.relay,
         "daemon": found.daemon or None,

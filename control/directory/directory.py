@@ -75,6 +75,7 @@ class Directory:
         self.presence = Presence(self.link, name, self.sealer.instance)
         self.identity = Identity(self.link)
         self.is_draining: Callable[[], bool] = lambda: False
+        self.is_joining: Callable[[], bool] = lambda: False
         self.region = ""  # of this relay, for operators
         self._registry = registry
         self._lost = lost
@@ -259,6 +260,7 @@ class Directory:
             keys=self._keys,
             pending=self.mirrors.pending,
             draining=self.is_draining(),
+            joining=self.is_joining(),
             region=self.region,
         )
 

@@ -100,6 +100,7 @@ def _of_beat(beat: directory_pb2.Beat, instance: bytes, transceivers: int) -> pb
         key=beat.key,
         keys=beat.keys,
         draining=beat.draining,
+        joining=beat.joining,
         region=beat.region,
     )
 

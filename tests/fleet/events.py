@@ -6,6 +6,7 @@ What happens takes `talk`, by which calls go on for a while when it has happened
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,12 @@ Talk = Callable[[], None]
 
 def count(members: list[Member], event: str) -> int:
     return sum(member.log().count(f"event={event} ") for member in members)
+
+
+def state_of(member: Member) -> str:
+    """As `earshot fleet status` shows it."""
+    said = json.loads(member.earshot("fleet", "status", "-o", "json").stdout)
+    return next(str(relay["state"]) for relay in said["relays"] if relay["this"])
 
 
 @contextmanager
@@ -77,13 +84,16 @@ def come_back(group: Group, member: Member, talk: Talk) -> None:
 
 
 def start_anew(group: Group, member: Member, talk: Talk) -> None:
-    """A host that has died is there again, and has lost its maps. It has its flows before its addresses."""
+    """A host that has died is there again, and has lost its maps. It has its flows before its addresses, and
+    asks for packets when it has those of the others, too."""
     loader.remove(member.pins)
     held = count([member], "relay_addresses_held")
     group.spread(*group.others(member))  # its health check says nothing yet
-    member.set_links("up", OUTER, INNER, STORE)
+    member.set_links("up", OUTER, INNER)
     member.start()
+    assert (member.is_ready(), state_of(member)) == (False, "joining")
     # Its sessions come by the directory, its flows and those of the others from the group.
+    member.set_links("up", STORE)
     wait_for(member.is_ready, "its health check says that it serves", 60)
     assert member.live_flows() == group.others(member)[0].live_flows(), "it knows all calls"
     wait_for_return(group, member, held)
