@@ -46,16 +46,22 @@ class Taken:
         """Whether this host answers for an address, or is about to."""
         return address in self.links or address == self._taking
 
-    async def take(self, address: IPAddress) -> None:
-        """Answers for an address from now on; again, to go on with it."""
+    async def take(self, address: IPAddress, begin_by: int | None = None) -> None:
+        """Answers for an address from now on; again, to go on with it.
+
+        `begin_by`: after that it is not put on the link, unless it is there: it may be somebody else's again.
+        """
         now = self._now()
-        if self._put_at.get(address, -PUT_NS) + PUT_NS > now:
+        if self._put_at.get(address, -PUT_NS) + PUT_NS > now or self._is_late(address, begin_by):
             return
         self._put_at[address] = now
         self._taking = address
         ifindex = None
         try:
             ifindex, name, mac = await self._announcer.link_of(self._own(), address.version)
+            if self._is_late(address, begin_by):
+                del self._put_at[address]
+                return
             await self._announcer.put(address, ifindex)
             if address not in self.links:
                 self._announcer.announce(address, name, mac)
@@ -73,6 +79,9 @@ class Taken:
             self.takeovers += 1
             self._to_announce[address] = ANNOUNCEMENTS
             event(_log, logging.WARNING, "relay_address_taken", address=address, link=name)
+
+    def _is_late(self, address: IPAddress, begin_by: int | None) -> bool:
+        return begin_by is not None and address not in self.links and self._now() >= begin_by
 
     async def give_back(self, address: IPAddress) -> None:
         """Answers for it no longer, if it did."""

@@ -150,6 +150,22 @@ def test_an_empty_store_does_not_know_what_was_granted() -> None:
     simulate(play())
 
 
+def test_what_took_long_to_reach_the_link_is_not_taken_late() -> None:
+    """One address after the other: the second one's lease is over when its turn has come."""
+
+    async def play() -> None:
+        world = World()
+        async with world.running():
+            await settled(world)
+            await world.relays[0].kill()
+            world.cut, world.link_delay = {(1, 2)}, 0.3
+            await asyncio.sleep(2 * AWAY)
+        assert world.takes
+        assert not world.faults, world.faults
+
+    simulate(play())
+
+
 def test_who_is_about_to_take_an_address_does_not_promise_it() -> None:
     async def play() -> None:
         world = World()
