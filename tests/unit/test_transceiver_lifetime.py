@@ -194,6 +194,7 @@ async def test_a_call_outlives_its_relays_daemon_which_gets_a_snapshot_afterward
             await relay.start()
             await eventually(lambda: len(relay.snapshots) == 2)
             assert set(relay.snapshots[1]) == before
+            await eventually(lambda: transceiver.log.count("event=relay_attached") == 2)
             assert await health(transceiver) == 200
             result = await task
         assert result.audio_verified, result
