@@ -67,6 +67,25 @@ EVENTS = [
 ]
 
 
+# In which order the page restarts ICE: requests when they are answered, descriptions when they are set.
+WATCH_RESTART = """() => {
+    window.steps = [];
+    const { fetch } = window;
+    window.fetch = async (url, options) => {
+        const response = await fetch(url, options);
+        steps.push(options.method);
+        return response;
+    };
+    for (const name of ["setLocalDescription", "setRemoteDescription"]) {
+        const set = RTCPeerConnection.prototype[name];
+        RTCPeerConnection.prototype[name] = function (description) {
+            steps.push(name);
+            return set.call(this, description);
+        };
+    }
+}"""
+
+
 @pytest.fixture(scope="module")
 def relay(site: Site) -> Iterator[RelayClient]:
     with RelayClient(relay_target(site)) as client:
@@ -139,7 +158,10 @@ def test_a_call_goes_on_while_its_ice_restarts(
         (before,) = [set(session.ufrags) for session in relay.sessions()]
         ports = {flow.client.port for flow in relay.flows()}
         concealed = statistics(page, "inbound-rtp")["concealedSamples"]
+        page.evaluate(WATCH_RESTART)
         page.evaluate("earshot.call.restartIce()")
+        # Ports that it opens before the answer go on with the old credentials.
+        assert page.evaluate("steps") == ["PATCH", "setLocalDescription", "setRemoteDescription"]
 
         def renewed() -> bool:
             """New credentials hold, and sound comes from a port that the browser has opened for them.

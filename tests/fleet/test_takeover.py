@@ -20,6 +20,7 @@ from tests.fleet.events import (
     report,
     rounds,
     start_anew,
+    take_back,
 )
 from tests.lab.crowd import Crowd
 from tests.lab.group import Group
@@ -67,19 +68,15 @@ def test_a_host_starts_anew(group: Group, traffic: Traffic, record_property: Rec
         start_anew(group, first, rounds(traffic, 10))
     report(phase, record_property, "started anew")
     assert first.owns() == owned
-    print(
-        "DBG",
-        first.earshot("stats").stdout,
-        first.earshot("drops", "--interval=0").stdout,
-        first.earshot("map", "dump", "hops_v1").stdout,
-    )
     assert phase.is_whole(), phase
     assert_well(traffic)
 
 
 def test_a_planned_end(group: Group, traffic: Traffic, record_property: Record) -> None:
-    """`earshot drain --handover`, then the router is told, and the host goes: nobody hears of it."""
-    with traffic.flowing() as phase:
-        hand_over(group, group.members[0], rounds(traffic, 10))
-    report(phase, record_property, "handed over, and ended")
-    assert phase.is_whole(), phase
+    """`earshot drain --handover`, then the host goes, and comes back: nobody hears of it."""
+    first = group.members[0]
+    for happens, what in ((hand_over, "handed over, and ended"), (take_back, "and back")):
+        with traffic.flowing() as phase:
+            happens(group, first, rounds(traffic, 10))
+        report(phase, record_property, what)
+        assert phase.is_whole(), phase
