@@ -14,6 +14,7 @@ import numpy as np
 
 from control import abi
 from control.datapath import Datapath
+from control.metrics.reasons import DOWN, UP
 from tests.lab import scraping
 from tests.lab.topology import Site
 
@@ -47,9 +48,7 @@ def fill_quality(datapath: Datapath) -> None:
 def measured(site: Site) -> int:
     """Streams that a scrape finds to flow."""
     values = scraping.scrape(site.relay, "127.0.0.1", PORT)
-    return int(
-        sum(values["earshot_stream_loss_ratio_gcount", way] for way in ("to_client", "to_transceiver"))
-    )
+    return int(sum(values["earshot_stream_loss_ratio_gcount", way] for way in (UP, DOWN)))
 
 
 @contextmanager

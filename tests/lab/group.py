@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from redis import Redis
 
 from control import abi
@@ -34,7 +33,7 @@ from tests.lab.crowd import Crowd
 from tests.lab.host import Host
 from tests.lab.netns import Lab
 from tests.lab.redis import RedisServer
-from tests.lab.relay_client import OPTIONS, TIMEOUT, Attachment, RelayClient
+from tests.lab.relay_client import Attachment, RelayClient
 from tests.lab.services import BIN, READY, START_TIMEOUT, endpoint
 from tests.lab.topology import IPV4, IPV6, VIP_PORT, Addresses, Site
 from tests.lab.traffic import RATE, Arm, Traffic, between, link_mac
@@ -121,10 +120,8 @@ class Member:
 
     def is_ready(self) -> bool:
         """Whether its health says that the router should send it packets."""
-        with grpc.insecure_channel(f"unix:{self.socket}", OPTIONS) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
-            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        with RelayClient(f"unix:{self.socket}") as client:
+            return bool(client.health() == health_pb2.HealthCheckResponse.SERVING)
 
     @property
     def log_name(self) -> str:

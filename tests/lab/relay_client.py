@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 from earshot.relay.v1 import relay_pb2 as pb
 from earshot.relay.v1 import relay_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 TIMEOUT = 10.0
 STREAM_TIMEOUT = 110.0  # a test's own limit comes later
@@ -25,6 +26,7 @@ class RelayClient:
     def __init__(self, target: str) -> None:
         self._channel = grpc.insecure_channel(target, OPTIONS)
         self._stub: Any = relay_pb2_grpc.RelayServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> RelayClient:
         return self
@@ -33,6 +35,11 @@ class RelayClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._channel.close()
+
+    def health(self) -> int:
+        """As grpc.health.v1 says it of the daemon: SERVING, or NOT_SERVING."""
+        answer = self._health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
+        return int(answer.status)
 
     def flows(self, session_id: str = "") -> list[pb.Flow]:
         pages = self._stub.ListFlows(pb.ListFlowsRequest(session_id=session_id), timeout=TIMEOUT)

@@ -7,16 +7,16 @@ import signal
 import subprocess
 from collections.abc import Iterator
 
-import grpc
 import pytest
 from earshot.relay.v1 import relay_pb2 as pb
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from control import pinned
 from control.cli.daemon_client import connected
 from control.requests import Code
 from tests.lab.calls import RTP, binding_request, call, payload, wait_for
 from tests.lab.nightly import NIGHTLY
+from tests.lab.relay_client import RelayClient
 from tests.lab.services import BIN, endpoint, relay_target
 from tests.lab.topology import IPV4, VIP_PORT
 from tests.netns.command import Said
@@ -161,9 +161,8 @@ def test_an_interface_comes_and_goes(stage: Stage, record_property: Record) -> N
 
 
 def health(stage: Stage) -> int:
-    with grpc.insecure_channel(relay_target(stage.site)) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        return int(stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status)
+    with RelayClient(relay_target(stage.site)) as client:
+        return client.health()
 
 
 def test_drain(stage: Stage, record_property: Record) -> None:
